@@ -1,0 +1,10 @@
+//! The pure state of one core of Tollgate, and of the authority that cores lease from.
+//!
+//! Time comes in as an argument; there is no clock, socket, thread, lock or randomness here, so
+//! that every history can be replayed from a seed.
+
+pub mod catalog;
+pub mod limits;
+pub mod message;
+pub mod record;
+pub mod units;

@@ -1,0 +1,229 @@
+//! What a shard and control say to one another. Both directions are in-process channels:
+//! reliable and in order. What crosses the network is `authority::LeaseCall` and `LeaseReply`.
+
+use crate::catalog::Catalog;
+use crate::units::{BucketId, ConsumerId, KeyId, Nanos, Period, ServiceId};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// Keyed BLAKE3 of a key's full text; the key is random per process.
+pub type KeyDigest = [u8; 32];
+
+/// Length of an API key: `tg_`, 12 characters of id, 26 of secret, 7 of checksum.
+pub const KEY_TEXT_BYTES: usize = 48;
+
+/// What a verified key may do. Sent by control with a verdict, cached by the shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyGrant {
+    /// The key.
+    pub key: KeyId,
+    /// Who pays.
+    pub consumer: ConsumerId,
+    /// What its rate is counted under.
+    pub bucket: BucketId,
+    /// Index into `Catalog::plans`.
+    pub plan: u32,
+    /// The instant on the shard's clock at which it stops being valid.
+    pub expires_at: Option<Nanos>,
+    /// Services that it may use; `None`: all.
+    pub services: Option<Arc<[ServiceId]>>,
+}
+
+/// From a shard to control.
+#[derive(Clone, Debug)]
+pub enum ToControl {
+    /// Is this key valid? Answered by [`ToShard::Verdict`]. One in flight per digest and shard.
+    Verify {
+        /// Who asks.
+        shard: u16,
+        /// Names the key in the answer.
+        digest: KeyDigest,
+        /// The key as the caller sent it; its checksum holds.
+        text: [u8; KEY_TEXT_BYTES],
+        /// The caller's address, for the budget of failures.
+        peer: IpAddr,
+    },
+    /// Wants and reports of one rate bucket; answered by [`ToShard::Rate`] if `want > 0`.
+    Rate(RateWant),
+    /// Wants and reports of one quota; answered by [`ToShard::Quota`] if `want > 0`.
+    Quota(QuotaWant),
+    /// Where in the month does the consumer stand on this service? Answered by [`ToShard::Month`].
+    Month {
+        /// Who asks.
+        shard: u16,
+        /// Whose month.
+        consumer: ConsumerId,
+        /// On which service.
+        service: ServiceId,
+        /// Which month.
+        period: Period,
+    },
+    /// Count the tokens of these texts; answered by [`ToShard::Counted`] in the same order.
+    Count {
+        /// Who asks.
+        shard: u16,
+        /// Names the question in the answer.
+        ticket: u64,
+        /// Text whose tokens are wanted: the prompt's.
+        input: Vec<u8>,
+        /// The same of the completion.
+        output: Vec<u8>,
+    },
+    /// All of this shard's requests have ended and its journal is complete.
+    Drained {
+        /// Who.
+        shard: u16,
+    },
+}
+
+/// A shard's word on one rate bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateWant {
+    /// Who asks.
+    pub shard: u16,
+    /// Which bucket.
+    pub bucket: BucketId,
+    /// Index of the plan whose rate and burst hold for it.
+    pub plan: u32,
+    /// Tokens asked for; 0: only a report.
+    pub want: u32,
+    /// Requests of the bucket since the last word, admitted and refused alike.
+    pub demand: u32,
+    /// Tokens spent since the last word.
+    pub used: u32,
+    /// Unspent tokens given back with this word.
+    pub returned: u32,
+}
+
+/// Control's answer to [`RateWant`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateGrant {
+    /// Which bucket.
+    pub bucket: BucketId,
+    /// Tokens granted now.
+    pub granted: u32,
+    /// The first of them may be spent from here on; the j-th from `not_before + j·spacing`.
+    pub not_before: Nanos,
+    /// See `not_before`; zero: all at once.
+    pub spacing: Nanos,
+    /// Unspent tokens of this grant lapse here.
+    pub deadline: Nanos,
+    /// Nothing will be granted before this instant: refuse locally until then.
+    pub deny_until: Nanos,
+    /// Tokens left in the bucket after this grant, as far as is known; for `remaining` headers.
+    pub left: u64,
+}
+
+/// A shard's word on one consumer's month.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaWant {
+    /// Who asks.
+    pub shard: u16,
+    /// Whose month.
+    pub consumer: ConsumerId,
+    /// Index of the plan whose quota holds.
+    pub plan: u32,
+    /// Which month.
+    pub period: Period,
+    /// Tokens asked for; 0: only a report.
+    pub want: u64,
+    /// Of those, what one waiting request cannot do without.
+    pub need: u64,
+    /// Tokens settled since the last word.
+    pub consumed: u64,
+    /// Unreserved tokens given back with this word.
+    pub returned: u64,
+}
+
+/// Control's answer to [`QuotaWant`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaGrant {
+    /// Whose month.
+    pub consumer: ConsumerId,
+    /// Which month.
+    pub period: Period,
+    /// Tokens granted; fewer than `need` only where the month has no more.
+    pub granted: u64,
+    /// Tokens of the month neither granted nor spent, after this grant.
+    pub left: u64,
+    /// The month's tokens are spent (or promised to calls in flight): refuse `need` and more.
+    pub exhausted: bool,
+}
+
+/// From control to a shard.
+#[derive(Clone, Debug)]
+pub enum ToShard {
+    /// A new catalog.
+    Catalog(Arc<Catalog>),
+    /// Is the key valid?
+    Verdict {
+        /// As asked.
+        digest: KeyDigest,
+        /// The answer.
+        verdict: Verdict,
+    },
+    /// Forget every cached verdict of the key: revoked, rotated or changed. A verdict asked for
+    /// before this and coming after must not bring it back: control orders the two.
+    Forget {
+        /// Which key.
+        key: KeyId,
+    },
+    /// Forget the cached verdicts of all keys of the consumer: its plan changed.
+    ForgetConsumer {
+        /// Whose keys.
+        consumer: ConsumerId,
+    },
+    /// Tokens of a rate bucket.
+    Rate(RateGrant),
+    /// Tokens of a month.
+    Quota(QuotaGrant),
+    /// Another shard is short: give back what is unreserved, by a `QuotaWant` with `want` 0.
+    RecallQuota {
+        /// Whose month.
+        consumer: ConsumerId,
+        /// Which month.
+        period: Period,
+    },
+    /// The consumer's month on a service whose price depends on it: the tokens settled so far,
+    /// one word shared by the shards (see ARCHITECTURE.md, "The one shared word").
+    Month {
+        /// Whose month.
+        consumer: ConsumerId,
+        /// On which service.
+        service: ServiceId,
+        /// Which month.
+        period: Period,
+        /// Tokens so far; taken with `fetch_add`.
+        tokens: Arc<AtomicU64>,
+    },
+    /// Tokens counted.
+    Counted {
+        /// As asked.
+        ticket: u64,
+        /// Of the prompt.
+        input_tokens: u32,
+        /// Of the completion.
+        output_tokens: u32,
+    },
+    /// The journal is on stable storage up to and without this sequence number.
+    Synced {
+        /// First record that may not be.
+        next_seq: u64,
+    },
+    /// The journal could not be synced up to this sequence number; its records were moved.
+    SyncFailed,
+    /// Stop accepting; finish; answer `Drained`.
+    Drain,
+}
+
+/// Control's word on a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Valid.
+    Granted(Box<KeyGrant>),
+    /// Missing, wrong, revoked or expired: one and the same answer to the caller.
+    Refused,
+    /// Not looked at: too many wrong keys from there, or the verifier is full. Never cached.
+    Busy,
+}

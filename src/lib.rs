@@ -1,0 +1,13 @@
+//! Tollgate: a gateway that authenticates, limits, relays, meters and bills calls to LLM services.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod gateway;
+pub mod journal;
+pub mod mail;
+pub mod metrics;
+pub mod model_server;
+pub mod wire;
+pub mod writer;
