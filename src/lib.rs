@@ -9,5 +9,6 @@ pub mod journal;
 pub mod mail;
 pub mod metrics;
 pub mod model_server;
+pub mod sqlite;
 pub mod wire;
 pub mod writer;

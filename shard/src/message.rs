@@ -2,7 +2,7 @@
 //! reliable and in order. What crosses the network is `authority::LeaseCall` and `LeaseReply`.
 
 use crate::catalog::Catalog;
-use crate::units::{BucketId, ConsumerId, KeyId, Nanos, Period, ServiceId};
+use crate::units::{BucketId, ConsumerId, KeyId, NanoUsd, Nanos, Period, ServiceId};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -69,6 +69,17 @@ pub enum ToControl {
         input: Vec<u8>,
         /// The same of the completion.
         output: Vec<u8>,
+    },
+    /// What has the consumer's month cost so far? Answered by [`ToShard::Account`].
+    Account {
+        /// Who asks.
+        shard: u16,
+        /// Names the question in the answer.
+        ticket: u64,
+        /// Whose month.
+        consumer: ConsumerId,
+        /// Which month.
+        period: Period,
     },
     /// All of this shard's requests have ended and its journal is complete.
     Drained {
@@ -205,6 +216,19 @@ pub enum ToShard {
         input_tokens: u32,
         /// Of the completion.
         output_tokens: u32,
+    },
+    /// The consumer's month in the ledger.
+    Account {
+        /// As asked.
+        ticket: u64,
+        /// Cost of the month's records.
+        cost: NanoUsd,
+        /// Monthly fees of the subscription services used in the month.
+        fees: NanoUsd,
+        /// Calls of the month.
+        calls: u64,
+        /// The consumer's name.
+        consumer_name: Arc<str>,
     },
     /// The journal is on stable storage up to and without this sequence number.
     Synced {

@@ -1,0 +1,103 @@
+//! The embedded store: one SQLite file with the catalog and the ledger, opened by `control` and
+//! by `writer`, each with a connection of its own (WAL lets them work side by side).
+//!
+//! Migrations only go forward and are never edited: each is kept with its checksum, and a file
+//! that no longer matches what was applied is refused.
+
+use rusqlite::{Connection, TransactionBehavior};
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+/// The store's file inside `data_dir`.
+pub const FILE_NAME: &str = "tollgate.db";
+
+/// Every migration in order: its name and its text.
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("0001_create_catalog", include_str!("../migrations/sqlite/0001_create_catalog.sql")),
+    ("0002_create_usage", include_str!("../migrations/sqlite/0002_create_usage.sql")),
+];
+
+/// Why the store cannot be used.
+#[derive(Debug)]
+pub enum StoreError {
+    /// SQLite's own word.
+    Sqlite(rusqlite::Error),
+    /// An applied migration is not the one that this program carries.
+    MigrationChanged(String),
+    /// The store was made by a newer program.
+    FromTheFuture(String),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(error) => write!(f, "the store (SQLite) failed: {error}"),
+            Self::MigrationChanged(name) => write!(
+                f,
+                "migration {name} was applied to this store with another text; start the program \
+                 that made the store, or restore a backup"
+            ),
+            Self::FromTheFuture(name) => write!(
+                f,
+                "the store has migration {name}, which this program does not know; start the \
+                 newer program that made it"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+/// Opens `data_dir/tollgate.db` and brings its schema up to date.
+pub fn open(data_dir: &Path) -> Result<Connection, StoreError> {
+    let mut connection = Connection::open(data_dir.join(FILE_NAME))?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    // FULL: a commit survives power loss; journal segments are deleted on its word.
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
+    )?;
+    migrate(&mut connection)?;
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(
+        "CREATE TABLE IF NOT EXISTS schema_migrations (
+             name TEXT PRIMARY KEY, checksum TEXT NOT NULL, applied_at TEXT NOT NULL
+         ) STRICT, WITHOUT ROWID;",
+    )?;
+    let applied: Vec<(String, String)> = transaction
+        .prepare("SELECT name, checksum FROM schema_migrations ORDER BY name")?
+        .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    for (name, checksum) in &applied {
+        match MIGRATIONS.iter().find(|(known, _)| known == name) {
+            None => return Err(StoreError::FromTheFuture(name.clone())),
+            Some((_, text)) if checksum_of(text) != *checksum => {
+                return Err(StoreError::MigrationChanged(name.clone()));
+            }
+            Some(_) => {}
+        }
+    }
+    for (name, text) in MIGRATIONS.iter().skip(applied.len()) {
+        transaction.execute_batch(text)?;
+        transaction.execute(
+            "INSERT INTO schema_migrations VALUES (?1, ?2, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
+            (name, checksum_of(text)),
+        )?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn checksum_of(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex().to_string()
+}
