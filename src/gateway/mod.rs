@@ -1,1 +1,3 @@
-//! To be written.
+//! The data plane.
+
+pub mod net;

@@ -1,0 +1,171 @@
+//! The only file that knows monoio: listen, accept, connect, read, write, sleep, spawn, and the
+//! ring's set-up. Should the runtime have to go, this file is the day's work.
+//!
+//! Kept out of reach here, because monoio 0.2.4 gets them wrong: `spawn_blocking`, JoinHandles,
+//! an accept or read raced in a select (loses descriptors or bytes), and dropping a runtime
+//! with operations in flight ([`run`] ends only after its last task). A read or write is ended early only by shutting its socket down ([`Handle`]).
+
+use io_uring::IoUring;
+use monoio::buf::IoBufMut;
+use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
+use monoio::net::{TcpListener, TcpStream};
+use monoio::time::TimeDriver;
+use monoio::{IoUringDriver, RuntimeBuilder};
+use rustix::net::sockopt::{set_socket_reuseaddr, set_socket_reuseport};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socket_with};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
+
+/// Entries of the submission queue: operations that one turn of the loop can start at once.
+const RING_ENTRIES: u32 = 4096;
+/// Connections that the kernel holds for us before `accept`.
+const BACKLOG: i32 = 4096;
+
+/// Runs `main` to its end on this thread with a ring of its own.
+///
+/// `single_issuer` + `defer_taskrun` is worth more than the choice of runtime: completions are
+/// handled when the loop asks for them, not by interrupting it (1.9 × less CPU; tuning.md).
+/// Kernels before 6.1 lack it and get `coop_taskrun`.
+pub fn run<F: Future>(main: F) -> io::Result<F::Output> {
+    let mut deferred = IoUring::builder();
+    deferred.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+    let mut cooperative = IoUring::builder();
+    cooperative.setup_coop_taskrun().setup_taskrun_flag();
+    let mut last_error = io::Error::from(io::ErrorKind::Unsupported);
+    for ring in [deferred, cooperative, IoUring::builder()] {
+        match RuntimeBuilder::<TimeDriver<IoUringDriver>>::new()
+            .uring_builder(ring)
+            .with_entries(RING_ENTRIES)
+            .build()
+        {
+            Ok(mut runtime) => return Ok(runtime.block_on(main)),
+            Err(error) => last_error = error,
+        }
+    }
+    Err(last_error)
+}
+
+/// Starts a task on this thread.
+pub fn spawn(task: impl Future<Output = ()> + 'static) {
+    drop(monoio::spawn(task));
+}
+
+/// Waits.
+pub async fn sleep(span: Duration) {
+    monoio::time::sleep(span).await;
+}
+
+/// Waits for `future`, at most `span`; `None` if it took longer. Only for futures that own no
+/// operation of the ring, or whose socket is thrown away with them.
+pub async fn within<F: Future>(span: Duration, future: F) -> Option<F::Output> {
+    monoio::time::timeout(span, future).await.ok()
+}
+
+/// A listening socket of this thread.
+pub struct Listener {
+    inner: TcpListener,
+    fd: RawFd,
+}
+
+/// Ends reads, writes and accepts that wait on a socket, from another task of the same thread.
+///
+/// It holds a bare descriptor number, so it must not be used once its socket is dropped:
+/// `watch.rs`, the only user, forgets it first.
+#[derive(Clone, Copy, Debug)]
+pub struct Handle(RawFd);
+
+impl Handle {
+    /// Reads end with 0 bytes; writes go on.
+    pub fn end_reads(self) {
+        self.shutdown(Shutdown::Read);
+    }
+
+    /// Reads and writes end.
+    pub fn end(self) {
+        self.shutdown(Shutdown::Both);
+    }
+
+    #[expect(unsafe_code, reason = "a descriptor borrowed from a socket that its task owns")]
+    fn shutdown(self, how: Shutdown) {
+        // SAFETY: the socket's task owns the descriptor and lives on this thread; it unregisters
+        // this handle before it drops the socket, so the number still names that socket.
+        let socket = unsafe { BorrowedFd::borrow_raw(self.0) };
+        // Already disconnected is what was wanted.
+        let _ = shutdown(socket, how);
+    }
+}
+
+/// Opens a listening socket that shares its port with the other shards'.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_reuseaddr(&socket, true)?;
+    set_socket_reuseport(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+impl Listener {
+    /// Takes over a socket made by [`bind`].
+    pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
+        let inner = TcpListener::from_std(listener)?;
+        let fd = inner.as_raw_fd();
+        Ok(Self { inner, fd })
+    }
+
+    /// For ending the accept that waits on it.
+    pub const fn handle(&self) -> Handle {
+        Handle(self.fd)
+    }
+
+    /// The next connection, without Nagle's delay.
+    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+        let (inner, peer) = self.inner.accept().await?;
+        Ok((Stream::new(inner)?, peer))
+    }
+}
+
+/// A connected socket.
+pub struct Stream {
+    inner: TcpStream,
+    fd: RawFd,
+}
+
+impl Stream {
+    fn new(inner: TcpStream) -> io::Result<Self> {
+        inner.set_nodelay(true)?;
+        let fd = inner.as_raw_fd();
+        Ok(Self { inner, fd })
+    }
+
+    /// Opens a connection.
+    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+        Self::new(TcpStream::connect_addr(address).await?)
+    }
+
+    /// For ending what waits on it.
+    pub const fn handle(&self) -> Handle {
+        Handle(self.fd)
+    }
+
+    /// Reads once, behind what `buffer` holds, into its spare capacity; the count of bytes, 0 at
+    /// the end or if there is no room.
+    pub async fn read(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let (begin, end) = (buffer.len(), buffer.capacity());
+        let room = std::mem::take(buffer).slice_mut(begin..end);
+        let (result, room) = self.inner.read(room).await;
+        *buffer = room.into_inner();
+        result
+    }
+
+    /// Writes all of `bytes`.
+    pub async fn write_all(&mut self, bytes: &mut Vec<u8>) -> io::Result<()> {
+        let (result, given_back) = self.inner.write_all(std::mem::take(bytes)).await;
+        *bytes = given_back;
+        result.map(|_| ())
+    }
+}
