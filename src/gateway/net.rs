@@ -12,7 +12,10 @@ use monoio::net::{TcpListener, TcpStream};
 use monoio::time::TimeDriver;
 use monoio::{IoUringDriver, RuntimeBuilder};
 use rustix::net::sockopt::{set_socket_reuseaddr, set_socket_reuseport};
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socket_with};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, recv, shutdown, socket_with,
+};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -88,13 +91,23 @@ impl Handle {
         self.shutdown(Shutdown::Both);
     }
 
-    #[expect(unsafe_code, reason = "a descriptor borrowed from a socket that its task owns")]
+    /// Is there nothing to read and the peer still there? Asks the kernel without waiting.
+    pub fn is_quiet(self) -> bool {
+        let mut byte = [0u8; 1];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(recv(self.socket(), &mut byte, flags), Err(Errno::AGAIN))
+    }
+
     fn shutdown(self, how: Shutdown) {
+        // Already disconnected is what was wanted.
+        let _ = shutdown(self.socket(), how);
+    }
+
+    #[expect(unsafe_code, reason = "a descriptor borrowed from a socket that its task owns")]
+    fn socket<'a>(self) -> BorrowedFd<'a> {
         // SAFETY: the socket's task owns the descriptor and lives on this thread; it unregisters
         // this handle before it drops the socket, so the number still names that socket.
-        let socket = unsafe { BorrowedFd::borrow_raw(self.0) };
-        // Already disconnected is what was wanted.
-        let _ = shutdown(socket, how);
+        unsafe { BorrowedFd::borrow_raw(self.0) }
     }
 }
 

@@ -1,0 +1,169 @@
+//! Heads and bodies of answers: the headers that every answer carries, refusals, and what is
+//! answered without an upstream.
+
+use super::connection::Client;
+use super::settle::RequestId;
+use crate::wire::error::{ApiError, Shape};
+use crate::wire::response::{
+    ResponseHead, write_duration, write_header, write_status_line, write_u64,
+};
+use shard::LimitsView;
+use shard::units::{NanoUsd, Nanos};
+
+/// How an answer's end is marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// `Content-Length`.
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+    /// The connection closes (an HTTP/1.0 client).
+    Close,
+    /// No body by the status or the method.
+    NoBody,
+}
+
+/// The headers that Tollgate itself adds.
+pub struct Own<'a> {
+    /// `x-request-id`
+    pub request_id: &'a RequestId,
+    /// `x-ratelimit-…`
+    pub limits: Option<&'a LimitsView>,
+    /// `x-tollgate-cost-nanousd`
+    pub cost: Option<NanoUsd>,
+    /// `Retry-After`
+    pub retry_after: Option<Nanos>,
+    /// The connection stays open.
+    pub keep_alive: bool,
+}
+
+/// Writes an answer's head up to and with the empty line; the upstream's fields go first.
+pub fn write_head(
+    out: &mut Vec<u8>,
+    status: u16,
+    upstream: Option<(&ResponseHead, &[u8])>,
+    ending: Ending,
+    own: &Own<'_>,
+) {
+    write_status_line(out, status);
+    if let Some((head, bytes)) = upstream {
+        for (name, value) in &head.headers {
+            let name = name.of(bytes);
+            if head.is_forwarded(bytes, name) && !is_ours(name) {
+                write_header(out, name, value.of(bytes));
+            }
+        }
+    }
+    write_own(out, ending, own);
+}
+
+fn write_own(out: &mut Vec<u8>, ending: Ending, own: &Own<'_>) {
+    write_header(out, b"x-request-id", own.request_id.as_bytes());
+    if let Some(limits) = own.limits {
+        write_limits(out, limits);
+    }
+    if let Some(cost) = own.cost {
+        out.extend_from_slice(b"x-tollgate-cost-nanousd: ");
+        write_u64(out, cost.0.unsigned_abs());
+        out.extend_from_slice(b"\r\n");
+    }
+    if let Some(span) = own.retry_after {
+        out.extend_from_slice(b"retry-after: ");
+        write_u64(out, span.0.div_ceil(1_000_000_000).max(1));
+        out.extend_from_slice(b"\r\n");
+    }
+    match ending {
+        Ending::Length(length) => {
+            out.extend_from_slice(b"content-length: ");
+            write_u64(out, length);
+            out.extend_from_slice(b"\r\n");
+        }
+        Ending::Chunked => write_header(out, b"transfer-encoding", b"chunked"),
+        Ending::Close | Ending::NoBody => {}
+    }
+    if !own.keep_alive {
+        write_header(out, b"connection", b"close");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Fields that Tollgate answers for itself, whatever the upstream says.
+fn is_ours(name: &[u8]) -> bool {
+    let lower_starts = |prefix: &[u8]| {
+        name.len() >= prefix.len() && name[..prefix.len()].eq_ignore_ascii_case(prefix)
+    };
+    name.eq_ignore_ascii_case(b"content-length")
+        || name.eq_ignore_ascii_case(b"x-request-id")
+        || lower_starts(b"x-ratelimit-")
+        || lower_starts(b"x-tollgate-")
+}
+
+fn write_limits(out: &mut Vec<u8>, limits: &LimitsView) {
+    let mut number = |name: &[u8], value: u64| {
+        out.extend_from_slice(name);
+        write_u64(out, value);
+        out.extend_from_slice(b"\r\n");
+    };
+    number(b"x-ratelimit-limit-requests: ", limits.limit_requests);
+    number(b"x-ratelimit-remaining-requests: ", limits.remaining_requests);
+    number(b"x-ratelimit-limit-tokens: ", limits.limit_tokens);
+    number(b"x-ratelimit-remaining-tokens: ", limits.remaining_tokens);
+    let mut span = |name: &[u8], value: Nanos| {
+        out.extend_from_slice(name);
+        write_duration(out, value.0);
+        out.extend_from_slice(b"\r\n");
+    };
+    span(b"x-ratelimit-reset-requests: ", limits.reset_requests);
+    span(b"x-ratelimit-reset-tokens: ", limits.reset_tokens);
+}
+
+/// A refusal on its way to the client.
+#[derive(Debug)]
+pub struct Refused {
+    /// What is wrong.
+    pub error: ApiError,
+    /// When it may be better.
+    pub retry_after: Option<Nanos>,
+    /// The caller's limits, where the caller is known and they matter.
+    pub limits: Option<LimitsView>,
+}
+
+impl From<ApiError> for Refused {
+    fn from(error: ApiError) -> Self {
+        // Every 503 says when to come back; one second is as good a guess as any.
+        let retry_after = (error.status() == 503).then_some(Nanos::from_s(1));
+        Self { error, retry_after, limits: None }
+    }
+}
+
+/// Writes a refusal into the client's output.
+pub fn write_refusal(
+    client: &mut Client,
+    refused: &Refused,
+    shape: Shape,
+    request_id: &RequestId,
+    keep_alive: bool,
+) {
+    let mut body = Vec::with_capacity(256);
+    refused.error.write_body(&mut body, shape);
+    let own = Own {
+        request_id,
+        limits: refused.limits.as_ref(),
+        cost: None,
+        retry_after: refused.retry_after,
+        keep_alive,
+    };
+    write_json(client, refused.error.status(), &body, &own);
+}
+
+/// Writes an answer of ours with a JSON body into the client's output.
+pub fn write_json(client: &mut Client, status: u16, body: &[u8], own: &Own<'_>) {
+    let is_head = client.is_head();
+    let out = &mut client.output;
+    write_status_line(out, status);
+    write_header(out, b"content-type", b"application/json");
+    write_own(out, Ending::Length(body.len() as u64), own);
+    if !is_head {
+        out.extend_from_slice(body);
+    }
+}

@@ -1,0 +1,277 @@
+//! One client's connection: its buffers, reading a request's head and body within their bounds
+//! and deadlines, and the loop over its requests (keep-alive and pipelined ones).
+
+use super::core::Core;
+use super::path;
+use super::watch::{Ends, Socket};
+use crate::clock;
+use crate::wire::chunked::{ChunkDecoder, Step};
+use crate::wire::error::ApiError;
+use crate::wire::request::{
+    BodyFraming, HeadError, HeadLimits, Method, RequestHead, parse_request_head,
+};
+use shard::units::Nanos;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+/// A fresh connection's input buffer. Most heads and small bodies fit; it grows as needed.
+const INPUT_BYTES_MIN: usize = 2048;
+/// A buffer that grew past this is given back after the request.
+const BUFFER_KEPT_BYTES: usize = 64 * 1024;
+/// A refused request's rest is read up to here, so that the client can read its refusal.
+const SKIPPED_BODY_BYTES_MAX: u64 = 64 * 1024;
+
+/// After a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Wait for the next one.
+    KeepAlive,
+    /// Close.
+    Close,
+}
+
+/// How reading a head ended.
+pub enum HeadRead {
+    /// `client.head` describes `client.input`.
+    Ready,
+    /// The client is gone or silent; there is nothing to answer.
+    Closed,
+    /// Answer this, then close.
+    Refused(ApiError),
+}
+
+/// A client.
+pub struct Client {
+    /// Its socket.
+    pub socket: Socket,
+    /// Its address.
+    pub peer: SocketAddr,
+    /// Bytes read; the current request begins at 0.
+    pub input: Vec<u8>,
+    /// The current request's head, as places in `input`.
+    pub head: RequestHead,
+    /// Bytes on their way out.
+    pub output: Vec<u8>,
+    /// When the current request's first byte was here.
+    pub begun: Nanos,
+    decoded_body: Vec<u8>,
+    request_bytes: usize,
+    body_is_read: bool,
+}
+
+/// Serves a client until either side has had enough.
+pub async fn serve(core: Rc<Core>, socket: Socket, peer: SocketAddr) {
+    core.connections.set(core.connections.get() + 1);
+    let mut client = Client {
+        socket,
+        peer,
+        input: Vec::with_capacity(INPUT_BYTES_MIN),
+        head: RequestHead::default(),
+        output: Vec::new(),
+        begun: Nanos(0),
+        decoded_body: Vec::new(),
+        request_bytes: 0,
+        body_is_read: false,
+    };
+    loop {
+        let next = match client.read_head(&core).await {
+            HeadRead::Ready => path::request(&core, &mut client).await,
+            HeadRead::Closed => Next::Close,
+            HeadRead::Refused(error) => path::refuse_head(&core, &mut client, error).await,
+        };
+        if next == Next::Close || client.finish_request(&core).await == Next::Close {
+            break;
+        }
+    }
+    core.connections.set(core.connections.get() - 1);
+}
+
+impl Client {
+    /// The current request's body; whole after [`Client::read_body`].
+    pub fn body(&self) -> &[u8] {
+        match self.head.framing {
+            BodyFraming::None => &[],
+            BodyFraming::Length(_) => &self.input[self.head.head_len..self.request_bytes],
+            BodyFraming::Chunked => &self.decoded_body,
+        }
+    }
+
+    /// A HEAD request: its answer has a head only.
+    pub fn is_head(&self) -> bool {
+        self.head.method == Method::Head
+    }
+
+    /// May the connection carry another request after this one?
+    pub fn keeps_alive(&self, core: &Core) -> bool {
+        self.head.keep_alive && !core.draining()
+    }
+
+    /// Can the next request be reached: is this one's body read, or small enough to skip?
+    pub const fn can_continue(&self) -> bool {
+        let small = match self.head.framing {
+            BodyFraming::Length(length) => length <= SKIPPED_BODY_BYTES_MAX,
+            BodyFraming::None | BodyFraming::Chunked => false,
+        };
+        // A client that waits for `100 Continue` may or may not send the body now.
+        self.body_is_read || small && !self.head.expect_continue
+    }
+
+    /// Sends what `output` holds, and empties it.
+    pub async fn send(&mut self, core: &Core) -> std::io::Result<()> {
+        let patience = Nanos::from_ms(core.config.server.write_timeout_ms);
+        self.socket.watch().arm(clock::now().after(patience), Ends::Both);
+        let result = self.socket.write_all(&mut self.output).await;
+        self.socket.watch().disarm();
+        self.output.clear();
+        result
+    }
+
+    async fn read_head(&mut self, core: &Core) -> HeadRead {
+        let server = &core.config.server;
+        let limits = HeadLimits {
+            head_bytes: server.max_head_bytes,
+            uri_bytes: server.max_uri_bytes,
+            headers: server.max_headers,
+        };
+        self.head.clear();
+        self.body_is_read = false;
+        self.begun = clock::now();
+        let mut deadline = if self.input.is_empty() {
+            self.begun.after(Nanos::from_ms(server.idle_timeout_ms))
+        } else {
+            self.begun.after(Nanos::from_ms(server.head_timeout_ms))
+        };
+        loop {
+            if !self.input.is_empty() {
+                match parse_request_head(&self.input, &limits, &mut self.head) {
+                    Ok(true) => return self.head_is_ready(),
+                    Ok(false) => {}
+                    Err(error) => return HeadRead::Refused(refusal_of(error)),
+                }
+            }
+            let was_empty = self.input.is_empty();
+            match self.read_more(deadline).await {
+                Some(_) if was_empty => {
+                    self.begun = clock::now();
+                    deadline = self.begun.after(Nanos::from_ms(server.head_timeout_ms));
+                }
+                Some(_) => {}
+                None if self.socket.watch().fired() && !self.input.is_empty() => {
+                    return HeadRead::Refused(ApiError::RequestTimeout);
+                }
+                None => return HeadRead::Closed,
+            }
+        }
+    }
+
+    fn head_is_ready(&mut self) -> HeadRead {
+        self.request_bytes = self.head.head_len;
+        self.body_is_read = matches!(self.head.framing, BodyFraming::None);
+        HeadRead::Ready
+    }
+
+    /// Reads the rest of the request. Refuses what is too large or too slow; `Err(None)`: the
+    /// client is gone.
+    pub async fn read_body(&mut self, core: &Core) -> Result<(), Option<ApiError>> {
+        if self.body_is_read {
+            return Ok(());
+        }
+        let most = core.config.server.max_body_bytes as u64;
+        if matches!(self.head.framing, BodyFraming::Length(length) if length > most) {
+            return Err(Some(ApiError::RequestTooLarge));
+        }
+        if self.head.expect_continue && self.input.len() == self.head.head_len {
+            self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.send(core).await.map_err(|_| None)?;
+        }
+        self.take_body(core, most).await
+    }
+
+    async fn take_body(&mut self, core: &Core, most: u64) -> Result<(), Option<ApiError>> {
+        let patience = Nanos::from_ms(core.config.server.body_timeout_ms);
+        if let BodyFraming::Length(length) = self.head.framing {
+            let whole = self.head.head_len + length as usize;
+            while self.input.len() < whole {
+                self.input.reserve(whole - self.input.len());
+                self.must_read(patience).await?;
+            }
+            self.request_bytes = whole;
+        } else {
+            let mut decoder = ChunkDecoder::default();
+            self.decoded_body.clear();
+            loop {
+                let (consumed, step) = decoder
+                    .decode(&self.input[self.request_bytes..])
+                    .map_err(|_| Some(ApiError::bad_request("the body's chunks are malformed")))?;
+                if let Step::Data(data) = &step {
+                    let data = self.request_bytes + data.start..self.request_bytes + data.end;
+                    if (self.decoded_body.len() + data.len()) as u64 > most {
+                        return Err(Some(ApiError::RequestTooLarge));
+                    }
+                    self.decoded_body.extend_from_slice(&self.input[data]);
+                }
+                self.request_bytes += consumed;
+                match step {
+                    Step::End => break,
+                    Step::Data(_) => {}
+                    Step::More => {
+                        // The chunks read so far are decoded: only the head must stay.
+                        self.input.drain(self.head.head_len..self.request_bytes);
+                        self.request_bytes = self.head.head_len;
+                        self.must_read(patience).await?;
+                    }
+                }
+            }
+        }
+        self.body_is_read = true;
+        Ok(())
+    }
+
+    async fn must_read(&mut self, patience: Nanos) -> Result<(), Option<ApiError>> {
+        match self.read_more(clock::now().after(patience)).await {
+            Some(_) => Ok(()),
+            None if self.socket.watch().fired() => Err(Some(ApiError::RequestTimeout)),
+            None => Err(None),
+        }
+    }
+
+    /// Reads once more into `input`; `None` at the end, on an error or past the deadline.
+    async fn read_more(&mut self, deadline: Nanos) -> Option<usize> {
+        if self.input.len() == self.input.capacity() {
+            self.input.reserve(self.input.capacity().max(INPUT_BYTES_MIN));
+        }
+        self.socket.watch().arm(deadline, Ends::Reads);
+        let read = self.socket.read(&mut self.input).await;
+        self.socket.watch().disarm();
+        read.ok().filter(|count| *count > 0)
+    }
+
+    /// Makes room for the next request: forgets this one, reading the rest of a refused body.
+    async fn finish_request(&mut self, core: &Core) -> Next {
+        if !self.body_is_read {
+            let skipped = self.can_continue()
+                && self.take_body(core, SKIPPED_BODY_BYTES_MAX).await.is_ok();
+            if !skipped {
+                return Next::Close;
+            }
+        }
+        self.input.drain(..self.request_bytes);
+        for buffer in [&mut self.input, &mut self.output, &mut self.decoded_body] {
+            if buffer.is_empty() && buffer.capacity() > BUFFER_KEPT_BYTES {
+                *buffer = Vec::new();
+            }
+        }
+        self.decoded_body.clear();
+        Next::KeepAlive
+    }
+}
+
+fn refusal_of(error: HeadError) -> ApiError {
+    match error {
+        HeadError::BadRequest(why) => ApiError::bad_request(why),
+        HeadError::VersionNotSupported => ApiError::bad_request("use HTTP/1.1 or HTTP/1.0"),
+        HeadError::ExpectationFailed => ApiError::bad_request("Expect may only be 100-continue"),
+        HeadError::UriTooLong => ApiError::UriTooLong,
+        HeadError::HeadersTooLarge => ApiError::HeadersTooLarge,
+    }
+}

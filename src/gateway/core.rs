@@ -1,0 +1,277 @@
+//! What all tasks of one shard share: the pure state, the journal, the mail, pools, deadlines.
+//! Everything here belongs to one thread; a `RefCell` is borrowed for a few statements and never
+//! across an await.
+
+use super::park::{Parking, Spot};
+use super::upstream::Pools;
+use super::watch::Watches;
+use super::{net, watch};
+use crate::clock;
+use crate::config::{Config, Durability};
+use crate::journal::Journal;
+use crate::mail::{Settled, ShardMail};
+use crate::metrics::{Metrics, ShardMetrics};
+use shard::Shard;
+use shard::catalog::Catalog;
+use shard::message::{ToControl, ToShard};
+use shard::units::{NanoUsd, Nanos};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// What the whole process is doing, read by every shard.
+#[derive(Debug, Default)]
+pub struct ProcessState {
+    /// Every part has started.
+    pub ready: AtomicBool,
+    /// On the way out: no new work.
+    pub draining: AtomicBool,
+}
+
+/// Control's answer to a question of one request.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// Tokens counted.
+    Counted {
+        /// Of the prompt.
+        input_tokens: u32,
+        /// Of the completion.
+        output_tokens: u32,
+    },
+    /// The consumer's month.
+    Account {
+        /// Cost of the month's records.
+        cost: NanoUsd,
+        /// Fees of the month's subscriptions.
+        fees: NanoUsd,
+        /// Calls of the month.
+        calls: u64,
+        /// The consumer's name.
+        consumer_name: Arc<str>,
+    },
+}
+
+/// One shard.
+pub struct Core {
+    /// Its number.
+    pub index: u16,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The process.
+    pub state: Arc<ProcessState>,
+    /// Key of the digests that API keys are cached under; the same on every shard.
+    pub digest_key: [u8; 32],
+    /// The pure state.
+    pub shard: RefCell<Shard>,
+    /// `None` once the shard has drained.
+    pub journal: RefCell<Option<Journal>>,
+    /// The catalog as this shard knows it; an `Rc`, so that a request that holds it touches no
+    /// counter that other shards touch.
+    pub catalog: RefCell<Rc<Arc<Catalog>>>,
+    /// To and from the other threads.
+    pub mail: ShardMail,
+    /// Parked requests.
+    pub parking: Parking,
+    /// Deadlines of sockets.
+    pub watches: Watches,
+    /// Idle upstream connections.
+    pub pools: Pools,
+    /// Identities; not for secrets.
+    pub random: RefCell<fastrand::Rng>,
+    /// Open client connections.
+    pub connections: Cell<u32>,
+    /// No record below this is unsynced.
+    pub synced_next_seq: Cell<u64>,
+    /// The journal can no longer be synced.
+    pub sync_failed: Cell<bool>,
+    metrics: Arc<Metrics>,
+    replies: RefCell<HashMap<u64, Option<Reply>>>,
+    next_ticket: Cell<u64>,
+}
+
+/// What a [`Core`] is made of.
+pub struct Parts {
+    /// See [`Core`].
+    pub index: u16,
+    /// See [`Core`].
+    pub config: Arc<Config>,
+    /// See [`Core`].
+    pub state: Arc<ProcessState>,
+    /// See [`Core`].
+    pub digest_key: [u8; 32],
+    /// See [`Core`].
+    pub shard: Shard,
+    /// See [`Core`].
+    pub journal: Journal,
+    /// See [`Core`].
+    pub mail: ShardMail,
+    /// The process's counters.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Core {
+    /// A shard that serves nothing yet.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            index: parts.index,
+            config: parts.config,
+            state: parts.state,
+            digest_key: parts.digest_key,
+            catalog: RefCell::new(Rc::new(parts.shard.catalog())),
+            shard: RefCell::new(parts.shard),
+            journal: RefCell::new(Some(parts.journal)),
+            mail: parts.mail,
+            parking: Parking::default(),
+            watches: Watches::default(),
+            pools: Pools::default(),
+            random: RefCell::new(fastrand::Rng::new()),
+            connections: Cell::new(0),
+            synced_next_seq: Cell::new(0),
+            sync_failed: Cell::new(false),
+            metrics: parts.metrics,
+            replies: RefCell::default(),
+            next_ticket: Cell::new(0),
+        }
+    }
+
+    /// This shard's counters.
+    pub fn metrics(&self) -> &ShardMetrics {
+        self.metrics.shard(usize::from(self.index))
+    }
+
+    /// Is the process on its way out?
+    pub fn draining(&self) -> bool {
+        self.state.draining.load(Ordering::Relaxed)
+    }
+
+    /// Posts what the pure state wants posted. Cheap when there is nothing.
+    pub fn post(&self) {
+        loop {
+            let Some(message) = self.shard.borrow_mut().poll_action() else { return };
+            // Full: control is far behind. Whoever waits for the answer ends by its own
+            // deadline, and asks again at the next request.
+            if self.mail.to_control.try_send(message).is_err() {
+                self.metrics().mail_full.add(1);
+                return;
+            }
+        }
+    }
+
+    /// Asks control; `None` if it does not answer within `patience`.
+    pub async fn ask(
+        &self,
+        patience: Duration,
+        question: impl FnOnce(u64) -> ToControl,
+    ) -> Option<Reply> {
+        let ticket = self.next_ticket.get();
+        self.next_ticket.set(ticket + 1);
+        self.replies.borrow_mut().insert(ticket, None);
+        if self.mail.to_control.try_send(question(ticket)).is_ok() {
+            net::within(patience, self.parking.wait(Spot::Ticket(ticket))).await;
+        }
+        self.replies.borrow_mut().remove(&ticket).flatten()
+    }
+
+    /// Hands a settled record to the writer. A full channel loses nothing: the record is in the
+    /// journal, where the writer finds it.
+    pub fn hand_over(&self, settled: Settled) {
+        if self.mail.to_writer.try_send(settled).is_err() {
+            self.metrics().mail_full.add(1);
+        }
+    }
+
+    /// Returns once the record `seq` survives what the configuration says it must; false if
+    /// that cannot be had any more.
+    pub async fn durable(&self, seq: u64) -> bool {
+        if self.config.usage.durability == Durability::Process {
+            return true;
+        }
+        if let Some(journal) = self.journal.borrow().as_ref() {
+            journal.want_sync();
+        }
+        while self.synced_next_seq.get() <= seq && !self.sync_failed.get() {
+            self.parking.wait(Spot::Sync).await;
+        }
+        self.synced_next_seq.get() > seq
+    }
+
+    /// Takes in all that control says, until it says drain.
+    pub async fn listen_to_control(&self) {
+        while let Ok(message) = self.mail.from_control.recv_async().await {
+            if self.take_in(message) {
+                return;
+            }
+        }
+    }
+
+    fn take_in(&self, message: ToShard) -> bool {
+        match message {
+            ToShard::Counted { ticket, input_tokens, output_tokens } => {
+                self.reply(ticket, Reply::Counted { input_tokens, output_tokens });
+            }
+            ToShard::Account { ticket, cost, fees, calls, consumer_name } => {
+                self.reply(ticket, Reply::Account { cost, fees, calls, consumer_name });
+            }
+            ToShard::Synced { next_seq } => {
+                self.synced_next_seq.set(self.synced_next_seq.get().max(next_seq));
+                self.parking.wake(Spot::Sync);
+            }
+            ToShard::SyncFailed => {
+                self.sync_failed.set(true);
+                self.parking.wake(Spot::Sync);
+            }
+            ToShard::Drain => return true,
+            other => {
+                if let ToShard::Catalog(catalog) = &other {
+                    *self.catalog.borrow_mut() = Rc::new(Arc::clone(catalog));
+                }
+                let woken = self.shard.borrow_mut().handle(other, clock::now());
+                if let Some(spot) = woken {
+                    self.parking.wake(Spot::Shard(spot));
+                }
+                self.post();
+            }
+        }
+        false
+    }
+
+    fn reply(&self, ticket: u64, reply: Reply) {
+        if let Some(slot) = self.replies.borrow_mut().get_mut(&ticket) {
+            *slot = Some(reply);
+        }
+        self.parking.wake(Spot::Ticket(ticket));
+    }
+
+    /// Lets time pass: lapsed leases, overdue sockets, idle pools, gauges.
+    pub async fn keep_time(&self) {
+        /// Leases are looked after this often while there are any.
+        const LEASES_EVERY: Duration = Duration::from_millis(5);
+        let mut next_sweep = Nanos(0);
+        loop {
+            let busy = self.shard.borrow().poll_timeout().is_some();
+            net::sleep(if busy { LEASES_EVERY } else { watch::SWEEP_EVERY }).await;
+            let now = clock::now();
+            self.shard.borrow_mut().on_timeout(now);
+            self.post();
+            if now >= next_sweep {
+                next_sweep = now.after(Nanos(watch::SWEEP_EVERY.as_nanos() as u64));
+                self.watches.sweep(now);
+                self.pools.drop_idle_since(now, &self.config.upstream);
+                self.gauge();
+            }
+        }
+    }
+
+    fn gauge(&self) {
+        let metrics = self.metrics();
+        let shard = self.shard.borrow();
+        metrics.open_connections.set(u64::from(self.connections.get()));
+        metrics.permits_open.set(shard.open_permits() as u64);
+        metrics.permits_leaked.set(shard.leaked_total());
+        metrics.keys_cached.set(shard.keys_cached() as u64);
+        metrics.upstream_idle.set(self.pools.idle() as u64);
+    }
+}

@@ -1,0 +1,144 @@
+//! The routes that Tollgate answers itself: health, the caller's models, the caller's account.
+
+use super::answer::{self, Own};
+use super::connection::{Client, Next};
+use super::core::{Core, Reply};
+use super::path::{Call, Stop};
+use super::route::Route;
+use crate::clock;
+use crate::wire::error::ApiError;
+use crate::wire::request::Method;
+use crate::wire::response::write_duration;
+use serde_json::{Value, json};
+use shard::LimitsView;
+use shard::key_cache::Caller;
+use shard::message::ToControl;
+use shard::units::Period;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// The ledger is read for an account's cost; it may be busy writing.
+const ACCOUNT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// `GET /healthz` and `GET /readyz`.
+pub async fn health(core: &Core, client: &mut Client, call: &Call) -> (u16, Next) {
+    let ready = core.state.ready.load(Ordering::Relaxed) && !core.draining();
+    let alive = call.route == Route::Healthz;
+    let (status, word) = match (alive, ready) {
+        (true, _) => (200, "ok"),
+        (false, true) => (200, "ready"),
+        (false, false) => (503, "draining"),
+    };
+    send(core, client, call, status, &json!({ "status": word }), None).await
+}
+
+/// `GET /v1/models` and `GET /api/v1/account`.
+pub async fn own_route(
+    core: &Core,
+    client: &mut Client,
+    call: &Call,
+    caller: &Caller,
+) -> Result<(u16, Next), Stop> {
+    if !matches!(client.head.method, Method::Get | Method::Head) {
+        return Err(ApiError::NotFound.into());
+    }
+    if call.route == Route::Models {
+        let body = models(core, caller);
+        return Ok(send(core, client, call, 200, &body, None).await);
+    }
+    let period = Period::of(clock::unix_us());
+    let question = |ticket| ToControl::Account {
+        shard: core.index,
+        ticket,
+        consumer: caller.consumer,
+        period,
+    };
+    let Some(reply) = core.ask(ACCOUNT_PATIENCE, question).await else {
+        return Err(ApiError::Overloaded.into());
+    };
+    let limits = core.shard.borrow().limits(caller, clock::moment());
+    let body = account(core, caller, period, &reply, &limits)?;
+    Ok(send(core, client, call, 200, &body, Some(&limits)).await)
+}
+
+fn models(core: &Core, caller: &Caller) -> Value {
+    let catalog = Rc::clone(&core.catalog.borrow());
+    let shard = core.shard.borrow();
+    let data: Vec<Value> = catalog
+        .services
+        .iter()
+        .enumerate()
+        .filter(|(index, service)| service.enabled && shard.may_use(caller, *index as u32))
+        .map(|(_, service)| {
+            let created = service.prices[0].effective_at_unix_us / 1_000_000;
+            json!({
+                "id": &*service.name,
+                "object": "model",
+                "created": created,
+                "owned_by": "tollgate",
+                "service_id": service.id.to_string(),
+            })
+        })
+        .collect();
+    json!({ "object": "list", "data": data })
+}
+
+fn account(
+    core: &Core,
+    caller: &Caller,
+    period: Period,
+    reply: &Reply,
+    limits: &LimitsView,
+) -> Result<Value, Stop> {
+    let Reply::Account { cost, fees, calls, consumer_name } = reply else {
+        return Err(ApiError::Overloaded.into());
+    };
+    let catalog = Rc::clone(&core.catalog.borrow());
+    let Some(plan) = catalog.plans.get(caller.plan as usize) else {
+        return Err(ApiError::Overloaded.into());
+    };
+    let mut reset = Vec::new();
+    write_duration(&mut reset, limits.reset_tokens.0);
+    let resets_at_unix_s = period.next().starts_at_unix_us() / 1_000_000;
+    Ok(json!({
+        "consumer": { "id": caller.consumer.to_string(), "name": &**consumer_name },
+        "key_id": caller.key.to_string(),
+        "plan": &*plan.name,
+        "rate": {
+            "limit_per_s": plan.rate_per_s,
+            "burst": plan.burst,
+            "remaining": limits.remaining_requests,
+        },
+        "quota": {
+            "period": format!("{:04}-{:02}", period.0 / 100, period.0 % 100),
+            "limit_tokens": plan.quota_tokens,
+            "used_tokens": plan.quota_tokens.saturating_sub(limits.remaining_tokens),
+            "remaining_tokens": limits.remaining_tokens,
+            "resets_in": String::from_utf8_lossy(&reset),
+            "resets_at_unix_s": resets_at_unix_s,
+        },
+        "month": {
+            "calls": calls,
+            "cost_nanousd": cost.0,
+            "subscription_fees_nanousd": fees.0,
+        },
+    }))
+}
+
+async fn send(
+    core: &Core,
+    client: &mut Client,
+    call: &Call,
+    status: u16,
+    body: &Value,
+    limits: Option<&LimitsView>,
+) -> (u16, Next) {
+    let keep_alive = client.keeps_alive(core) && client.can_continue();
+    let retry_after = (status == 503).then_some(shard::units::Nanos::from_s(1));
+    let request_id = &call.beginning.request_id;
+    let own = Own { request_id, limits, cost: None, retry_after, keep_alive };
+    answer::write_json(client, status, body.to_string().as_bytes(), &own);
+    let sent = client.send(core).await;
+    (status, if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close })
+}

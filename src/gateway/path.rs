@@ -1,0 +1,226 @@
+//! The way of a request, stage by stage. Read this file first: it names every stage in order,
+//! and each takes the proof of the one before.
+//!
+//! ```text
+//! parse → identify → admit → route → relay → meter → price → settle → journal → respond
+//! bytes   Caller     Admitted Request  chunks  Usage   Bill ───────────────────→ last byte
+//! ```
+//!
+//! `connection.rs` has parsed the head. From `admit` on there is an [`Admitted`]: it is consumed
+//! by `settle`, whatever happens to the client or the upstream.
+
+use super::answer::{self, Refused};
+use super::connection::{Client, Next};
+use super::core::Core;
+use super::park::Spot;
+use super::route::{Route, route};
+use super::settle::{Admitted, Beginning, RequestId};
+use super::understand::{Wanted, understand};
+use super::{local, net, relay, upstream};
+use crate::clock;
+use crate::metrics::Endpoint;
+use crate::wire::error::{ApiError, Shape};
+use crate::wire::key_text;
+use shard::key_cache::{Caller, Identity, fingerprint};
+use shard::message::KEY_TEXT_BYTES;
+use shard::{Admission, Ask, Refusal, WaitFor};
+use std::time::Duration;
+
+/// A key's first verification may take this long: a queue of Argon2id hashes.
+const VERDICT_PATIENCE: Duration = Duration::from_secs(10);
+/// Control answers a want within microseconds; past this it is in trouble.
+const GRANT_PATIENCE: Duration = Duration::from_millis(250);
+
+/// One call: what is known of it before anything is decided.
+pub struct Call {
+    /// Where it goes.
+    pub route: Route,
+    /// Its name in metrics.
+    pub endpoint: Endpoint,
+    /// How its errors look.
+    pub shape: Shape,
+    /// Its identity and its first instant.
+    pub beginning: Beginning,
+}
+
+/// Why a call ends before it is relayed.
+pub enum Stop {
+    /// The client is told.
+    Refused(Refused),
+    /// The client is gone.
+    Gone,
+}
+
+impl From<Option<ApiError>> for Stop {
+    fn from(error: Option<ApiError>) -> Self {
+        error.map_or(Self::Gone, Self::from)
+    }
+}
+
+impl From<ApiError> for Stop {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+/// Serves one request whose head has been read.
+pub async fn request(core: &Core, client: &mut Client) -> Next {
+    let call = begin(core, client);
+    let (status, next) = match serve(core, client, &call).await {
+        Ok(done) => done,
+        Err(Stop::Gone) => return Next::Close,
+        Err(Stop::Refused(refused)) => refuse(core, client, &call, &refused).await,
+    };
+    count(core, &call, status);
+    next
+}
+
+/// Answers a head that could not be read, and closes.
+pub async fn refuse_head(core: &Core, client: &mut Client, error: ApiError) -> Next {
+    client.head.clear();
+    let call = begin(core, client);
+    let (status, _) = refuse(core, client, &call, &error.into()).await;
+    count(core, &call, status);
+    Next::Close
+}
+
+fn begin(core: &Core, client: &Client) -> Call {
+    let head = &client.head;
+    let route = route(head.path.of(&client.input));
+    let record_id = record_id(core);
+    let given = head.x_request_id.and_then(|id| RequestId::given(id.of(&client.input)));
+    let request_id = given.unwrap_or_else(|| RequestId::ours(record_id));
+    let beginning = Beginning { record_id, request_id, begun: client.begun };
+    Call { route, endpoint: route.endpoint(), shape: route.shape(), beginning }
+}
+
+async fn serve(core: &Core, client: &mut Client, call: &Call) -> Result<(u16, Next), Stop> {
+    match call.route {
+        Route::Healthz | Route::Readyz => Ok(local::health(core, client, call).await),
+        Route::Unknown => Err(ApiError::NotFound.into()),
+        Route::Models | Route::Account => {
+            let caller = identify(core, client).await?;
+            client.read_body(core).await?;
+            local::own_route(core, client, call, &caller).await
+        }
+        Route::Consume { .. } | Route::Model(_) => {
+            let caller = identify(core, client).await?;
+            client.read_body(core).await?;
+            let wanted = understand(core, client, call, &caller)?;
+            let mut admitted = admit(core, caller, &wanted, &call.beginning).await?;
+            let request = wanted.request();
+            let link = upstream::call(core, &request, &mut admitted.attempts, |out| {
+                wanted.compose(out, client, call);
+            });
+            match link.await {
+                Ok(link) => Ok(relay::answer(core, client, call, &wanted, admitted, link).await),
+                Err(fault) => Ok(relay::no_answer(core, client, call, admitted, fault).await),
+            }
+        }
+    }
+}
+
+async fn identify(core: &Core, client: &Client) -> Result<Caller, Stop> {
+    let credential = client.head.bearer.or(client.head.x_api_key);
+    let text = credential.map(|span| span.of(&client.input)).unwrap_or_default();
+    if key_text::parse(text).is_none() {
+        return Err(ApiError::InvalidApiKey.into());
+    }
+    let mut key = [0u8; KEY_TEXT_BYTES];
+    key.copy_from_slice(text);
+    let digest = *blake3::keyed_hash(&core.digest_key, &key).as_bytes();
+    loop {
+        let identity = core.shard.borrow_mut().identify(&digest, clock::now());
+        match identity {
+            Identity::Known(caller) => return Ok(caller),
+            Identity::Refused => return Err(ApiError::InvalidApiKey.into()),
+            Identity::Busy => return Err(ApiError::Overloaded.into()),
+            Identity::Wait { verify } => {
+                if verify {
+                    core.shard.borrow_mut().verify(digest, key, client.peer.ip(), clock::now());
+                    core.post();
+                }
+                let spot = Spot::Shard(WaitFor::Key(fingerprint(&digest)));
+                if net::within(VERDICT_PATIENCE, core.parking.wait(spot)).await.is_none() {
+                    return Err(ApiError::Overloaded.into());
+                }
+            }
+        }
+    }
+}
+
+async fn admit(
+    core: &Core,
+    caller: Caller,
+    wanted: &Wanted,
+    beginning: &Beginning,
+) -> Result<Admitted, Stop> {
+    let mut ask = Ask {
+        service: wanted.service,
+        reserve_tokens: wanted.reserve_tokens,
+        strict: wanted.strict,
+        retry: false,
+    };
+    loop {
+        let admission = core.shard.borrow_mut().admit(&caller, &ask, clock::moment());
+        core.post();
+        match admission {
+            Admission::Admitted(permit) => {
+                let estimate = wanted.input_estimate;
+                let mut journal = core.journal.borrow_mut();
+                let journal = journal.as_mut().ok_or(ApiError::Overloaded)?;
+                return Admitted::begin(core, journal, permit, caller, estimate, beginning)
+                    .map_err(|_| ApiError::JournalFull.into());
+            }
+            Admission::Refused(refusal) => return Err(refused(core, &caller, &refusal)),
+            Admission::Wait(spot) => {
+                let wait = core.parking.wait(Spot::Shard(spot));
+                if net::within(GRANT_PATIENCE, wait).await.is_none() {
+                    return Err(ApiError::AuthorityUnavailable.into());
+                }
+            }
+        }
+        ask.retry = true;
+    }
+}
+
+fn refused(core: &Core, caller: &Caller, refusal: &Refusal) -> Stop {
+    let (error, retry_after) = match refusal {
+        Refusal::ServiceNotAllowed => return ApiError::ServiceNotAllowed.into(),
+        Refusal::Overloaded => return ApiError::Overloaded.into(),
+        // The key went between two stages: revoked.
+        Refusal::Unknown => return ApiError::InvalidApiKey.into(),
+        Refusal::RateLimited { retry_after } => {
+            core.metrics().rate_limited(caller.plan);
+            (ApiError::RateLimitExceeded, *retry_after)
+        }
+        Refusal::QuotaExhausted { retry_after } => {
+            core.metrics().quota_exceeded(caller.plan);
+            (ApiError::InsufficientQuota, *retry_after)
+        }
+    };
+    let limits = core.shard.borrow().limits(caller, clock::moment());
+    Stop::Refused(Refused { error, retry_after: Some(retry_after), limits: Some(limits) })
+}
+
+async fn refuse(core: &Core, client: &mut Client, call: &Call, why: &Refused) -> (u16, Next) {
+    let keep_alive =
+        client.keeps_alive(core) && client.can_continue() && why.error.status() != 408;
+    answer::write_refusal(client, why, call.shape, &call.beginning.request_id, keep_alive);
+    let sent = client.send(core).await;
+    let next = if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close };
+    (why.error.status(), next)
+}
+
+fn count(core: &Core, call: &Call, status: u16) {
+    let duration_us = clock::now().since(call.beginning.begun).0 / 1_000;
+    core.metrics().request(call.endpoint, status, duration_us);
+}
+
+/// UUIDv7 (RFC 9562): milliseconds since 1970, then 74 random bits.
+fn record_id(core: &Core) -> u128 {
+    let unix_ms = (clock::unix_us() / 1_000) as u64;
+    let mut random = [0u8; 10];
+    core.random.borrow_mut().fill(&mut random);
+    uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid().as_u128()
+}

@@ -1,0 +1,132 @@
+//! The answer's way back. A small answer is read whole, metered, settled and sent in one write;
+//! a large one and an event stream are relayed as they come. Either way the record is in the
+//! journal before the answer's last byte leaves.
+
+use super::answer::{self, Ending, Own, Refused};
+use super::connection::{Client, Next};
+use super::core::Core;
+use super::meter;
+use super::path::Call;
+use super::settle::{Admitted, Bill};
+use super::stream::{self, Relayed};
+use super::understand::Wanted;
+use super::upstream::{Fault, Link};
+use crate::clock;
+use crate::wire::error::ApiError;
+use crate::wire::response::BodyEnd;
+use crate::wire::usage::usage_from_body;
+use shard::record::{Outcome, Usage};
+
+/// Answers up to here are held until they are whole, and say what they cost.
+pub const HELD_BYTES_MAX: usize = 256 * 1024;
+
+/// Answers a call whose upstream has begun to answer.
+pub async fn answer(
+    core: &Core,
+    client: &mut Client,
+    call: &Call,
+    wanted: &Wanted,
+    mut admitted: Admitted,
+    mut link: Link,
+) -> (u16, Next) {
+    admitted.first_byte_at = Some(clock::now());
+    admitted.waited = link.waited();
+    if link.head.is_event_stream && !link.is_done() {
+        admitted.streamed = true;
+        return stream::relay(core, client, call, wanted, admitted, link).await;
+    }
+    let declared = match link.head.body {
+        BodyEnd::Length(length) => length,
+        _ => 0,
+    };
+    let held = declared <= HELD_BYTES_MAX as u64;
+    while held && link.body.len() <= HELD_BYTES_MAX {
+        match link.next_part(core).await {
+            Ok(Some(part)) => link.body.extend_from_slice(&link.input[part]),
+            Ok(None) => return whole(core, client, call, wanted, admitted, link).await,
+            Err(fault) => {
+                admitted.waited = link.waited();
+                return no_answer(core, client, call, admitted, fault).await;
+            }
+        }
+    }
+    stream::relay(core, client, call, wanted, admitted, link).await
+}
+
+/// Answers a call whose upstream did not.
+pub async fn no_answer(
+    core: &Core,
+    client: &mut Client,
+    call: &Call,
+    admitted: Admitted,
+    fault: Fault,
+) -> (u16, Next) {
+    let (error, outcome) = match fault {
+        Fault::TimedOut => (ApiError::UpstreamTimeout, Outcome::TimedOut),
+        Fault::Failed | Fault::Stale => (ApiError::UpstreamError, Outcome::UpstreamFailed),
+    };
+    let caller = admitted.caller;
+    let status = error.status();
+    let bill = admitted.settle(core, status, outcome, &Usage::default());
+    if !core.durable(bill.seq).await {
+        return (status, Next::Close);
+    }
+    let limits = Some(core.shard.borrow().limits(&caller, clock::moment()));
+    let refused = Refused { error, retry_after: None, limits };
+    let keep_alive = client.keeps_alive(core);
+    answer::write_refusal(client, &refused, call.shape, &call.beginning.request_id, keep_alive);
+    let sent = client.send(core).await;
+    (status, if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close })
+}
+
+async fn whole(
+    core: &Core,
+    client: &mut Client,
+    call: &Call,
+    wanted: &Wanted,
+    mut admitted: Admitted,
+    link: Link,
+) -> (u16, Next) {
+    let status = link.head.status;
+    admitted.waited = link.waited();
+    let caller = admitted.caller;
+    let usage = match usage_from_body(&link.body) {
+        Some(counts) => meter::reported(counts),
+        None if is_billable(status) && !client.is_head() => {
+            meter::estimate_answer(core, client.body(), &link.body).await
+        }
+        None => Usage::default(),
+    };
+    let Bill { cost, seq } = admitted.settle(core, status, Outcome::Completed, &usage);
+    if !core.durable(seq).await {
+        return (status, Next::Close);
+    }
+    let limits = core.shard.borrow().limits(&caller, clock::moment());
+    let keep_alive = client.keeps_alive(core);
+    let own = Own {
+        request_id: &call.beginning.request_id,
+        limits: Some(&limits),
+        cost: Some(cost),
+        retry_after: None,
+        keep_alive,
+    };
+    let ending = match link.head.body {
+        // The length of what a GET would have brought.
+        BodyEnd::None if client.is_head() => {
+            link.head.content_length.map_or(Ending::NoBody, Ending::Length)
+        }
+        BodyEnd::None => Ending::NoBody,
+        _ => Ending::Length(link.body.len() as u64),
+    };
+    let upstream = Some((&link.head, &link.head_bytes[..]));
+    answer::write_head(&mut client.output, status, upstream, ending, &own);
+    client.output.extend_from_slice(&link.body);
+    core.pools.put(core, wanted.service, link);
+    let sent = client.send(core).await;
+    (status, if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close })
+}
+
+/// An answer that stands for work done: where it reports no usage, tokens are counted.
+pub const fn is_billable(status: u16) -> bool {
+    status >= 200 && status < 300
+}

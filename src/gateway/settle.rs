@@ -1,0 +1,185 @@
+//! An admitted call, from its PENDING in the journal to its record there. The one place that
+//! consumes a permit, so the one place that can bill.
+
+use super::core::Core;
+use crate::clock;
+use crate::journal::{Journal, Open, Pending};
+use crate::mail::Settled;
+use shard::key_cache::Caller;
+use shard::permit::Permit;
+use shard::record::{Outcome, REQUEST_ID_BYTES_MAX, Record, Usage};
+use shard::units::{NanoUsd, Nanos};
+
+/// What names a request in its answer and in its record.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestId {
+    text: [u8; REQUEST_ID_BYTES_MAX],
+    len: u8,
+    given: bool,
+}
+
+impl RequestId {
+    /// The caller's.
+    pub fn given(text: &[u8]) -> Option<Self> {
+        let mut kept = [0; REQUEST_ID_BYTES_MAX];
+        kept.get_mut(..text.len())?.copy_from_slice(text);
+        Some(Self { text: kept, len: text.len() as u8, given: true })
+    }
+
+    /// Ours: the record's.
+    pub fn ours(record_id: u128) -> Self {
+        let mut text = [0; REQUEST_ID_BYTES_MAX];
+        let written = uuid::Uuid::from_u128(record_id).hyphenated().encode_lower(&mut text).len();
+        Self { text, len: written as u8, given: false }
+    }
+
+    /// As text.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text[..usize::from(self.len)]
+    }
+
+    /// The caller's text, where it gave one.
+    pub fn if_given(&self) -> Option<&[u8]> {
+        self.given.then(|| self.as_bytes())
+    }
+}
+
+/// A call that has its permit and its place in the journal.
+#[must_use]
+pub struct Admitted {
+    /// Who calls.
+    pub caller: Caller,
+    /// Index of the service.
+    pub service: u32,
+    /// Calls made to the upstream.
+    pub attempts: u16,
+    /// Answered as an event stream.
+    pub streamed: bool,
+    /// Time spent waiting for the upstream.
+    pub waited: Nanos,
+    /// When the upstream's answer began.
+    pub first_byte_at: Option<Nanos>,
+    permit: Permit,
+    open: Open,
+    record_id: u128,
+    request_id: RequestId,
+    begun: Nanos,
+}
+
+/// What settling brought.
+#[derive(Clone, Copy, Debug)]
+pub struct Bill {
+    /// Price of the call.
+    pub cost: NanoUsd,
+    /// Its record's place in the journal.
+    pub seq: u64,
+}
+
+/// The journal has no room; nothing was admitted.
+#[derive(Clone, Copy, Debug)]
+pub struct NoRoom;
+
+/// Where and when a call began.
+pub struct Beginning {
+    /// Identity of its record.
+    pub record_id: u128,
+    /// Its name.
+    pub request_id: RequestId,
+    /// When its first byte was here.
+    pub begun: Nanos,
+}
+
+impl Admitted {
+    /// Puts the PENDING of a permit into the journal. Without room the permit is settled at zero.
+    pub fn begin(
+        core: &Core,
+        journal: &mut Journal,
+        permit: Permit,
+        caller: Caller,
+        input_estimate: u32,
+        beginning: &Beginning,
+    ) -> Result<Self, NoRoom> {
+        let pending = Pending {
+            record_id: beginning.record_id,
+            occurred_at_unix_us: permit.admitted_at_unix_us(),
+            period: permit.period(),
+            consumer: permit.consumer(),
+            key: permit.key(),
+            service: permit.service_id(),
+            price_version: permit.price_version(),
+            reserved_tokens: permit.reserved_tokens(),
+            input_estimate,
+        };
+        let Ok(open) = journal.pending(&pending, beginning.request_id.if_given()) else {
+            let _ = core.shard.borrow_mut().settle(permit, &Usage::default(), clock::moment());
+            core.metrics().journal_full.add(1);
+            return Err(NoRoom);
+        };
+        Ok(Self {
+            caller,
+            service: permit.service(),
+            attempts: 0,
+            streamed: false,
+            waited: Nanos(0),
+            first_byte_at: None,
+            permit,
+            open,
+            record_id: beginning.record_id,
+            request_id: beginning.request_id,
+            begun: beginning.begun,
+        })
+    }
+
+    /// Notes how far a stream has come, so that a crash bills it.
+    pub fn checkpoint(&mut self, core: &Core, input_tokens: u32, output_tokens: u32) {
+        if let Some(journal) = core.journal.borrow_mut().as_mut() {
+            journal.checkpoint(&mut self.open, input_tokens, output_tokens);
+        }
+    }
+
+    /// Prices the call, refunds what was reserved too much, and puts the record into the journal
+    /// and on its way to the writer.
+    pub fn settle(self, core: &Core, status: u16, outcome: Outcome, usage: &Usage) -> Bill {
+        let at = clock::moment();
+        let mut record = Record {
+            record_id: self.record_id,
+            occurred_at_unix_us: self.permit.admitted_at_unix_us(),
+            period: self.permit.period(),
+            consumer: self.permit.consumer(),
+            key: self.permit.key(),
+            service: self.permit.service_id(),
+            status,
+            outcome,
+            streamed: self.streamed,
+            usage: *usage,
+            attempts: self.attempts,
+            latency_us: micros(at.now.since(self.begun)),
+            ttft_us: self.first_byte_at.map_or(0, |first| micros(first.since(self.begun))),
+            overhead_us: micros(Nanos(at.now.since(self.begun).0.saturating_sub(self.waited.0))),
+            ..Record::default()
+        };
+        let priced = core.shard.borrow_mut().settle(self.permit, usage, at);
+        record.price_version = priced.price_version;
+        record.cost = priced.cost;
+        core.post();
+        let seq = match core.journal.borrow_mut().as_mut() {
+            Some(journal) => journal.post(self.open, &record),
+            // The journal goes only after the last admitted call has been settled.
+            None => unreachable!("a call outlived its journal"),
+        };
+        core.hand_over(Settled {
+            shard: core.index,
+            seq,
+            record,
+            request_id: self.request_id.if_given().map(Into::into),
+        });
+        let metrics = core.metrics();
+        metrics.consumption(self.service, outcome, usage);
+        metrics.overhead(u64::from(record.overhead_us));
+        Bill { cost: record.cost, seq }
+    }
+}
+
+fn micros(span: Nanos) -> u32 {
+    u32::try_from(span.0 / 1_000).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,197 @@
+//! What a call asks for: which service, which path, how many tokens to reserve, and the request
+//! that its upstream will get. No I/O.
+
+use super::connection::Client;
+use super::core::Core;
+use super::path::{Call, Stop};
+use super::route::Route;
+use super::upstream;
+use crate::wire::call::{CallError, CallFields, scan_call, write_with_include_usage};
+use crate::wire::error::ApiError;
+use crate::wire::response::{write_header, write_u64};
+use shard::catalog::{Catalog, Service};
+use shard::key_cache::Caller;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Bytes of a request body to a token of it: OpenAI's rule of thumb ("about 4 characters").
+/// Only for reservations, which settlement replaces.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// A call that makes sense.
+pub struct Wanted {
+    /// Index of the service.
+    pub service: u32,
+    /// Tokens to reserve: the prompt's estimate and the answer's bound.
+    pub reserve_tokens: u64,
+    /// The caller bounded the answer itself: reserve all or refuse.
+    pub strict: bool,
+    /// Of the prompt, estimated from its length.
+    pub input_estimate: u32,
+    /// The caller did not ask for the usage chunk that we ask the upstream for.
+    pub hide_usage: bool,
+    fields: Option<CallFields>,
+    is_head: bool,
+    catalog: Rc<Arc<Catalog>>,
+}
+
+/// Finds the service and reads what the call says of itself.
+pub fn understand(
+    core: &Core,
+    client: &Client,
+    call: &Call,
+    caller: &Caller,
+) -> Result<Wanted, Stop> {
+    let catalog = Rc::clone(&core.catalog.borrow());
+    let body = client.body();
+    let (found, fields) = match call.route {
+        Route::Consume { service, .. } => {
+            (service.and_then(|id| catalog.service_by_id(id)), scan_any(client, body)?)
+        }
+        _ if client.head.method.name() != "POST" => return Err(ApiError::NotFound.into()),
+        _ => {
+            let fields = scan_call(body).map_err(bad_call)?;
+            let Some(model) = fields.model(body) else {
+                return Err(ApiError::missing("model").into());
+            };
+            (catalog.service_by_name(&model), Some(fields))
+        }
+    };
+    let service = found
+        .filter(|index| catalog.services[*index as usize].enabled)
+        .ok_or(ApiError::ServiceNotFound)?;
+    if !core.shard.borrow().may_use(caller, service) {
+        return Err(ApiError::ServiceNotAllowed.into());
+    }
+    let path = target_path(client, call, &catalog.services[service as usize]);
+    let completes = path.ends_with(b"/completions");
+    let answers_in_tokens = !path.ends_with(b"/embeddings");
+    let asked = fields.as_ref().and_then(|fields| fields.max_tokens);
+    let copies = fields.as_ref().and_then(|fields| fields.n).unwrap_or(1).max(1);
+    let output = match asked {
+        _ if !answers_in_tokens || client.is_head() => 0,
+        Some(most) => most.saturating_mul(copies),
+        None => u64::from(core.config.usage.default_reserve_tokens),
+    };
+    let input = (body.len() as u64).div_ceil(BYTES_PER_TOKEN);
+    let hide_usage = completes
+        && fields.as_ref().is_some_and(|fields| fields.stream && !fields.include_usage_asked);
+    Ok(Wanted {
+        service,
+        reserve_tokens: input.saturating_add(output).max(1),
+        strict: asked.is_some(),
+        input_estimate: u32::try_from(input).unwrap_or(u32::MAX),
+        hide_usage,
+        fields,
+        is_head: client.is_head(),
+        catalog,
+    })
+}
+
+/// On the consume route a body may be anything; only JSON that calls itself so must be JSON.
+fn scan_any(client: &Client, body: &[u8]) -> Result<Option<CallFields>, Stop> {
+    let says_json = client.head.content_type.is_some_and(|content_type| {
+        let value = content_type.of(&client.input);
+        value.len() >= 16 && value[..16].eq_ignore_ascii_case(b"application/json")
+    });
+    if body.is_empty() || !(says_json || body.first() == Some(&b'{')) {
+        return Ok(None);
+    }
+    match scan_call(body) {
+        Ok(fields) => Ok(Some(fields)),
+        Err(error @ (CallError::Malformed | CallError::Duplicate(_))) if says_json => {
+            Err(bad_call(error))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+fn bad_call(error: CallError) -> Stop {
+    ApiError::from(error).into()
+}
+
+/// The path that the upstream gets, without the service's `base_path`.
+fn target_path<'a>(client: &'a Client, call: &Call, service: &'a Service) -> &'a [u8] {
+    let path = client.head.path.of(&client.input);
+    match call.route {
+        Route::Consume { rest_at, .. } => match &path[rest_at..] {
+            b"" | b"/" => service.default_path.as_bytes(),
+            rest => rest,
+        },
+        _ => path,
+    }
+}
+
+impl Wanted {
+    /// The call as the pools see it.
+    pub fn request(&self) -> upstream::Request<'_> {
+        upstream::Request { index: self.service, service: self.service(), is_head: self.is_head }
+    }
+
+    fn service(&self) -> &Service {
+        &self.catalog.services[self.service as usize]
+    }
+
+    /// Writes the upstream's request.
+    pub fn compose(&self, out: &mut Vec<u8>, client: &Client, call: &Call) {
+        let service = self.service();
+        let (head, input, body) = (&client.head, &client.input, client.body());
+        out.extend_from_slice(head.method_span.of(input));
+        out.push(b' ');
+        out.extend_from_slice(service.base_path.as_bytes());
+        out.extend_from_slice(target_path(client, call, service));
+        if let Some(query) = head.query {
+            out.push(b'?');
+            out.extend_from_slice(query.of(input));
+        }
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        write_header(out, b"host", service.authority.as_bytes());
+        for (name, value) in &head.headers {
+            let name = name.of(input);
+            if head.is_forwarded(input, name) && !stays_here(name) {
+                write_header(out, name, value.of(input));
+            }
+        }
+        if let Some(credential) = &service.credential_header {
+            out.extend_from_slice(credential.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        write_header(out, b"x-request-id", call.beginning.request_id.as_bytes());
+        // Usage is read from the answer, so it must not be compressed.
+        write_header(out, b"accept-encoding", b"identity");
+        self.write_body(out, client, body);
+    }
+
+    fn write_body(&self, out: &mut Vec<u8>, client: &Client, body: &[u8]) {
+        let mut spliced = Vec::new();
+        let body = match &self.fields {
+            Some(fields) if self.hide_usage => {
+                write_with_include_usage(body, fields, &mut spliced);
+                &spliced[..]
+            }
+            _ => body,
+        };
+        if !matches!(client.head.framing, crate::wire::request::BodyFraming::None) {
+            out.extend_from_slice(b"content-length: ");
+            write_u64(out, body.len() as u64);
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(body);
+    }
+}
+
+/// Fields of a request that end at the gateway: the caller's credentials, and what the gateway
+/// writes itself.
+fn stays_here(name: &[u8]) -> bool {
+    const OURS: [&[u8]; 7] = [
+        b"host",
+        b"authorization",
+        b"x-api-key",
+        b"content-length",
+        b"expect",
+        b"x-request-id",
+        b"accept-encoding",
+    ];
+    OURS.iter().any(|ours| name.eq_ignore_ascii_case(ours))
+}

@@ -1,0 +1,339 @@
+//! Calls to upstreams: connections kept alive per shard and service, the request sent, the
+//! answer's head and body read within their deadlines. Nothing here knows what an answer means.
+
+use super::core::Core;
+use super::net::{self, Stream};
+use super::watch::{Ends, Socket};
+use crate::clock;
+use crate::config::Upstream;
+use crate::wire::chunked::{ChunkDecoder, Step};
+use crate::wire::response::{BodyEnd, ResponseHead, parse_response_head};
+use shard::catalog::Service;
+use shard::units::Nanos;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Duration;
+
+/// Room for one read of an answer.
+const READ_BYTES: usize = 16 * 1024;
+/// A connection idle for longer is asked whether its peer is still there before it is used.
+const TRUSTED_IDLE: Nanos = Nanos::from_ms(100);
+/// Interim (1xx) answers that are skipped before an answer counts as nonsense.
+const INTERIM_ANSWERS_MAX: usize = 8;
+
+/// Why a call brought no (whole) answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Unreachable, broken off, or nonsense.
+    Failed,
+    /// A deadline passed.
+    TimedOut,
+    /// A kept connection turned out to be closed before any byte of an answer: the upstream's
+    /// idle timeout crossed our request, which it has therefore not seen.
+    Stale,
+}
+
+/// Idle connections of one shard, by the service's index.
+#[derive(Default)]
+pub struct Pools {
+    by_service: RefCell<Vec<Vec<Link>>>,
+    idle: Cell<usize>,
+}
+
+impl Pools {
+    /// Idle connections in all.
+    pub fn idle(&self) -> usize {
+        self.idle.get()
+    }
+
+    fn take(&self, index: u32, service: &Service, now: Nanos) -> Option<Link> {
+        let mut pools = self.by_service.borrow_mut();
+        let pool = pools.get_mut(index as usize)?;
+        while let Some(link) = pool.pop() {
+            self.idle.set(self.idle.get() - 1);
+            let fresh = now.since(link.idle_since) < TRUSTED_IDLE || link.socket.is_quiet();
+            if fresh && service.addrs.contains(&link.address) {
+                return Some(link);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose answer was read to its end.
+    pub fn put(&self, core: &Core, index: u32, mut link: Link) {
+        let clean = link.position == link.input.len() && link.head.keep_alive;
+        if !clean || !matches!(link.rest, Rest::Done) || core.draining() {
+            return;
+        }
+        link.reset();
+        link.idle_since = clock::now();
+        let mut pools = self.by_service.borrow_mut();
+        let index = index as usize;
+        if pools.len() <= index {
+            pools.resize_with(index + 1, Vec::new);
+        }
+        if pools[index].len() < core.config.upstream.pool_idle_max {
+            pools[index].push(link);
+            self.idle.set(self.idle.get() + 1);
+        }
+    }
+
+    /// Closes what has been idle for too long.
+    pub fn drop_idle_since(&self, now: Nanos, config: &Upstream) {
+        let patience = Nanos::from_ms(config.pool_idle_timeout_ms);
+        for pool in self.by_service.borrow_mut().iter_mut() {
+            let before = pool.len();
+            pool.retain(|link| now.since(link.idle_since) < patience);
+            self.idle.set(self.idle.get() - (before - pool.len()));
+        }
+    }
+}
+
+enum Rest {
+    Done,
+    Length(u64),
+    Chunked(ChunkDecoder),
+    UntilClose,
+}
+
+/// A connection to an upstream and the answer that is coming in on it.
+pub struct Link {
+    socket: Socket,
+    address: SocketAddr,
+    /// The answer's head, as places in `input` until the first [`Link::next_part`].
+    pub head: ResponseHead,
+    /// What was read.
+    pub input: Vec<u8>,
+    /// Room for an answer's whole body, kept for the next answer.
+    pub body: Vec<u8>,
+    output: Vec<u8>,
+    position: usize,
+    rest: Rest,
+    total_deadline: Nanos,
+    waited: Nanos,
+    reused: bool,
+    idle_since: Nanos,
+}
+
+/// What one call to an upstream is about.
+pub struct Request<'a> {
+    /// Index of the service.
+    pub index: u32,
+    /// The service.
+    pub service: &'a Service,
+    /// A HEAD request: its answer has no body.
+    pub is_head: bool,
+}
+
+/// Sends what `compose` writes and reads the answer's head. `attempts` counts the calls begun.
+pub async fn call(
+    core: &Core,
+    request: &Request<'_>,
+    attempts: &mut u16,
+    compose: impl Fn(&mut Vec<u8>),
+) -> Result<Link, Fault> {
+    let begun = clock::now();
+    let total = begun.after(Nanos::from_ms(core.config.upstream.total_timeout_ms));
+    *attempts += 1;
+    if let Some(mut link) = core.pools.take(request.index, request.service, begun) {
+        link.reused = true;
+        link.total_deadline = total;
+        compose(&mut link.output);
+        match link.exchange(core, request.is_head).await {
+            Ok(()) => return Ok(link),
+            Err(Fault::Stale) => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    let mut link = Link::open(core, request.service).await?;
+    link.total_deadline = total;
+    compose(&mut link.output);
+    link.exchange(core, request.is_head).await?;
+    Ok(link)
+}
+
+impl Link {
+    async fn open(core: &Core, service: &Service) -> Result<Self, Fault> {
+        let patience = Duration::from_millis(core.config.upstream.connect_timeout_ms);
+        let mut fault = Fault::Failed;
+        for address in &service.addrs {
+            // A connect that lost its race with time is dropped with its socket.
+            match net::within(patience, Stream::connect(*address)).await {
+                Some(Ok(stream)) => return Ok(Self::new(core.watches.socket(stream), *address)),
+                Some(Err(_)) => fault = Fault::Failed,
+                None => fault = Fault::TimedOut,
+            }
+        }
+        Err(fault)
+    }
+
+    fn new(socket: Socket, address: SocketAddr) -> Self {
+        Self {
+            socket,
+            address,
+            head: ResponseHead::default(),
+            input: Vec::with_capacity(READ_BYTES),
+            body: Vec::new(),
+            output: Vec::new(),
+            position: 0,
+            rest: Rest::Done,
+            total_deadline: Nanos(u64::MAX),
+            waited: Nanos(0),
+            reused: false,
+            idle_since: Nanos(0),
+        }
+    }
+
+    fn reset(&mut self) {
+        const KEPT_BYTES: usize = 64 * 1024;
+        for buffer in [&mut self.input, &mut self.output, &mut self.body] {
+            buffer.clear();
+            if buffer.capacity() > KEPT_BYTES {
+                *buffer = Vec::new();
+            }
+        }
+        self.head.clear();
+        self.position = 0;
+        self.waited = Nanos(0);
+        self.socket.watch().disarm();
+    }
+
+    /// Time spent waiting for the upstream since the call began.
+    pub const fn waited(&self) -> Nanos {
+        self.waited
+    }
+
+    /// The answer is read to its end.
+    pub const fn is_done(&self) -> bool {
+        matches!(self.rest, Rest::Done)
+    }
+
+    async fn exchange(&mut self, core: &Core, is_head: bool) -> Result<(), Fault> {
+        let begun = clock::now();
+        let first_byte = begun.after(Nanos::from_ms(core.config.upstream.first_byte_timeout_ms));
+        self.socket.watch().arm(first_byte.min(self.total_deadline), Ends::Both);
+        let sent = self.socket.write_all(&mut self.output).await;
+        self.output.clear();
+        if sent.is_err() {
+            return Err(self.fault());
+        }
+        let result = self.read_head(core, is_head).await;
+        self.waited = clock::now().since(begun);
+        result
+    }
+
+    async fn read_head(&mut self, core: &Core, is_head: bool) -> Result<(), Fault> {
+        let most = core.config.upstream.max_head_bytes;
+        let mut interim = 0;
+        loop {
+            match parse_response_head(&self.input, most, &mut self.head, is_head) {
+                Ok(true) if self.head.status >= 200 => break,
+                // 101 would end HTTP on this connection; nobody asked for it.
+                Ok(true) if self.head.status != 101 && interim < INTERIM_ANSWERS_MAX => {
+                    interim += 1;
+                    self.input.drain(..self.head.head_len);
+                    self.head.clear();
+                }
+                Ok(true) | Err(_) => return Err(Fault::Failed),
+                Ok(false) => {
+                    if self.read().await? == 0 {
+                        return Err(self.fault());
+                    }
+                }
+            }
+        }
+        self.position = self.head.head_len;
+        self.rest = match self.head.body {
+            BodyEnd::None | BodyEnd::Length(0) => Rest::Done,
+            BodyEnd::Length(length) => Rest::Length(length),
+            BodyEnd::Chunked => Rest::Chunked(ChunkDecoder::default()),
+            BodyEnd::Close => Rest::UntilClose,
+        };
+        Ok(())
+    }
+
+    /// The next piece of the body as a place in `input`, valid until the next call; `None` at
+    /// the end.
+    pub async fn next_part(&mut self, core: &Core) -> Result<Option<Range<usize>>, Fault> {
+        loop {
+            if let Some(part) = self.part_at_hand()? {
+                return Ok(Some(part));
+            }
+            if matches!(self.rest, Rest::Done) {
+                return Ok(None);
+            }
+            self.input.drain(..self.position);
+            self.position = 0;
+            let begun = clock::now();
+            let idle = begun.after(Nanos::from_ms(core.config.upstream.idle_timeout_ms));
+            self.socket.watch().arm(idle.min(self.total_deadline), Ends::Both);
+            let read = self.read().await;
+            self.waited = self.waited.after(clock::now().since(begun));
+            if read? == 0 {
+                if matches!(self.rest, Rest::UntilClose) && !self.socket.watch().fired() {
+                    self.rest = Rest::Done;
+                    return Ok(None);
+                }
+                return Err(self.fault());
+            }
+        }
+    }
+
+    /// What of the body has been read and not been given out.
+    fn part_at_hand(&mut self) -> Result<Option<Range<usize>>, Fault> {
+        while self.position < self.input.len() {
+            let begin = self.position;
+            let available = self.input.len() - begin;
+            match &mut self.rest {
+                Rest::Done => return Ok(None),
+                Rest::UntilClose => {
+                    self.position = self.input.len();
+                    return Ok(Some(begin..self.position));
+                }
+                Rest::Length(left) => {
+                    let count = available.min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    *left -= count as u64;
+                    if *left == 0 {
+                        self.rest = Rest::Done;
+                    }
+                    self.position += count;
+                    return Ok(Some(begin..self.position));
+                }
+                Rest::Chunked(decoder) => {
+                    let (consumed, step) =
+                        decoder.decode(&self.input[begin..]).map_err(|_| Fault::Failed)?;
+                    self.position += consumed;
+                    match step {
+                        Step::Data(data) => {
+                            return Ok(Some(begin + data.start..begin + data.end));
+                        }
+                        Step::End => self.rest = Rest::Done,
+                        Step::More => return Ok(None),
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn read(&mut self) -> Result<usize, Fault> {
+        if self.input.capacity() - self.input.len() < READ_BYTES / 4 {
+            self.input.reserve(READ_BYTES);
+        }
+        match self.socket.read(&mut self.input).await {
+            Ok(count) => Ok(count),
+            Err(_) => Err(self.fault()),
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        if self.socket.watch().fired() {
+            Fault::TimedOut
+        } else if self.reused && self.input.is_empty() {
+            Fault::Stale
+        } else {
+            Fault::Failed
+        }
+    }
+}
