@@ -1,0 +1,295 @@
+//! The page of `/metrics`: all shards summed, as text.
+//!
+//! Written by hand in the classic format (0.0.4), not by prometheus-client: that crate writes
+//! OpenMetrics only, where a family's `# TYPE` line loses the `_total` that the contract names,
+//! and its families own their values, where here they lie dense in the shards.
+
+use super::{
+    Counter, DIRECTIONS, DURATION_BOUNDS_US, Endpoint, Gauge, Histogram, Metrics,
+    OVERHEAD_BOUNDS_US, PLANS_MAX, PlanCounts, SERVICES_MAX, STATUSES, ShardMetrics,
+};
+use shard::catalog::Catalog;
+use shard::record::Outcome;
+use std::fmt::{self, Display, Write};
+
+impl Metrics {
+    /// The page of `/metrics`; `catalog` names the services and plans.
+    pub fn page(&self, catalog: &Catalog) -> String {
+        let mut page = Page(String::with_capacity(16 * 1_024));
+        self.write_requests(&mut page);
+        self.write_services(&mut page, catalog);
+        self.write_plans(&mut page, catalog);
+        self.write_shards(&mut page);
+        self.write_threads(&mut page);
+        page.0
+    }
+
+    fn sum(&self, of: impl Fn(&ShardMetrics) -> &Counter) -> u64 {
+        self.shards.iter().fold(0, |sum, shard| sum.wrapping_add(of(shard).get()))
+    }
+
+    fn level(&self, of: impl Fn(&ShardMetrics) -> &Gauge) -> i64 {
+        self.shards.iter().map(|shard| of(shard).get()).sum()
+    }
+
+    fn write_requests(&self, page: &mut Page) {
+        let name = "http_requests_total";
+        page.family(name, "counter", "Requests answered, refusals included.");
+        for endpoint in Endpoint::ALL {
+            for slot in 0..=STATUSES {
+                let count = self.sum(|shard| &shard.endpoints[endpoint as usize].statuses[slot]);
+                if count > 0 {
+                    let status =
+                        if slot == STATUSES { "other".into() } else { (slot + 100).to_string() };
+                    page.sample(name, &[("endpoint", endpoint.name()), ("status", &status)], count);
+                }
+            }
+        }
+        let name = "http_request_duration_seconds";
+        page.family(name, "histogram", "From a request's first byte to its answer's last.");
+        for endpoint in Endpoint::ALL {
+            let label = [("endpoint", endpoint.name())];
+            self.write_histogram(page, name, &label, &DURATION_BOUNDS_US, |shard| {
+                &shard.endpoints[endpoint as usize].durations
+            });
+        }
+        let name = "tollgate_overhead_seconds";
+        page.family(name, "histogram", "Latency of admitted requests less the upstream's part.");
+        self.write_histogram(page, name, &[], &OVERHEAD_BOUNDS_US, |shard| &shard.overheads);
+    }
+
+    fn write_histogram(
+        &self,
+        page: &mut Page,
+        name: &str,
+        labels: &[(&str, &str)],
+        bounds_us: &[u64; 16],
+        of: impl Fn(&ShardMetrics) -> &Histogram,
+    ) {
+        let (bucket_name, mut count) = (format!("{name}_bucket"), 0);
+        for place in 0..=bounds_us.len() {
+            count += self.sum(|shard| &of(shard).counts[place]);
+            let bound = match bounds_us.get(place) {
+                Some(bound_us) => (*bound_us as f64 / 1e6).to_string(),
+                None => "+Inf".to_owned(),
+            };
+            let bucket_labels = [labels, &[("le", bound.as_str())]].concat();
+            page.sample(&bucket_name, &bucket_labels, count);
+        }
+        let sum_s = self.sum(|shard| &of(shard).sum_us) as f64 / 1e6;
+        page.sample(&format!("{name}_sum"), labels, sum_s);
+        page.sample(&format!("{name}_count"), labels, count);
+    }
+
+    fn write_services(&self, page: &mut Page, catalog: &Catalog) {
+        let name_of = |slot: usize| catalog.services.get(slot).map_or("other", |it| &it.name);
+        let name = "consumption_requests_total";
+        page.family(name, "counter", "Admitted requests, by how they ended.");
+        for slot in 0..=SERVICES_MAX {
+            for outcome in Outcome::ALL {
+                let count = self.sum(|shard| &shard.services[slot].outcomes[outcome as usize]);
+                if count > 0 {
+                    let labels = [("service", name_of(slot)), ("outcome", outcome.name())];
+                    page.sample(name, &labels, count);
+                }
+            }
+        }
+        let name = "tokens_consumed_total";
+        page.family(name, "counter", "Tokens metered; cached ones are also counted as input.");
+        for slot in 0..=SERVICES_MAX {
+            for (place, direction) in DIRECTIONS.into_iter().enumerate() {
+                let count = self.sum(|shard| &shard.services[slot].tokens[place]);
+                if count > 0 {
+                    let labels = [("service", name_of(slot)), ("direction", direction)];
+                    page.sample(name, &labels, count);
+                }
+            }
+        }
+    }
+
+    fn write_plans(&self, page: &mut Page, catalog: &Catalog) {
+        type Of = fn(&PlanCounts) -> &Counter;
+        let families: [(&str, &str, Of); 2] = [
+            ("rate_limits_exceeded_total", "Requests refused by the rate.", |it| &it.rate_limited),
+            ("quota_exceeded_total", "Requests refused by the quota.", |it| &it.quota_exceeded),
+        ];
+        for (name, help, of) in families {
+            page.family(name, "counter", help);
+            for (slot, plan) in catalog.plans.iter().take(PLANS_MAX).enumerate() {
+                let count = self.sum(|shard| of(&shard.plans[slot]));
+                page.sample(name, &[("plan", &plan.name)], count);
+            }
+            let count = self.sum(|shard| of(&shard.plans[PLANS_MAX]));
+            if count > 0 {
+                page.sample(name, &[("plan", "other")], count);
+            }
+        }
+    }
+
+    fn write_shards(&self, page: &mut Page) {
+        type Of = fn(&ShardMetrics) -> &Counter;
+        let counters: [(&str, &str, Of); 6] = [
+            ("tollgate_lease_wants_total", "Wants posted by shards.", |it| &it.lease_wants),
+            ("tollgate_journal_records_total", "Records appended.", |it| &it.journal_records),
+            ("tollgate_journal_bytes_total", "Bytes appended.", |it| &it.journal_bytes),
+            (
+                "tollgate_journal_full_total",
+                "Requests refused for want of room in the journal.",
+                |it| &it.journal_full,
+            ),
+            ("tollgate_journal_synced_records_total", "Records on stable storage.", |it| {
+                &it.journal_synced
+            }),
+            ("tollgate_permits_leaked_total", "Permits settled by the deadline sweep.", |it| {
+                &it.permits_leaked
+            }),
+        ];
+        for (name, help, of) in counters {
+            page.family(name, "counter", help);
+            page.sample(name, &[], self.sum(of));
+        }
+        let name = "tollgate_pool_connections";
+        page.family(name, "gauge", "Connections to upstreams.");
+        page.sample(name, &[("state", "busy")], self.level(|shard| &shard.pool_busy));
+        page.sample(name, &[("state", "idle")], self.level(|shard| &shard.pool_idle));
+        let name = "tollgate_permits_open";
+        page.family(name, "gauge", "Requests admitted and not settled.");
+        page.sample(name, &[], self.level(|shard| &shard.permits_open));
+        let name = "tollgate_keys_cached";
+        page.family(name, "gauge", "Verdicts on valid keys in the shards' caches.");
+        page.sample(name, &[], self.level(|shard| &shard.keys_cached));
+        let name = "tollgate_open_connections";
+        page.family(name, "gauge", "Connections from clients.");
+        for (number, shard) in self.shards.iter().enumerate() {
+            page.sample(name, &[("shard", &number.to_string())], shard.open_connections.get());
+        }
+    }
+
+    fn write_threads(&self, page: &mut Page) {
+        let name = "tollgate_verifications_total";
+        page.family(name, "counter", "Keys that shards asked about.");
+        for (result, counter) in [
+            ("granted", &self.control.verified_granted),
+            ("refused", &self.control.verified_refused),
+            ("cached", &self.control.verified_cached),
+            ("busy", &self.control.verified_busy),
+        ] {
+            page.sample(name, &[("result", result)], counter.get());
+        }
+        for (name, help, counter) in [
+            (
+                "tollgate_authority_calls_total",
+                "Calls made to the authority.",
+                &self.control.authority_calls,
+            ),
+            ("tollgate_writer_rows_total", "Rows committed to the ledger.", &self.writer.rows),
+            ("tollgate_writer_batches_total", "Transactions committed.", &self.writer.batches),
+            (
+                "tollgate_writer_failures_total",
+                "Transactions that failed and were tried again.",
+                &self.writer.failures,
+            ),
+        ] {
+            page.family(name, "counter", help);
+            page.sample(name, &[], counter.get());
+        }
+        let name = "tollgate_writer_lag_seconds";
+        page.family(name, "gauge", "Age of the last batch's oldest record at its commit.");
+        page.sample(name, &[], self.writer.lag_us.get() as f64 / 1e6);
+    }
+}
+
+/// The text of a scrape.
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.put(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.0.push_str(name);
+        for (place, (label, text)) in labels.iter().enumerate() {
+            self.put(format_args!("{}{label}=\"", if place == 0 { '{' } else { ',' }));
+            for char in text.chars() {
+                match char {
+                    '\\' => self.0.push_str("\\\\"),
+                    '"' => self.0.push_str("\\\""),
+                    '\n' => self.0.push_str("\\n"),
+                    _ => self.0.push(char),
+                }
+            }
+            self.0.push('"');
+        }
+        self.put(format_args!("{} {value}\n", if labels.is_empty() { "" } else { "}" }));
+    }
+
+    fn put(&mut self, text: fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
+        let _ = self.0.write_fmt(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shard::catalog::Plan;
+    use shard::record::Usage;
+    use shard::units::PlanId;
+
+    fn catalog() -> Catalog {
+        let plan = Plan {
+            id: PlanId(1),
+            name: "ba\"sic".into(),
+            rate_per_s: 1,
+            burst: 1,
+            quota_tokens: 1,
+            when_lost: None,
+        };
+        Catalog::new(1, vec![plan], Vec::new())
+    }
+
+    #[test]
+    fn a_scrape_sums_the_shards() {
+        let metrics = Metrics::new(2);
+        metrics.shard(0).request(Endpoint::Consume, 200, 4_000);
+        metrics.shard(1).request(Endpoint::Consume, 200, 6_000_000_000);
+        metrics.shard(1).request(Endpoint::Other, 999, 0);
+        metrics.shard(0).rate_limited(0);
+        metrics.shard(1).rate_limited(u32::MAX);
+        metrics.shard(1).open_connections.add(3);
+        let usage = Usage { input_tokens: 5, cached_tokens: 2, output_tokens: 7, estimated: false };
+        metrics.shard(0).consumption(u32::MAX, Outcome::ClientAborted, &usage);
+        let page = metrics.page(&catalog());
+        for line in [
+            "# TYPE http_requests_total counter",
+            "http_requests_total{endpoint=\"consume\",status=\"200\"} 2",
+            "http_requests_total{endpoint=\"other\",status=\"other\"} 1",
+            "http_request_duration_seconds_bucket{endpoint=\"consume\",le=\"0.0025\"} 0",
+            "http_request_duration_seconds_bucket{endpoint=\"consume\",le=\"0.005\"} 1",
+            "http_request_duration_seconds_bucket{endpoint=\"consume\",le=\"120\"} 1",
+            "http_request_duration_seconds_bucket{endpoint=\"consume\",le=\"+Inf\"} 2",
+            "http_request_duration_seconds_sum{endpoint=\"consume\"} 6000.004",
+            "http_request_duration_seconds_count{endpoint=\"consume\"} 2",
+            "rate_limits_exceeded_total{plan=\"ba\\\"sic\"} 1",
+            "rate_limits_exceeded_total{plan=\"other\"} 1",
+            "quota_exceeded_total{plan=\"ba\\\"sic\"} 0",
+            "consumption_requests_total{service=\"other\",outcome=\"client_aborted\"} 1",
+            "tokens_consumed_total{service=\"other\",direction=\"input\"} 5",
+            "tokens_consumed_total{service=\"other\",direction=\"output\"} 7",
+            "tollgate_open_connections{shard=\"1\"} 3",
+            "tollgate_permits_leaked_total 0",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+        }
+    }
+
+    #[test]
+    fn every_line_is_a_comment_or_a_sample() {
+        let page = Metrics::new(1).page(&catalog());
+        for line in page.lines().filter(|line| !line.starts_with("# ")) {
+            let (_, value) = line.rsplit_once(' ').unwrap_or_default();
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+        }
+    }
+}
