@@ -4,8 +4,9 @@
 use super::connection::Client;
 use super::settle::RequestId;
 use crate::wire::error::{ApiError, Shape};
-use crate::wire::response::{
-    ResponseHead, write_duration, write_header, write_status_line, write_u64,
+use crate::wire::response::ResponseHead;
+use crate::wire::write::{
+    write_duration, write_header, write_header_u64, write_status_line,
 };
 use shard::LimitsView;
 use shard::units::{NanoUsd, Nanos};
@@ -63,21 +64,13 @@ fn write_own(out: &mut Vec<u8>, ending: Ending, own: &Own<'_>) {
         write_limits(out, limits);
     }
     if let Some(cost) = own.cost {
-        out.extend_from_slice(b"x-tollgate-cost-nanousd: ");
-        write_u64(out, cost.0.unsigned_abs());
-        out.extend_from_slice(b"\r\n");
+        write_header_u64(out, b"x-tollgate-cost-nanousd", cost.0.unsigned_abs());
     }
     if let Some(span) = own.retry_after {
-        out.extend_from_slice(b"retry-after: ");
-        write_u64(out, span.0.div_ceil(1_000_000_000).max(1));
-        out.extend_from_slice(b"\r\n");
+        write_header_u64(out, b"retry-after", span.0.div_ceil(1_000_000_000).max(1));
     }
     match ending {
-        Ending::Length(length) => {
-            out.extend_from_slice(b"content-length: ");
-            write_u64(out, length);
-            out.extend_from_slice(b"\r\n");
-        }
+        Ending::Length(length) => write_header_u64(out, b"content-length", length),
         Ending::Chunked => write_header(out, b"transfer-encoding", b"chunked"),
         Ending::Close | Ending::NoBody => {}
     }
@@ -99,15 +92,10 @@ fn is_ours(name: &[u8]) -> bool {
 }
 
 fn write_limits(out: &mut Vec<u8>, limits: &LimitsView) {
-    let mut number = |name: &[u8], value: u64| {
-        out.extend_from_slice(name);
-        write_u64(out, value);
-        out.extend_from_slice(b"\r\n");
-    };
-    number(b"x-ratelimit-limit-requests: ", limits.limit_requests);
-    number(b"x-ratelimit-remaining-requests: ", limits.remaining_requests);
-    number(b"x-ratelimit-limit-tokens: ", limits.limit_tokens);
-    number(b"x-ratelimit-remaining-tokens: ", limits.remaining_tokens);
+    write_header_u64(out, b"x-ratelimit-limit-requests", limits.limit_requests);
+    write_header_u64(out, b"x-ratelimit-remaining-requests", limits.remaining_requests);
+    write_header_u64(out, b"x-ratelimit-limit-tokens", limits.limit_tokens);
+    write_header_u64(out, b"x-ratelimit-remaining-tokens", limits.remaining_tokens);
     let mut span = |name: &[u8], value: Nanos| {
         out.extend_from_slice(name);
         write_duration(out, value.0);

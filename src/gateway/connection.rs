@@ -8,7 +8,7 @@ use crate::clock;
 use crate::wire::chunked::{ChunkDecoder, Step};
 use crate::wire::error::ApiError;
 use crate::wire::request::{
-    BodyFraming, HeadError, HeadLimits, Method, RequestHead, parse_request_head,
+    BodyFraming, HeadLimits, Method, RequestHead, parse_request_head,
 };
 use shard::units::Nanos;
 use std::net::SocketAddr;
@@ -146,7 +146,7 @@ impl Client {
                 match parse_request_head(&self.input, &limits, &mut self.head) {
                     Ok(true) => return self.head_is_ready(),
                     Ok(false) => {}
-                    Err(error) => return HeadRead::Refused(refusal_of(error)),
+                    Err(error) => return HeadRead::Refused(error.into()),
                 }
             }
             let was_empty = self.input.is_empty();
@@ -200,25 +200,28 @@ impl Client {
             let mut decoder = ChunkDecoder::default();
             self.decoded_body.clear();
             loop {
-                let (consumed, step) = decoder
-                    .decode(&self.input[self.request_bytes..])
-                    .map_err(|_| Some(ApiError::bad_request("the body's chunks are malformed")))?;
-                if let Step::Data(data) = &step {
-                    let data = self.request_bytes + data.start..self.request_bytes + data.end;
-                    if (self.decoded_body.len() + data.len()) as u64 > most {
-                        return Err(Some(ApiError::RequestTooLarge));
-                    }
-                    self.decoded_body.extend_from_slice(&self.input[data]);
-                }
-                self.request_bytes += consumed;
+                let rest = &self.input[self.request_bytes..];
+                let step = decoder
+                    .decode(rest)
+                    .map_err(|error| Some(error.into()))?;
                 match step {
-                    Step::End => break,
-                    Step::Data(_) => {}
-                    Step::More => {
+                    Step::Data { payload, consumed } => {
+                        if (self.decoded_body.len() + payload.len()) as u64 > most {
+                            return Err(Some(ApiError::RequestTooLarge));
+                        }
+                        self.decoded_body.extend_from_slice(&rest[payload]);
+                        self.request_bytes += consumed;
+                    }
+                    Step::More { consumed } => {
                         // The chunks read so far are decoded: only the head must stay.
-                        self.input.drain(self.head.head_len..self.request_bytes);
+                        let done = self.request_bytes + consumed;
+                        self.input.drain(self.head.head_len..done);
                         self.request_bytes = self.head.head_len;
                         self.must_read(patience).await?;
+                    }
+                    Step::End { consumed } => {
+                        self.request_bytes += consumed;
+                        break;
                     }
                 }
             }
@@ -240,7 +243,8 @@ impl Client {
         if self.input.len() == self.input.capacity() {
             self.input.reserve(self.input.capacity().max(INPUT_BYTES_MIN));
         }
-        self.socket.watch().arm(deadline, Ends::Reads);
+        let ends = if self.input.is_empty() { Ends::IdleRead } else { Ends::Reads };
+        self.socket.watch().arm(deadline, ends);
         let read = self.socket.read(&mut self.input).await;
         self.socket.watch().disarm();
         read.ok().filter(|count| *count > 0)
@@ -263,15 +267,5 @@ impl Client {
         }
         self.decoded_body.clear();
         Next::KeepAlive
-    }
-}
-
-fn refusal_of(error: HeadError) -> ApiError {
-    match error {
-        HeadError::BadRequest(why) => ApiError::bad_request(why),
-        HeadError::VersionNotSupported => ApiError::bad_request("use HTTP/1.1 or HTTP/1.0"),
-        HeadError::ExpectationFailed => ApiError::bad_request("Expect may only be 100-continue"),
-        HeadError::UriTooLong => ApiError::UriTooLong,
-        HeadError::HeadersTooLarge => ApiError::HeadersTooLarge,
     }
 }

@@ -8,7 +8,7 @@ use super::watch::Watches;
 use super::{net, watch};
 use crate::clock;
 use crate::config::{Config, Durability};
-use crate::journal::Journal;
+use crate::journal::{Journal, Rescue};
 use crate::mail::{Settled, ShardMail};
 use crate::metrics::{Metrics, ShardMetrics};
 use shard::Shard;
@@ -189,9 +189,6 @@ impl Core {
         if self.config.usage.durability == Durability::Process {
             return true;
         }
-        if let Some(journal) = self.journal.borrow().as_ref() {
-            journal.want_sync();
-        }
         while self.synced_next_seq.get() <= seq && !self.sync_failed.get() {
             self.parking.wait(Spot::Sync).await;
         }
@@ -204,6 +201,13 @@ impl Core {
             if self.take_in(message) {
                 return;
             }
+        }
+    }
+
+    /// Takes in what control has said so far.
+    pub fn take_in_waiting(&self) {
+        while let Ok(message) = self.mail.from_control.try_recv() {
+            self.take_in(message);
         }
     }
 
@@ -220,8 +224,11 @@ impl Core {
                 self.parking.wake(Spot::Sync);
             }
             ToShard::SyncFailed => {
-                self.sync_failed.set(true);
-                self.parking.wake(Spot::Sync);
+                let rescue = self.journal.borrow_mut().as_mut().map(Journal::sync_failed);
+                if rescue == Some(Rescue::Lost) {
+                    self.sync_failed.set(true);
+                    self.parking.wake(Spot::Sync);
+                }
             }
             ToShard::Drain => return true,
             other => {
@@ -268,10 +275,10 @@ impl Core {
     fn gauge(&self) {
         let metrics = self.metrics();
         let shard = self.shard.borrow();
-        metrics.open_connections.set(u64::from(self.connections.get()));
-        metrics.permits_open.set(shard.open_permits() as u64);
-        metrics.permits_leaked.set(shard.leaked_total());
-        metrics.keys_cached.set(shard.keys_cached() as u64);
-        metrics.upstream_idle.set(self.pools.idle() as u64);
+        metrics.open_connections.set(i64::from(self.connections.get()));
+        metrics.permits_open.set(shard.open_permits() as i64);
+        metrics.permits_leaked.add(shard.leaked_total() - metrics.permits_leaked.get());
+        metrics.keys_cached.set(shard.keys_cached() as i64);
+        metrics.pool_idle.set(self.pools.idle() as i64);
     }
 }

@@ -8,7 +8,7 @@ use super::route::Route;
 use crate::clock;
 use crate::wire::error::ApiError;
 use crate::wire::request::Method;
-use crate::wire::response::write_duration;
+use crate::wire::write::write_duration;
 use serde_json::{Value, json};
 use shard::LimitsView;
 use shard::key_cache::Caller;

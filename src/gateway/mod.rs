@@ -1,3 +1,23 @@
-//! The data plane.
+//! The data plane: pinned executors, one per shard, that share nothing.
+//!
+//! Start reading at `path.rs`. It must never block, lock, or wait for another thread on the warm
+//! path; and it never names `control` or `writer`.
 
+mod answer;
+mod connection;
+pub mod core;
+mod local;
+mod meter;
 pub mod net;
+mod park;
+mod path;
+mod relay;
+mod route;
+mod run;
+mod settle;
+mod stream;
+mod understand;
+mod upstream;
+mod watch;
+
+pub use run::{ShardArgs, spawn};

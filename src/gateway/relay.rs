@@ -8,12 +8,12 @@ use super::core::Core;
 use super::meter;
 use super::path::Call;
 use super::settle::{Admitted, Bill};
-use super::stream::{self, Relayed};
+use super::stream;
 use super::understand::Wanted;
 use super::upstream::{Fault, Link};
 use crate::clock;
 use crate::wire::error::ApiError;
-use crate::wire::response::BodyEnd;
+use crate::wire::response::ResponseFraming;
 use crate::wire::usage::usage_from_body;
 use shard::record::{Outcome, Usage};
 
@@ -35,8 +35,8 @@ pub async fn answer(
         admitted.streamed = true;
         return stream::relay(core, client, call, wanted, admitted, link).await;
     }
-    let declared = match link.head.body {
-        BodyEnd::Length(length) => length,
+    let declared = match link.head.framing {
+        ResponseFraming::Length(length) => length,
         _ => 0,
     };
     let held = declared <= HELD_BYTES_MAX as u64;
@@ -110,12 +110,12 @@ async fn whole(
         retry_after: None,
         keep_alive,
     };
-    let ending = match link.head.body {
+    let ending = match link.head.framing {
         // The length of what a GET would have brought.
-        BodyEnd::None if client.is_head() => {
+        ResponseFraming::None if client.is_head() => {
             link.head.content_length.map_or(Ending::NoBody, Ending::Length)
         }
-        BodyEnd::None => Ending::NoBody,
+        ResponseFraming::None => Ending::NoBody,
         _ => Ending::Length(link.body.len() as u64),
     };
     let upstream = Some((&link.head, &link.head_bytes[..]));

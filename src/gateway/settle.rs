@@ -4,7 +4,6 @@
 use super::core::Core;
 use crate::clock;
 use crate::journal::{Journal, Open, Pending};
-use crate::mail::Settled;
 use shard::key_cache::Caller;
 use shard::permit::Permit;
 use shard::record::{Outcome, REQUEST_ID_BYTES_MAX, Record, Usage};
@@ -62,7 +61,6 @@ pub struct Admitted {
     permit: Permit,
     open: Open,
     record_id: u128,
-    request_id: RequestId,
     begun: Nanos,
 }
 
@@ -125,7 +123,6 @@ impl Admitted {
             permit,
             open,
             record_id: beginning.record_id,
-            request_id: beginning.request_id,
             begun: beginning.begun,
         })
     }
@@ -133,7 +130,7 @@ impl Admitted {
     /// Notes how far a stream has come, so that a crash bills it.
     pub fn checkpoint(&mut self, core: &Core, input_tokens: u32, output_tokens: u32) {
         if let Some(journal) = core.journal.borrow_mut().as_mut() {
-            journal.checkpoint(&mut self.open, input_tokens, output_tokens);
+            journal.checkpoint(&self.open, input_tokens, output_tokens);
         }
     }
 
@@ -162,21 +159,16 @@ impl Admitted {
         record.price_version = priced.price_version;
         record.cost = priced.cost;
         core.post();
-        let seq = match core.journal.borrow_mut().as_mut() {
+        let settled = match core.journal.borrow_mut().as_mut() {
             Some(journal) => journal.post(self.open, &record),
             // The journal goes only after the last admitted call has been settled.
             None => unreachable!("a call outlived its journal"),
         };
-        core.hand_over(Settled {
-            shard: core.index,
-            seq,
-            record,
-            request_id: self.request_id.if_given().map(Into::into),
-        });
+        core.hand_over(settled);
         let metrics = core.metrics();
         metrics.consumption(self.service, outcome, usage);
         metrics.overhead(u64::from(record.overhead_us));
-        Bill { cost: record.cost, seq }
+        Bill { cost: record.cost, seq: settled.seq }
     }
 }
 

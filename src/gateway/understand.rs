@@ -8,7 +8,8 @@ use super::route::Route;
 use super::upstream;
 use crate::wire::call::{CallError, CallFields, scan_call, write_with_include_usage};
 use crate::wire::error::ApiError;
-use crate::wire::response::{write_header, write_u64};
+use crate::wire::request::BodyFraming;
+use crate::wire::write::{write_header, write_header_u64};
 use shard::catalog::{Catalog, Service};
 use shard::key_cache::Caller;
 use std::rc::Rc;
@@ -50,11 +51,12 @@ pub fn understand(
         }
         _ if client.head.method.name() != "POST" => return Err(ApiError::NotFound.into()),
         _ => {
-            let fields = scan_call(body).map_err(bad_call)?;
-            let Some(model) = fields.model(body) else {
-                return Err(ApiError::missing("model").into());
+            let fields = scan_call(body).map_err(ApiError::from)?;
+            let Some(model) = &fields.model else {
+                let message = "the body has no model: name the service in it".into();
+                return Err(ApiError::InvalidRequest { message, param: Some("model") }.into());
             };
-            (catalog.service_by_name(&model), Some(fields))
+            (catalog.service_by_name(model.decode(body, &mut Vec::new())), Some(fields))
         }
     };
     let service = found
@@ -100,14 +102,10 @@ fn scan_any(client: &Client, body: &[u8]) -> Result<Option<CallFields>, Stop> {
     match scan_call(body) {
         Ok(fields) => Ok(Some(fields)),
         Err(error @ (CallError::Malformed | CallError::Duplicate(_))) if says_json => {
-            Err(bad_call(error))
+            Err(ApiError::from(error).into())
         }
         Err(_) => Ok(None),
     }
-}
-
-fn bad_call(error: CallError) -> Stop {
-    ApiError::from(error).into()
 }
 
 /// The path that the upstream gets, without the service's `base_path`.
@@ -171,10 +169,8 @@ impl Wanted {
             }
             _ => body,
         };
-        if !matches!(client.head.framing, crate::wire::request::BodyFraming::None) {
-            out.extend_from_slice(b"content-length: ");
-            write_u64(out, body.len() as u64);
-            out.extend_from_slice(b"\r\n");
+        if client.head.framing != BodyFraming::None {
+            write_header_u64(out, b"content-length", body.len() as u64);
         }
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(body);

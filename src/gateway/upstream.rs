@@ -7,7 +7,8 @@ use super::watch::{Ends, Socket};
 use crate::clock;
 use crate::config::Upstream;
 use crate::wire::chunked::{ChunkDecoder, Step};
-use crate::wire::response::{BodyEnd, ResponseHead, parse_response_head};
+use crate::wire::request::HeadLimits;
+use crate::wire::response::{ResponseFraming, ResponseHead, parse_response_head};
 use shard::catalog::Service;
 use shard::units::Nanos;
 use std::cell::{Cell, RefCell};
@@ -19,6 +20,8 @@ use std::time::Duration;
 const READ_BYTES: usize = 16 * 1024;
 /// A connection idle for longer is asked whether its peer is still there before it is used.
 const TRUSTED_IDLE: Nanos = Nanos::from_ms(100);
+/// Header lines of an answer.
+const ANSWER_HEADERS_MAX: usize = 128;
 /// Interim (1xx) answers that are skipped before an answer counts as nonsense.
 const INTERIM_ANSWERS_MAX: usize = 8;
 
@@ -101,8 +104,10 @@ enum Rest {
 pub struct Link {
     socket: Socket,
     address: SocketAddr,
-    /// The answer's head, as places in `input` until the first [`Link::next_part`].
+    /// The answer's head, as places in `head_bytes`.
     pub head: ResponseHead,
+    /// See `head`.
+    pub head_bytes: Vec<u8>,
     /// What was read.
     pub input: Vec<u8>,
     /// Room for an answer's whole body, kept for the next answer.
@@ -173,6 +178,7 @@ impl Link {
             socket,
             address,
             head: ResponseHead::default(),
+            head_bytes: Vec::new(),
             input: Vec::with_capacity(READ_BYTES),
             body: Vec::new(),
             output: Vec::new(),
@@ -224,10 +230,14 @@ impl Link {
     }
 
     async fn read_head(&mut self, core: &Core, is_head: bool) -> Result<(), Fault> {
-        let most = core.config.upstream.max_head_bytes;
+        let limits = HeadLimits {
+            head_bytes: core.config.upstream.max_head_bytes,
+            uri_bytes: core.config.upstream.max_head_bytes,
+            headers: ANSWER_HEADERS_MAX,
+        };
         let mut interim = 0;
         loop {
-            match parse_response_head(&self.input, most, &mut self.head, is_head) {
+            match parse_response_head(&self.input, &limits, &mut self.head, is_head) {
                 Ok(true) if self.head.status >= 200 => break,
                 // 101 would end HTTP on this connection; nobody asked for it.
                 Ok(true) if self.head.status != 101 && interim < INTERIM_ANSWERS_MAX => {
@@ -244,11 +254,13 @@ impl Link {
             }
         }
         self.position = self.head.head_len;
-        self.rest = match self.head.body {
-            BodyEnd::None | BodyEnd::Length(0) => Rest::Done,
-            BodyEnd::Length(length) => Rest::Length(length),
-            BodyEnd::Chunked => Rest::Chunked(ChunkDecoder::default()),
-            BodyEnd::Close => Rest::UntilClose,
+        self.head_bytes.clear();
+        self.head_bytes.extend_from_slice(&self.input[..self.position]);
+        self.rest = match self.head.framing {
+            ResponseFraming::None | ResponseFraming::Length(0) => Rest::Done,
+            ResponseFraming::Length(length) => Rest::Length(length),
+            ResponseFraming::Chunked => Rest::Chunked(ChunkDecoder::default()),
+            ResponseFraming::UntilClose => Rest::UntilClose,
         };
         Ok(())
     }
@@ -280,6 +292,11 @@ impl Link {
         }
     }
 
+    /// Has more of the body been read than was given out?
+    pub const fn has_part(&self) -> bool {
+        self.position < self.input.len()
+    }
+
     /// What of the body has been read and not been given out.
     fn part_at_hand(&mut self) -> Result<Option<Range<usize>>, Fault> {
         while self.position < self.input.len() {
@@ -301,15 +318,20 @@ impl Link {
                     return Ok(Some(begin..self.position));
                 }
                 Rest::Chunked(decoder) => {
-                    let (consumed, step) =
-                        decoder.decode(&self.input[begin..]).map_err(|_| Fault::Failed)?;
-                    self.position += consumed;
+                    let step = decoder.decode(&self.input[begin..]).map_err(|_| Fault::Failed)?;
                     match step {
-                        Step::Data(data) => {
-                            return Ok(Some(begin + data.start..begin + data.end));
+                        Step::Data { payload, consumed } => {
+                            self.position += consumed;
+                            return Ok(Some(begin + payload.start..begin + payload.end));
                         }
-                        Step::End => self.rest = Rest::Done,
-                        Step::More => return Ok(None),
+                        Step::More { consumed } => {
+                            self.position += consumed;
+                            return Ok(None);
+                        }
+                        Step::End { consumed } => {
+                            self.position += consumed;
+                            self.rest = Rest::Done;
+                        }
                     }
                 }
             }

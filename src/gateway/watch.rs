@@ -22,6 +22,8 @@ const NEVER: Nanos = Nanos(u64::MAX);
 pub enum Ends {
     /// Reads only: the peer can still be told.
     Reads,
+    /// The same; the peer is not in the middle of anything.
+    IdleRead,
     /// Everything.
     Both,
 }
@@ -71,6 +73,23 @@ impl Watches {
         Socket { watch: Guard(watch), stream }
     }
 
+    /// Ends reads that wait for a request on an idle connection.
+    pub fn end_idle(&self) {
+        for watch in self.0.borrow().iter().filter(|watch| watch.open.get()) {
+            if watch.ends.get() == Ends::IdleRead && watch.deadline.get() != NEVER {
+                watch.handle.end_reads();
+            }
+        }
+    }
+
+    /// Ends everything.
+    pub fn end_all(&self) {
+        for watch in self.0.borrow().iter().filter(|watch| watch.open.get()) {
+            watch.fired.set(true);
+            watch.handle.end();
+        }
+    }
+
     /// Ends what is overdue and forgets what is closed.
     pub fn sweep(&self, now: Nanos) {
         self.0.borrow_mut().retain(|watch| {
@@ -78,7 +97,7 @@ impl Watches {
                 watch.fired.set(true);
                 watch.disarm();
                 match watch.ends.get() {
-                    Ends::Reads => watch.handle.end_reads(),
+                    Ends::Reads | Ends::IdleRead => watch.handle.end_reads(),
                     Ends::Both => watch.handle.end(),
                 }
             }

@@ -1,0 +1,113 @@
+//! One shard's thread: pinned, with its ring, its listener and its tasks; from the first accept
+//! to the last settlement.
+
+use super::connection;
+use super::core::{Core, Parts};
+use super::net::{self, Listener, Stream};
+use crate::clock;
+use rustix::thread::{CpuSet, sched_setaffinity};
+use shard::message::ToControl;
+use shard::units::Nanos;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long a draining shard waits for another request on an idle connection: clients in a
+/// request-answer loop have sent theirs by then, and are told to close in its answer.
+const IDLE_GRACE: Nanos = Nanos::from_ms(300);
+/// How often a draining shard looks whether it is done.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
+
+/// What a shard's thread needs.
+pub struct ShardArgs {
+    /// State, journal, mail.
+    pub parts: Parts,
+    /// Shares its port with the other shards'.
+    pub listener: TcpListener,
+    /// The core to run on; `None`: wherever the scheduler likes.
+    pub cpu: Option<usize>,
+}
+
+/// Starts a shard. Its thread ends after `ToShard::Drain`.
+pub fn spawn(args: ShardArgs) -> io::Result<JoinHandle<io::Result<()>>> {
+    let name = format!("shard-{}", args.parts.index);
+    std::thread::Builder::new().name(name).spawn(move || {
+        if let Some(cpu) = args.cpu {
+            let mut cpus = CpuSet::new();
+            cpus.set(cpu);
+            if let Err(error) = sched_setaffinity(None, &cpus) {
+                tracing::warn!(%error, cpu, "shard is not pinned");
+            }
+        }
+        net::run(async move { serve(args.parts, args.listener).await })?
+    })
+}
+
+async fn serve(parts: Parts, listener: TcpListener) -> io::Result<()> {
+    let listener = Listener::from_std(listener)?;
+    let handle = listener.handle();
+    let core = Rc::new(Core::new(parts));
+    let accepting = Rc::clone(&core);
+    net::spawn(async move { accept(accepting, listener).await });
+    let timed = Rc::clone(&core);
+    net::spawn(async move { timed.keep_time().await });
+    core.listen_to_control().await;
+    drain(&core, handle).await;
+    Ok(())
+}
+
+async fn accept(core: Rc<Core>, listener: Listener) {
+    /// Out of descriptors, most likely: they come back as connections close.
+    const PAUSE: Duration = Duration::from_millis(20);
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => take(&core, stream, peer),
+            Err(_) if core.draining() => return,
+            Err(_) => net::sleep(PAUSE).await,
+        }
+    }
+}
+
+fn take(core: &Rc<Core>, stream: Stream, peer: SocketAddr) {
+    if core.connections.get() >= core.config.server.max_connections {
+        return;
+    }
+    let socket = core.watches.socket(stream);
+    net::spawn(connection::serve(Rc::clone(core), socket, peer));
+}
+
+/// Finishes what is in flight, gives back what is leased, and closes the journal.
+async fn drain(core: &Core, listener: net::Handle) {
+    listener.end();
+    let begun = clock::now();
+    let idle_deadline = begun.after(IDLE_GRACE);
+    let deadline = begun.after(Nanos::from_ms(core.config.server.drain_timeout_ms));
+    let mut idle_closed = false;
+    while core.connections.get() > 0 && clock::now() < deadline {
+        // Control still answers wants; so does the syncer.
+        core.take_in_waiting();
+        if !idle_closed && clock::now() >= idle_deadline {
+            core.watches.end_idle();
+            idle_closed = true;
+        }
+        net::sleep(DRAIN_POLL).await;
+    }
+    if core.connections.get() > 0 {
+        tracing::warn!(connections = core.connections.get(), "cut off: the drain took too long");
+        core.watches.end_all();
+        let last = clock::now().after(Nanos::from_s(1));
+        while core.connections.get() > 0 && clock::now() < last {
+            core.take_in_waiting();
+            net::sleep(DRAIN_POLL).await;
+        }
+    }
+    core.shard.borrow_mut().release_all(clock::now());
+    core.post();
+    if let Some(journal) = core.journal.borrow_mut().take() {
+        journal.close();
+    }
+    // Control is gone only when the process is ending anyway.
+    let _ = core.mail.to_control.send(ToControl::Drained { shard: core.index });
+}

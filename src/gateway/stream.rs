@@ -1,0 +1,247 @@
+//! Answers that are relayed as they come: event streams, and bodies too large to hold. Every
+//! piece goes on at once; only the end of the answer waits for its record.
+
+use super::answer::{self, Ending, Own};
+use super::connection::{Client, Next};
+use super::core::Core;
+use super::meter;
+use super::path::Call;
+use super::relay::is_billable;
+use super::settle::Admitted;
+use super::understand::Wanted;
+use super::upstream::{Fault, Link};
+use crate::clock;
+use crate::wire::chunked::{CHUNK_END, LAST_CHUNK, write_chunk_head};
+use crate::wire::error::ApiError;
+use crate::wire::response::ResponseFraming;
+use crate::wire::sse::{SseSplitter, Verdict as EventKind};
+use crate::wire::usage::{StreamMeter, TokenCounts, delta_text, usage_from_body};
+use shard::record::{Outcome, Usage};
+
+/// Of a large body, this much is kept to find its usage in.
+const KEPT_BYTES_MAX: usize = 8 << 20;
+/// Of a stream's text, this much is kept to count its tokens where the upstream does not.
+const TEXT_BYTES_MAX: usize = 1 << 20;
+/// Events from one CHECKPOINT in the journal to the next.
+const CHECKPOINT_EVENTS: u32 = 64;
+/// Reads that an upstream gets to end an answer that has said it all.
+const TAIL_READS_MAX: usize = 4;
+
+enum End {
+    Whole,
+    Gone,
+    Broken(Fault),
+}
+
+/// Relays the rest of an answer whose head, and perhaps some of whose body, is in `link`.
+pub async fn relay(
+    core: &Core,
+    client: &mut Client,
+    call: &Call,
+    wanted: &Wanted,
+    mut admitted: Admitted,
+    mut link: Link,
+) -> (u16, Next) {
+    let status = link.head.status;
+    let ending = match link.head.framing {
+        ResponseFraming::Length(length) if !admitted.streamed => Ending::Length(length),
+        _ if client.head.http_10 => Ending::Close,
+        _ => Ending::Chunked,
+    };
+    let keep_alive = client.keeps_alive(core) && ending != Ending::Close;
+    let limits = core.shard.borrow().limits(&admitted.caller, clock::moment());
+    let own = Own {
+        request_id: &call.beginning.request_id,
+        limits: Some(&limits),
+        cost: None,
+        retry_after: None,
+        keep_alive,
+    };
+    let upstream = Some((&link.head, &link.head_bytes[..]));
+    answer::write_head(&mut client.output, status, upstream, ending, &own);
+    let mut course = Course::new(admitted.streamed, wanted.hide_usage, ending);
+    let end = course.run(core, client, &mut admitted, &mut link).await;
+    admitted.waited = link.waited();
+    let usage = course.usage(core, client.body(), status).await;
+    let outcome = match end {
+        End::Whole => Outcome::Completed,
+        End::Gone => Outcome::ClientAborted,
+        End::Broken(Fault::TimedOut) => Outcome::TimedOut,
+        End::Broken(_) => Outcome::UpstreamFailed,
+    };
+    let bill = admitted.settle(core, status, outcome, &usage);
+    if matches!(end, End::Gone) || !core.durable(bill.seq).await {
+        return (status, Next::Close);
+    }
+    if let End::Broken(fault) = end {
+        course.write_failure(&mut client.output, call, fault);
+        let _ = client.send(core).await;
+        return (status, Next::Close);
+    }
+    client.output.append(&mut course.held);
+    if ending == Ending::Chunked {
+        client.output.extend_from_slice(LAST_CHUNK);
+    }
+    let sent = client.send(core).await;
+    finish(core, wanted.service, link).await;
+    (status, if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close })
+}
+
+/// Reads what little may be left of an answer, so that its connection can be used again.
+async fn finish(core: &Core, service: u32, mut link: Link) {
+    for _ in 0..TAIL_READS_MAX {
+        match link.next_part(core).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return core.pools.put(core, service, link),
+            Err(_) => return,
+        }
+    }
+}
+
+/// An answer on its way through.
+struct Course {
+    ending: Ending,
+    is_stream: bool,
+    hide_usage: bool,
+    splitter: SseSplitter,
+    meter: StreamMeter,
+    /// The text of a stream, or the bytes of a body.
+    kept: Vec<u8>,
+    /// Framed bytes that must not leave before the record is in the journal.
+    held: Vec<u8>,
+    text_events: u32,
+    said_all: bool,
+}
+
+impl Course {
+    fn new(is_stream: bool, hide_usage: bool, ending: Ending) -> Self {
+        Self {
+            ending,
+            is_stream,
+            hide_usage,
+            splitter: SseSplitter::default(),
+            meter: StreamMeter::default(),
+            kept: Vec::new(),
+            held: Vec::new(),
+            text_events: 0,
+            said_all: false,
+        }
+    }
+
+    async fn run(
+        &mut self,
+        core: &Core,
+        client: &mut Client,
+        admitted: &mut Admitted,
+        link: &mut Link,
+    ) -> End {
+        let begun = std::mem::take(&mut link.body);
+        self.take(&begun, &mut client.output);
+        link.body = begun;
+        let mut next_checkpoint = CHECKPOINT_EVENTS;
+        loop {
+            match link.next_part(core).await {
+                Ok(Some(part)) => self.take(&link.input[part], &mut client.output),
+                Ok(None) => {
+                    self.take_rest(&mut client.output);
+                    return End::Whole;
+                }
+                Err(fault) => return End::Broken(fault),
+            }
+            if self.said_all || !self.is_stream && link.is_done() {
+                return End::Whole;
+            }
+            if self.text_events >= next_checkpoint {
+                next_checkpoint = self.text_events + CHECKPOINT_EVENTS;
+                let input = self.meter.usage().map_or(0, |counts| counts.input);
+                admitted.checkpoint(core, input, self.text_events);
+            }
+            // What has been read is written in one go: one write per read, however many pieces.
+            if !link.has_part() && !client.output.is_empty() && client.send(core).await.is_err() {
+                return End::Gone;
+            }
+        }
+    }
+
+    /// Passes on the next bytes of the body.
+    fn take(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+        if !self.is_stream {
+            let room = KEPT_BYTES_MAX.saturating_sub(self.kept.len()).min(bytes.len());
+            self.kept.extend_from_slice(&bytes[..room]);
+            return frame(self.ending, bytes, out);
+        }
+        // Events of one read leave in one chunk.
+        let mut passed = Vec::new();
+        let (hide_usage, kept, text_events) =
+            (self.hide_usage, &mut self.kept, &mut self.text_events);
+        let (meter, held, said_all) = (&mut self.meter, &mut self.held, &mut self.said_all);
+        let mut after_end = Vec::new();
+        self.splitter.feed(bytes, |event| {
+            let kind = meter.take(event.name, event.data);
+            if kind == EventKind::UsageOnly && hide_usage {
+                return;
+            }
+            if kind == EventKind::End {
+                *said_all = true;
+            } else {
+                *text_events += 1;
+                if kept.len() < TEXT_BYTES_MAX {
+                    delta_text(event.data, kept);
+                }
+            }
+            let to = if *said_all { &mut after_end } else { &mut passed };
+            to.extend_from_slice(event.raw);
+        });
+        frame(self.ending, &passed, out);
+        frame(self.ending, &after_end, held);
+    }
+
+    /// Passes on an unfinished event at the end of a stream.
+    fn take_rest(&mut self, out: &mut Vec<u8>) {
+        if self.is_stream {
+            frame(self.ending, self.splitter.rest(), out);
+        }
+    }
+
+    async fn usage(&mut self, core: &Core, request_body: &[u8], status: u16) -> Usage {
+        let counts: Option<TokenCounts> =
+            if self.is_stream { self.meter.usage() } else { usage_from_body(&self.kept) };
+        match counts {
+            Some(counts) => meter::reported(counts),
+            None if !is_billable(status) => Usage::default(),
+            None if self.is_stream => {
+                meter::estimate(core, request_body, std::mem::take(&mut self.kept)).await
+            }
+            None => meter::estimate_answer(core, request_body, &self.kept).await,
+        }
+    }
+
+    /// Ends a stream with an error event; a body that is not a stream just breaks off.
+    fn write_failure(&self, out: &mut Vec<u8>, call: &Call, fault: Fault) {
+        if !self.is_stream {
+            return;
+        }
+        let error = match fault {
+            Fault::TimedOut => ApiError::UpstreamTimeout,
+            Fault::Failed | Fault::Stale => ApiError::UpstreamError,
+        };
+        let mut event = Vec::new();
+        error.write_sse_event(&mut event, call.shape);
+        frame(self.ending, &event, out);
+        if self.ending == Ending::Chunked {
+            out.extend_from_slice(LAST_CHUNK);
+        }
+    }
+}
+
+fn frame(ending: Ending, bytes: &[u8], out: &mut Vec<u8>) {
+    if bytes.is_empty() {
+        return;
+    }
+    if ending != Ending::Chunked {
+        return out.extend_from_slice(bytes);
+    }
+    write_chunk_head(out, bytes.len());
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(CHUNK_END);
+}
