@@ -6,24 +6,61 @@
 //! the writer reads there what the channel did not bring.
 
 use shard::message::{ToControl, ToShard};
-use shard::record::Record;
+use shard::record::{REQUEST_ID_BYTES_MAX, Record};
+use std::fmt;
 
 /// Messages on their way to control, all shards together.
 pub const TO_CONTROL_MAX: usize = 65_536;
 /// Messages on their way to one shard.
 pub const TO_SHARD_MAX: usize = 65_536;
-/// Records on their way to the writer, all shards together.
-pub const TO_WRITER_MAX: usize = 65_536;
+/// Records on their way to the writer, all shards together. Their slots are in memory for good
+/// (4 MB); what does not fit is read from the journal.
+pub const TO_WRITER_MAX: usize = 16_384;
+
+/// A request id that the caller gave: 1 to [`REQUEST_ID_BYTES_MAX`] bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct RequestId {
+    len: u8,
+    bytes: [u8; REQUEST_ID_BYTES_MAX],
+}
+
+impl RequestId {
+    /// Keeps `text`; `None` if it is empty or too long.
+    pub fn new(text: &[u8]) -> Option<Self> {
+        if text.is_empty() {
+            return None;
+        }
+        let mut bytes = [0; REQUEST_ID_BYTES_MAX];
+        bytes.get_mut(..text.len())?.copy_from_slice(text);
+        Some(Self { len: text.len() as u8, bytes })
+    }
+
+    /// The text.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len as usize]
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.as_bytes().escape_ascii())
+    }
+}
 
 /// A settled record on its way to the writer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settled {
     /// Whose journal it is in.
     pub shard: u16,
     /// Its sequence number there.
     pub seq: u64,
+    /// One past the sequence number of the journal's last settled record before it; 0 if it is
+    /// the first. It tells the writer whether the channel has dropped any in between.
+    pub prev_end: u64,
     /// The record.
     pub record: Record,
+    /// The caller's request id; `None`: the record's id is the request's.
+    pub request_id: Option<RequestId>,
 }
 
 /// A shard's ends.
