@@ -182,6 +182,8 @@ pub struct ShardMetrics {
     pub journal_records: Counter,
     /// Bytes appended to the journal.
     pub journal_bytes: Counter,
+    /// Messages that found their channel full: asked again, or read from the journal.
+    pub mail_full: Counter,
     /// Requests refused because the journal had no room.
     pub journal_full: Counter,
     /// Records on stable storage; added to by the thread that syncs this shard's journal.
@@ -213,6 +215,7 @@ impl ShardMetrics {
             lease_wants: Counter::default(),
             journal_records: Counter::default(),
             journal_bytes: Counter::default(),
+            mail_full: Counter::default(),
             journal_full: Counter::default(),
             journal_synced: Counter::default(),
             pool_busy: Gauge::default(),

@@ -170,12 +170,21 @@ impl Client {
         HeadRead::Ready
     }
 
+    /// Is [`Client::body`] whole already?
+    pub fn body_is_here(&mut self, core: &Core) -> bool {
+        if let BodyFraming::Length(length) = self.head.framing
+            && length <= core.config.server.max_body_bytes as u64
+            && length <= (self.input.len() - self.head.head_len) as u64
+        {
+            self.request_bytes = self.head.head_len + length as usize;
+            self.body_is_read = true;
+        }
+        self.body_is_read
+    }
+
     /// Reads the rest of the request. Refuses what is too large or too slow; `Err(None)`: the
     /// client is gone.
     pub async fn read_body(&mut self, core: &Core) -> Result<(), Option<ApiError>> {
-        if self.body_is_read {
-            return Ok(());
-        }
         let most = core.config.server.max_body_bytes as u64;
         if matches!(self.head.framing, BodyFraming::Length(length) if length > most) {
             return Err(Some(ApiError::RequestTooLarge));

@@ -120,7 +120,7 @@ impl Core {
             config: parts.config,
             state: parts.state,
             digest_key: parts.digest_key,
-            catalog: RefCell::new(Rc::new(parts.shard.catalog())),
+            catalog: RefCell::new(Rc::new(Arc::clone(parts.shard.catalog()))),
             shard: RefCell::new(parts.shard),
             journal: RefCell::new(Some(parts.journal)),
             mail: parts.mail,

@@ -99,15 +99,13 @@ async fn serve(core: &Core, client: &mut Client, call: &Call) -> Result<(u16, Ne
         Route::Healthz | Route::Readyz => Ok(local::health(core, client, call).await),
         Route::Unknown => Err(ApiError::NotFound.into()),
         Route::Models | Route::Account => {
-            let caller = identify(core, client).await?;
-            client.read_body(core).await?;
+            let caller = known_sender(core, client).await?;
             local::own_route(core, client, call, &caller).await
         }
         Route::Consume { .. } | Route::Model(_) => {
-            let caller = identify(core, client).await?;
-            client.read_body(core).await?;
+            let caller = known_sender(core, client).await?;
             let wanted = understand(core, client, call, &caller)?;
-            let mut admitted = admit(core, caller, &wanted, &call.beginning).await?;
+            let mut admitted = admit(core, client, caller, &wanted, &call.beginning).await?;
             let request = wanted.request();
             let link = upstream::call(core, &request, &mut admitted.attempts, |out| {
                 wanted.compose(out, client, call);
@@ -118,6 +116,17 @@ async fn serve(core: &Core, client: &mut Client, call: &Call) -> Result<(u16, Ne
             }
         }
     }
+}
+
+/// Reads the request's body for a caller who may be listened to. A body that took its time may
+/// outlive the verdict on its sender.
+async fn known_sender(core: &Core, client: &mut Client) -> Result<Caller, Stop> {
+    let caller = identify(core, client).await?;
+    if client.body_is_here(core) {
+        return Ok(caller);
+    }
+    client.read_body(core).await?;
+    identify(core, client).await
 }
 
 async fn identify(core: &Core, client: &Client) -> Result<Caller, Stop> {
@@ -151,7 +160,8 @@ async fn identify(core: &Core, client: &Client) -> Result<Caller, Stop> {
 
 async fn admit(
     core: &Core,
-    caller: Caller,
+    client: &Client,
+    mut caller: Caller,
     wanted: &Wanted,
     beginning: &Beginning,
 ) -> Result<Admitted, Stop> {
@@ -166,11 +176,15 @@ async fn admit(
         core.post();
         match admission {
             Admission::Admitted(permit) => {
-                let estimate = wanted.input_estimate;
+                let estimate = (wanted.input_estimate, wanted.streams());
                 let mut journal = core.journal.borrow_mut();
                 let journal = journal.as_mut().ok_or(ApiError::Overloaded)?;
                 return Admitted::begin(core, journal, permit, caller, estimate, beginning)
                     .map_err(|_| ApiError::JournalFull.into());
+            }
+            Admission::Refused(Refusal::CallerForgotten) => {
+                caller = identify(core, client).await?;
+                continue;
             }
             Admission::Refused(refusal) => return Err(refused(core, &caller, &refusal)),
             Admission::Wait(spot) => {
@@ -188,8 +202,8 @@ fn refused(core: &Core, caller: &Caller, refusal: &Refusal) -> Stop {
     let (error, retry_after) = match refusal {
         Refusal::ServiceNotAllowed => return ApiError::ServiceNotAllowed.into(),
         Refusal::Overloaded => return ApiError::Overloaded.into(),
-        // The key went between two stages: revoked.
-        Refusal::Unknown => return ApiError::InvalidApiKey.into(),
+        // `admit` has looked at it already.
+        Refusal::CallerForgotten => return ApiError::InvalidApiKey.into(),
         Refusal::RateLimited { retry_after } => {
             core.metrics().rate_limited(caller.plan);
             (ApiError::RateLimitExceeded, *retry_after)

@@ -94,7 +94,7 @@ impl Admitted {
         journal: &mut Journal,
         permit: Permit,
         caller: Caller,
-        input_estimate: u32,
+        (input_estimate, streamed): (u32, bool),
         beginning: &Beginning,
     ) -> Result<Self, NoRoom> {
         let pending = Pending {
@@ -106,7 +106,8 @@ impl Admitted {
             service: permit.service_id(),
             price_version: permit.price_version(),
             reserved_tokens: permit.reserved_tokens(),
-            input_estimate,
+            estimated_input_tokens: input_estimate,
+            streamed,
         };
         let Ok(open) = journal.pending(&pending, beginning.request_id.if_given()) else {
             let _ = core.shard.borrow_mut().settle(permit, &Usage::default(), clock::moment());

@@ -14,14 +14,13 @@ use crate::clock;
 use crate::wire::chunked::{CHUNK_END, LAST_CHUNK, write_chunk_head};
 use crate::wire::error::ApiError;
 use crate::wire::response::ResponseFraming;
-use crate::wire::sse::{SseSplitter, Verdict as EventKind};
-use crate::wire::usage::{StreamMeter, TokenCounts, delta_text, usage_from_body};
+use crate::wire::sse::{EventTooLarge, SseEvent, SseSplitter};
+use crate::wire::usage::{EventRole, StreamMeter, TokenCounts, usage_from_body};
 use shard::record::{Outcome, Usage};
+use std::ops::Range;
 
-/// Of a large body, this much is kept to find its usage in.
+/// Of a large body, and of a stream's text, this much is kept to find or count its usage in.
 const KEPT_BYTES_MAX: usize = 8 << 20;
-/// Of a stream's text, this much is kept to count its tokens where the upstream does not.
-const TEXT_BYTES_MAX: usize = 1 << 20;
 /// Events from one CHECKPOINT in the journal to the next.
 const CHECKPOINT_EVENTS: u32 = 64;
 /// Reads that an upstream gets to end an answer that has said it all.
@@ -64,6 +63,7 @@ pub async fn relay(
     admitted.waited = link.waited();
     let usage = course.usage(core, client.body(), status).await;
     let outcome = match end {
+        End::Whole if course.upstream_gave_up => Outcome::UpstreamFailed,
         End::Whole => Outcome::Completed,
         End::Gone => Outcome::ClientAborted,
         End::Broken(Fault::TimedOut) => Outcome::TimedOut,
@@ -105,12 +105,21 @@ struct Course {
     hide_usage: bool,
     splitter: SseSplitter,
     meter: StreamMeter,
+    /// Bytes of a stream that are no whole event yet.
+    pending: Vec<u8>,
+    /// An event was too large: the rest goes through unread.
+    unsplittable: bool,
     /// The text of a stream, or the bytes of a body.
     kept: Vec<u8>,
+    /// One event's text.
+    text: Vec<u8>,
+    scratch: Vec<u8>,
     /// Framed bytes that must not leave before the record is in the journal.
     held: Vec<u8>,
     text_events: u32,
     said_all: bool,
+    /// The upstream itself ended the stream with an error.
+    upstream_gave_up: bool,
 }
 
 impl Course {
@@ -121,10 +130,15 @@ impl Course {
             hide_usage,
             splitter: SseSplitter::default(),
             meter: StreamMeter::default(),
+            pending: Vec::new(),
+            unsplittable: false,
+            text: Vec::new(),
+            scratch: Vec::new(),
             kept: Vec::new(),
             held: Vec::new(),
             text_events: 0,
             said_all: false,
+            upstream_gave_up: false,
         }
     }
 
@@ -153,7 +167,7 @@ impl Course {
             }
             if self.text_events >= next_checkpoint {
                 next_checkpoint = self.text_events + CHECKPOINT_EVENTS;
-                let input = self.meter.usage().map_or(0, |counts| counts.input);
+                let input = self.meter.input_counts().map_or(0, |(input, _)| input);
                 admitted.checkpoint(core, input, self.text_events);
             }
             // What has been read is written in one go: one write per read, however many pieces.
@@ -170,42 +184,73 @@ impl Course {
             self.kept.extend_from_slice(&bytes[..room]);
             return frame(self.ending, bytes, out);
         }
-        // Events of one read leave in one chunk.
-        let mut passed = Vec::new();
-        let (hide_usage, kept, text_events) =
-            (self.hide_usage, &mut self.kept, &mut self.text_events);
-        let (meter, held, said_all) = (&mut self.meter, &mut self.held, &mut self.said_all);
-        let mut after_end = Vec::new();
-        self.splitter.feed(bytes, |event| {
-            let kind = meter.take(event.name, event.data);
-            if kind == EventKind::UsageOnly && hide_usage {
-                return;
-            }
-            if kind == EventKind::End {
-                *said_all = true;
-            } else {
-                *text_events += 1;
-                if kept.len() < TEXT_BYTES_MAX {
-                    delta_text(event.data, kept);
+        self.pending.extend_from_slice(bytes);
+        if self.unsplittable {
+            return self.take_rest(out);
+        }
+        // Runs of events that go the same way leave in one chunk.
+        let (mut from, mut at) = (0, 0);
+        loop {
+            let event = match self.splitter.next_event(&self.pending[at..]) {
+                Ok(Some(event)) => event,
+                Ok(None) => break,
+                Err(EventTooLarge) => {
+                    self.unsplittable = true;
+                    break;
                 }
+            };
+            let end = at + event.bytes;
+            let role = self.role(&event, at);
+            if role.is_usage_only && self.hide_usage {
+                self.pass(from..at, out);
+                from = end;
+            } else if role.is_end && !self.said_all {
+                self.pass(from..at, out);
+                from = at;
+                self.said_all = true;
             }
-            let to = if *said_all { &mut after_end } else { &mut passed };
-            to.extend_from_slice(event.raw);
-        });
-        frame(self.ending, &passed, out);
-        frame(self.ending, &after_end, held);
+            at = end;
+        }
+        self.pass(from..at, out);
+        self.pending.drain(..at);
+        if self.unsplittable {
+            self.take_rest(out);
+        }
+    }
+
+    fn role(&mut self, event: &SseEvent, at: usize) -> EventRole {
+        let Some(data) = event.data(&self.pending[at..], &mut self.scratch) else {
+            return EventRole::default();
+        };
+        let role = self.meter.event(data, &mut self.text);
+        self.upstream_gave_up |= role.is_error;
+        if role.has_text {
+            self.text_events += 1;
+        }
+        if self.kept.len() < KEPT_BYTES_MAX {
+            self.kept.append(&mut self.text);
+        }
+        self.text.clear();
+        role
+    }
+
+    /// Passes on a part of `pending`: to the client, or, from the end marker on, to what waits
+    /// for the record.
+    fn pass(&mut self, part: Range<usize>, out: &mut Vec<u8>) {
+        let to = if self.said_all { &mut self.held } else { out };
+        frame(self.ending, &self.pending[part], to);
     }
 
     /// Passes on an unfinished event at the end of a stream.
     fn take_rest(&mut self, out: &mut Vec<u8>) {
-        if self.is_stream {
-            frame(self.ending, self.splitter.rest(), out);
-        }
+        let rest = 0..self.pending.len();
+        self.pass(rest, out);
+        self.pending.clear();
     }
 
     async fn usage(&mut self, core: &Core, request_body: &[u8], status: u16) -> Usage {
         let counts: Option<TokenCounts> =
-            if self.is_stream { self.meter.usage() } else { usage_from_body(&self.kept) };
+            if self.is_stream { self.meter.counts() } else { usage_from_body(&self.kept) };
         match counts {
             Some(counts) => meter::reported(counts),
             None if !is_billable(status) => Usage::default(),

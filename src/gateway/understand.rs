@@ -126,6 +126,11 @@ impl Wanted {
         upstream::Request { index: self.service, service: self.service(), is_head: self.is_head }
     }
 
+    /// Did the caller ask for a stream?
+    pub fn streams(&self) -> bool {
+        self.fields.as_ref().is_some_and(|fields| fields.stream)
+    }
+
     fn service(&self) -> &Service {
         &self.catalog.services[self.service as usize]
     }
