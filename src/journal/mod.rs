@@ -18,6 +18,7 @@ pub mod format;
 mod keeper;
 mod lock;
 mod mapped;
+pub mod quarantine;
 pub mod scan;
 mod shared;
 pub mod sync;
