@@ -23,7 +23,7 @@ pub mod scan;
 mod shared;
 pub mod sync;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use append::{Journal, JournalFull, Open, Rescue};
 pub use format::Pending;

@@ -7,6 +7,7 @@ use super::{Journal, JournalFull, Open, Pending, Rescue, spawn_keeper, sync};
 use crate::config::{Durability, UsageConfig};
 use shard::message::ToShard;
 use shard::record::Record;
+use shard::units::Period;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -32,11 +33,12 @@ pub(crate) fn journal(root: &Path, config: &UsageConfig) -> Journal {
 }
 
 pub(crate) fn pending(n: u128) -> Pending {
-    Pending { record_id: n, estimated_input_tokens: 5, ..Pending::default() }
+    let period = Period::of(0);
+    Pending { record_id: n, period, estimated_input_tokens: 5, ..Pending::default() }
 }
 
 pub(crate) fn record(n: u128) -> Record {
-    Record { record_id: n, status: 200, ..Record::default() }
+    Record { record_id: n, period: Period::of(0), status: 200, ..Record::default() }
 }
 
 /// Admits, however long the keeper takes to make room.

@@ -18,7 +18,7 @@ use std::{fmt, fs, io};
 use uuid::Uuid;
 
 /// Records of one transaction.
-const BATCH_ROWS: usize = 4096;
+const BATCH_ROWS: usize = if cfg!(test) { 16 } else { 4096 };
 /// Gaps that a report names; the rest are only counted.
 const GAPS_NAMED_MAX: usize = 100;
 

@@ -93,7 +93,7 @@ const NOT_STOPPING: u64 = u64::MAX;
 
 /// The writer's state, without its thread.
 pub(super) struct Writer {
-    connection: Connection,
+    pub(super) connection: Connection,
     names: Names,
     config: UsageConfig,
     mail: WriterMail,
