@@ -58,11 +58,11 @@ pub(crate) fn until<T>(mut poll: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn entries(scan: &mut Scan) -> (Vec<(u64, Entry)>, Vec<(u64, u64)>) {
+fn entries(scan: &mut Scan) -> (Vec<Entry>, Vec<(u64, u64)>) {
     let (mut entries, mut gaps) = (Vec::new(), Vec::new());
     for found in scan {
         match found {
-            Found::Entry { seq, entry, .. } => entries.push((seq, entry)),
+            Found::Entry { entry, .. } => entries.push(entry),
             Found::Gap { from, to } => gaps.push((from, to)),
         }
     }
@@ -73,7 +73,7 @@ fn posts(dir: &Path) -> Vec<u128> {
     let found = entries(&mut Scan::open(dir, 0).unwrap()).0;
     found
         .into_iter()
-        .filter_map(|(_, entry)| match entry {
+        .filter_map(|entry| match entry {
             Entry::Post(record, _) => Some(record.record_id),
             _ => None,
         })
