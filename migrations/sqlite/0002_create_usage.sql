@@ -47,3 +47,14 @@ CREATE TABLE ingest_watermark (
     next_seq   INTEGER NOT NULL,
     closed     INTEGER NOT NULL CHECK (closed IN (0, 1))
 ) STRICT, WITHOUT ROWID;
+
+-- Records that the ledger refused, with its reason; slot is the journal's 128 bytes of it.
+-- Nothing else is ever left out.
+CREATE TABLE usage_dlq (
+    journal_id TEXT NOT NULL,
+    seq        INTEGER NOT NULL,
+    reason     TEXT NOT NULL,
+    slot       BLOB NOT NULL,
+    request_id TEXT NOT NULL,
+    PRIMARY KEY (journal_id, seq)
+) STRICT, WITHOUT ROWID;

@@ -1,1 +1,3 @@
-//! To be written.
+//! The command line, a file per command.
+
+pub mod journal;

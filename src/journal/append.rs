@@ -54,8 +54,9 @@ pub struct Journal {
     keeper: KeeperHandle,
     current: Arc<Segment>,
     writer: PagesWriter,
-    spare: Option<Prepared>,
-    spares: (Sender<Prepared>, Receiver<Prepared>),
+    /// Segments to come, in order. One, unless very many requests are open.
+    spares: VecDeque<Prepared>,
+    prepared: (Sender<Prepared>, Receiver<Prepared>),
     spare_asked: bool,
     segment_slots: u64,
     /// Place of the next slot in the current segment.
@@ -108,8 +109,8 @@ impl Journal {
             keeper,
             current: segment,
             writer,
-            spare: None,
-            spares: bounded(1),
+            spares: VecDeque::new(),
+            prepared: bounded(1),
             spare_asked: false,
             segment_slots: slots_in(segment_bytes),
             place: 0,
@@ -187,7 +188,7 @@ impl Journal {
         }
         self.forget_synced();
         self.take_spare();
-        if self.spare.is_none() {
+        if self.spares.is_empty() {
             self.ask_for_spare();
             return Rescue::Waiting;
         }
@@ -229,7 +230,7 @@ impl Journal {
             tracing::error!(%path, %error, "journal not synced at its end");
         }
         self.take_spare();
-        if let Some(spare) = self.spare.take() {
+        for spare in self.spares.drain(..) {
             let _ = std::fs::remove_file(&spare.segment.path);
         }
         self.shared.ended.store(true, Ordering::Release);
@@ -242,12 +243,12 @@ impl Journal {
     /// Is there room for `slots` beside what is set aside?
     fn has_room(&mut self, slots: u64) -> bool {
         self.take_spare();
-        if self.place >= self.segment_slots / 2 {
+        if self.place >= self.segment_slots / 2 && self.spares.is_empty() {
             self.ask_for_spare();
         }
         // The last slot of a segment may become filler, so it does not count.
         let here = (self.segment_slots - self.place).saturating_sub(1);
-        let next = if self.spare.is_some() { self.segment_slots - 1 } else { 0 };
+        let next = self.spares.len() as u64 * (self.segment_slots - 1);
         if self.reserved_slots + slots > here + next {
             self.ask_for_spare();
             return false;
@@ -325,7 +326,7 @@ impl Journal {
 
     /// Goes on in the prepared segment, from `next_seq`.
     fn begin_spare(&mut self) {
-        let spare = self.spare.take();
+        let spare = self.spares.pop_front();
         assert!(spare.is_some(), "an append without room");
         let Some(Prepared { segment, writer }) = spare else { return };
         segment.first_seq.store(self.next_seq, Ordering::Release);
@@ -337,22 +338,24 @@ impl Journal {
         self.writer = writer;
         self.place = 0;
         self.block.prev_crc = 0;
-        if self.unsynced.is_some() {
+        if self.unsynced.is_some() && self.spares.is_empty() {
             self.ask_for_spare();
         }
     }
 
     fn take_spare(&mut self) {
-        if self.spare_asked && self.spare.is_none() {
-            self.spare = self.spares.1.try_recv().ok();
-            self.spare_asked = self.spare.is_none();
+        if self.spare_asked
+            && let Ok(prepared) = self.prepared.1.try_recv()
+        {
+            self.spares.push_back(prepared);
+            self.spare_asked = false;
         }
     }
 
     fn ask_for_spare(&mut self) {
-        if !self.spare_asked && self.spare.is_none() {
-            let (journal, to) = (self.shared.clone(), self.spares.0.clone());
-            let no = self.current.no + 1;
+        if !self.spare_asked {
+            let (journal, to) = (self.shared.clone(), self.prepared.0.clone());
+            let no = self.current.no + self.spares.len() as u32 + 1;
             self.spare_asked = self.keeper.send(Job::Prepare { journal, no, to });
         }
     }

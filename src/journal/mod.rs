@@ -18,11 +18,12 @@ pub mod format;
 mod keeper;
 mod lock;
 mod mapped;
+pub mod quarantine;
 pub mod scan;
 mod shared;
 pub mod sync;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use append::{Journal, JournalFull, Open, Rescue};
 pub use format::Pending;

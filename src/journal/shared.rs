@@ -66,6 +66,7 @@ pub struct JournalShared {
     pub(super) appended: AtomicU64,
     pub(super) post_end: AtomicU64,
     pub(super) synced: AtomicU64,
+    ingested: AtomicU64,
     pub(super) bytes: AtomicU64,
     pub(super) full: AtomicBool,
     pub(super) ended: AtomicBool,
@@ -98,6 +99,7 @@ impl JournalShared {
             appended: AtomicU64::new(0),
             post_end: AtomicU64::new(0),
             synced: AtomicU64::new(0),
+            ingested: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             full: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -125,6 +127,16 @@ impl JournalShared {
     /// All before this sequence number is on stable storage (`durability = disk` only).
     pub fn synced(&self) -> u64 {
         self.synced.load(Ordering::Acquire)
+    }
+
+    /// All settled records before this sequence number are in the store.
+    pub fn ingested(&self) -> u64 {
+        self.ingested.load(Ordering::Relaxed)
+    }
+
+    /// The writer's word for [`JournalShared::ingested`].
+    pub fn set_ingested(&self, next_seq: u64) {
+        self.ingested.store(next_seq, Ordering::Relaxed);
     }
 
     /// Bytes of the segments on disk, the prepared one included.

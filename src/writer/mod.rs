@@ -1,1 +1,18 @@
-//! To be written.
+//! The writer: one thread that brings settled records into the ledger, in batches, and deletes
+//! the journal segments behind them. The only place that writes usage.
+//!
+//! Records come by a channel that may drop them and by the journals, which do not: a record that
+//! the channel did not bring is read from its file. Failure stance: while the store fails or is
+//! locked, the batch is kept and tried again after growing pauses, and the journals spool until
+//! they are full. Never acknowledges anything, and never touches a request.
+
+pub mod ledger;
+pub mod replay;
+mod row;
+mod run;
+#[cfg(test)]
+mod tests;
+
+pub use ledger::Price;
+pub use replay::{ReplayError, ReplayReport, replay};
+pub use run::{WriterArgs, WriterCounters, WriterHandle, spawn};

@@ -1,0 +1,434 @@
+//! `tollgate journal verify|show|replay DIR`: the usage journal, offline. `verify` and `show`
+//! only read; `replay` does what the next start would do, by the same code.
+
+use crate::journal::format::Entry;
+use crate::journal::scan::{Found, Scan, Source, segment_no};
+use crate::journal::{self, DIR_NAME};
+use crate::mail::RequestId;
+use crate::sqlite;
+use crate::writer::ledger;
+use crate::writer::replay::{ReplayReport, journal_id, journals_in, replay_journal};
+use clap::{Args, Subcommand};
+use comfy_table::Table;
+use comfy_table::presets;
+use rusqlite::{Connection, OpenFlags};
+use serde_json::json;
+use shard::record::Record;
+use shard::units::NanoUsd;
+use std::collections::HashSet;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{fmt, fs};
+use uuid::Uuid;
+
+/// `tollgate journal …`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tollgate journal verify ./tollgate-data/journal
+  tollgate journal show ./tollgate-data/journal --json | jq 'select(.kind == \"post\")'
+  tollgate journal replay ./tollgate-data/journal")]
+pub struct JournalArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Check every slot and block; exit 1 if anything is damaged
+    #[command(after_help = "Example:\n  tollgate journal verify ./tollgate-data/journal")]
+    Verify(Place),
+    /// Print every record
+    #[command(after_help = "Example:\n  tollgate journal show ./tollgate-data/journal --json")]
+    Show {
+        #[command(flatten)]
+        place: Place,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring journals of dead processes into the store, and remove them
+    #[command(after_help = "Example:\n  tollgate journal replay ./tollgate-data/journal")]
+    Replay(Place),
+}
+
+#[derive(Debug, Args)]
+struct Place {
+    /// The journals' directory, one journal in it, or (not for replay) one segment
+    dir: PathBuf,
+    /// Where the store is [default: the parent of the journals' directory]
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+}
+
+/// Makes the price of recovered records from the store's catalog.
+pub type Pricer = fn(&Connection) -> Result<Box<dyn Fn(&Record, u64) -> NanoUsd>, String>;
+
+/// Runs the command.
+pub fn run(args: &JournalArgs, pricer: Pricer) -> ExitCode {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let done = match &args.action {
+        Action::Verify(place) => verify(place, &mut out),
+        Action::Show { place, json } => show(place, *json, &mut out),
+        Action::Replay(place) => replay(place, pricer, &mut out),
+    };
+    match done.and_then(|good| Ok(out.flush().map(|()| good)?)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(Failure::Usage(word)) => complain(&word, 2),
+        Err(Failure::Failed(word)) => complain(&word, 1),
+        // Whoever read has enough.
+        Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Io(error)) => complain(&error.to_string(), 1),
+    }
+}
+
+fn complain(word: &str, code: u8) -> ExitCode {
+    // Stderr gone: the exit code still tells.
+    let _ = writeln!(io::stderr(), "error: {word}");
+    ExitCode::from(code)
+}
+
+enum Failure {
+    Usage(String),
+    Failed(String),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn failed(error: impl fmt::Display) -> Failure {
+    Failure::Failed(error.to_string())
+}
+
+/// What the given path is.
+struct Target {
+    /// Journals' directories.
+    journals: Vec<PathBuf>,
+    segment: Option<PathBuf>,
+    data_dir: PathBuf,
+}
+
+fn target(place: &Place) -> Result<Target, Failure> {
+    let at = |error| Failure::Usage(format!("{}: {error}", place.dir.display()));
+    let path = fs::canonicalize(&place.dir).map_err(at)?;
+    let is_segment = |path: &Path| path.extension().is_some_and(|it| it == "tgj");
+    let (mut journals, mut segment) = (Vec::new(), None);
+    let root = if path.is_file() {
+        if !is_segment(&path) {
+            return Err(Failure::Usage(format!("{}: not a segment (*.tgj)", path.display())));
+        }
+        segment = Some(path.clone());
+        path.parent().and_then(Path::parent).map(Path::to_owned)
+    } else if has_segments(&path).map_err(at)? || journal_id(&path).is_some() {
+        journals.push(path.clone());
+        path.parent().map(Path::to_owned)
+    } else {
+        let inner = path.join(DIR_NAME);
+        let root = if inner.is_dir() { inner } else { path.clone() };
+        journals = journals_in(&root).map_err(at)?;
+        Some(root)
+    };
+    let parent = root.as_deref().and_then(Path::parent).unwrap_or(Path::new("."));
+    let data_dir = place.data_dir.clone().unwrap_or_else(|| parent.to_owned());
+    Ok(Target { journals, segment, data_dir })
+}
+
+fn has_segments(dir: &Path) -> io::Result<bool> {
+    for file in fs::read_dir(dir)? {
+        if segment_no(&file?.path()).is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The scans that the target asks for, each with its name.
+fn scans(target: &Target) -> Result<Vec<(String, Scan)>, Failure> {
+    let mut scans = Vec::new();
+    if let Some(path) = &target.segment {
+        scans.push((path.display().to_string(), Scan::open_segment(path)?));
+    }
+    let store = target.data_dir.join(sqlite::FILE_NAME);
+    // Without a store nothing can have been deleted behind its watermark.
+    let store = Connection::open_with_flags(store, OpenFlags::SQLITE_OPEN_READ_ONLY).ok();
+    for dir in &target.journals {
+        let mark = match (&store, journal_id(dir)) {
+            (Some(store), Some(id)) => ledger::watermark(store, id).map_or(0, |mark| mark.0),
+            _ => 0,
+        };
+        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        scans.push((name, Scan::open(dir, mark)?));
+    }
+    Ok(scans)
+}
+
+fn verify(place: &Place, out: &mut impl Write) -> Result<bool, Failure> {
+    let target = target(place)?;
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header([
+        "JOURNAL",
+        "SHARD",
+        "SEGMENT",
+        "FIRST SEQ",
+        "SLOTS",
+        "POSTS",
+        "OPEN",
+        "TORN BYTES",
+        "STATE",
+    ]);
+    let (mut gaps, mut lost) = (Vec::new(), 0u64);
+    let mut good = true;
+    for (name, mut scan) in scans(&target)? {
+        let mut open = HashSet::new();
+        for found in &mut scan {
+            match found {
+                Found::Entry { entry: Entry::Pending(pending), .. } => {
+                    open.insert(pending.record_id);
+                }
+                Found::Entry { entry: Entry::Post(record, _), .. } => {
+                    open.remove(&record.record_id);
+                }
+                Found::Entry { .. } => {}
+                Found::Gap { from, to } => {
+                    lost += to - from;
+                    good = false;
+                    gaps.push(format!("{name}: slots {from} to {} are lost", to - 1));
+                }
+            }
+        }
+        for (at, source) in scan.sources.iter().enumerate() {
+            let last = at + 1 == scan.sources.len();
+            let open = if last { open.len().to_string() } else { String::new() };
+            table.add_row(line(&name, source, open));
+            good &= !source.damaged;
+        }
+    }
+    writeln!(out, "{table}")?;
+    for gap in &gaps {
+        writeln!(out, "{gap}")?;
+    }
+    let verdict = if good { "whole" } else { "DAMAGED" };
+    writeln!(out, "{verdict}: {} journals, {lost} slots lost", target.journals.len())?;
+    Ok(good)
+}
+
+fn line(name: &str, source: &Source, open: String) -> [String; 9] {
+    let state = match source {
+        Source { damaged: true, .. } => "damaged",
+        Source { torn_bytes: 1.., .. } => "torn end",
+        Source { slots: 0, .. } => "empty",
+        _ => "whole",
+    };
+    [
+        name.to_owned(),
+        source.header.map_or_else(String::new, |header| header.shard.to_string()),
+        format!("{:06}", source.no),
+        source.first_seq.map_or_else(String::new, |seq| seq.to_string()),
+        source.slots.to_string(),
+        source.posts.to_string(),
+        open,
+        source.torn_bytes.to_string(),
+        state.to_owned(),
+    ]
+}
+
+fn show(place: &Place, as_json: bool, out: &mut impl Write) -> Result<bool, Failure> {
+    for (name, scan) in scans(&target(place)?)? {
+        for found in scan {
+            let value = as_value(&name, &found);
+            if as_json {
+                writeln!(out, "{value}")?;
+            } else if let Some(fields) = value.as_object() {
+                write!(out, "{:>9} {:10}", value["seq"], value["kind"].as_str().unwrap_or(""))?;
+                for (key, value) in fields {
+                    if key != "seq" && key != "kind" {
+                        write!(out, " {key}={value}")?;
+                    }
+                }
+                writeln!(out)?;
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn as_value(journal: &str, found: &Found) -> serde_json::Value {
+    let (seq, entry, request_id) = match found {
+        Found::Gap { from, to } => {
+            return json!({"journal": journal, "seq": from, "kind": "gap", "to": to});
+        }
+        Found::Entry { seq, entry, request_id } => (seq, entry, request_id),
+    };
+    let uuid = |id: u128| Uuid::from_u128(id).hyphenated().to_string();
+    let text = |id: &RequestId| String::from_utf8_lossy(id.as_bytes()).into_owned();
+    let request_id = request_id.as_ref().map(text);
+    match entry {
+        Entry::Pending(it) => json!({
+            "journal": journal, "seq": seq, "kind": "pending", "record_id": uuid(it.record_id),
+            "request_id": request_id, "occurred_at_unix_us": it.occurred_at_unix_us,
+            "period": it.period.0, "consumer_id": it.consumer.to_string(),
+            "key_id": it.key.to_string(), "service_id": it.service.to_string(),
+            "reserved_tokens": it.reserved_tokens, "streamed": it.streamed,
+            "estimated_input_tokens": it.estimated_input_tokens,
+            "price_version": it.price_version,
+        }),
+        Entry::Checkpoint { record_id, input_tokens, output_tokens } => json!({
+            "journal": journal, "seq": seq, "kind": "checkpoint", "record_id": uuid(*record_id),
+            "input_tokens": input_tokens, "output_tokens": output_tokens,
+        }),
+        Entry::Post(it, _) => json!({
+            "journal": journal, "seq": seq, "kind": "post", "record_id": uuid(it.record_id),
+            "request_id": request_id, "occurred_at_unix_us": it.occurred_at_unix_us,
+            "period": it.period.0, "consumer_id": it.consumer.to_string(),
+            "key_id": it.key.to_string(), "service_id": it.service.to_string(),
+            "status": it.status, "outcome": it.outcome.name(), "streamed": it.streamed,
+            "input_tokens": it.usage.input_tokens, "cached_tokens": it.usage.cached_tokens,
+            "output_tokens": it.usage.output_tokens, "estimated": it.usage.estimated,
+            "price_version": it.price_version, "cost_nanousd": it.cost.0,
+            "attempts": it.attempts, "latency_us": it.latency_us, "ttft_us": it.ttft_us,
+            "overhead_us": it.overhead_us,
+        }),
+        Entry::Text(record_id, it) => json!({
+            "journal": journal, "seq": seq, "kind": "text", "record_id": uuid(*record_id),
+            "request_id": text(it),
+        }),
+        Entry::Pad => json!({"journal": journal, "seq": seq, "kind": "pad"}),
+    }
+}
+
+fn replay(place: &Place, pricer: Pricer, out: &mut impl Write) -> Result<bool, Failure> {
+    let target = target(place)?;
+    if let Some(segment) = &target.segment {
+        let word = "one segment can't be replayed; name its journal's directory";
+        return Err(Failure::Usage(format!("{}: {word}", segment.display())));
+    }
+    let _lock = journal::lock(&target.data_dir).map_err(failed)?;
+    let mut connection = sqlite::open(&target.data_dir).map_err(failed)?;
+    let price = pricer(&connection).map_err(failed)?;
+    let mut report = ReplayReport::default();
+    for dir in &target.journals {
+        replay_journal(dir, &mut connection, &price, &mut report).map_err(failed)?;
+    }
+    let ReplayReport { journals, rows, recovered, refused, torn_bytes, gaps, .. } = report;
+    writeln!(
+        out,
+        "{journals} journals, {rows} records added, {recovered} recovered, {refused} refused, \
+         {torn_bytes} torn bytes, {gaps} gaps"
+    )?;
+    for path in &report.quarantined {
+        writeln!(out, "damaged segment kept: {}", path.display())?;
+    }
+    Ok(report.quarantined.is_empty() && gaps == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crate::journal::tests::{admit, config, journal, record};
+    use clap::{CommandFactory, Parser};
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: JournalArgs,
+    }
+
+    /// Two calls settled, one open; the process is gone.
+    fn left_behind() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = journal(&dir.path().join(DIR_NAME), &config(2, 4));
+        for n in 1..=2 {
+            let open = admit(&mut journal, n, Some(b"mine"));
+            journal.post(open, &record(n));
+        }
+        let _open = admit(&mut journal, 3, None);
+        let journal_dir = journal.shared().dir.clone();
+        (dir, journal_dir)
+    }
+
+    fn place(dir: &Path) -> Place {
+        Place { dir: dir.to_owned(), data_dir: None }
+    }
+
+    fn run_to_text(run: impl FnOnce(&mut Vec<u8>) -> Result<bool, Failure>) -> (bool, String) {
+        let mut out = Vec::new();
+        let good = match run(&mut out) {
+            Ok(good) => good,
+            Err(Failure::Usage(word) | Failure::Failed(word)) => (false, out = word.into()).0,
+            Err(Failure::Io(error)) => (false, out = error.to_string().into()).0,
+        };
+        (good, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn verify_tells_whole_from_damaged_by_root_journal_and_segment() {
+        let (data_dir, dir) = left_behind();
+        let segment = dir.join("000001.tgj");
+        let places = [data_dir.path().to_owned(), data_dir.path().join("journal"), dir];
+        for at in places.iter().chain([&segment]) {
+            let (good, text) = run_to_text(|out| verify(&place(at), out));
+            assert!(good && text.contains("whole"), "{text}");
+            let row = text.lines().find(|line| line.contains("000001")).unwrap();
+            let columns: Vec<_> = row.split_whitespace().collect();
+            assert_eq!(columns[1..], ["0", "000001", "0", "9", "2", "1", "0", "whole"]);
+        }
+        let mut bytes = fs::read(&segment).unwrap();
+        bytes[300] ^= 1;
+        fs::write(&segment, bytes).unwrap();
+        for at in places.iter().chain([&segment]) {
+            let (good, text) = run_to_text(|out| verify(&place(at), out));
+            assert!(!good && text.contains("slots 1 to 1 are lost"), "{text}");
+        }
+    }
+
+    #[test]
+    fn show_prints_every_slot() {
+        let (_data_dir, dir) = left_behind();
+        let (good, text) = run_to_text(|out| show(&place(&dir), true, out));
+        assert!(good);
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let kinds: Vec<_> = lines.iter().map(|line| line["kind"].as_str().unwrap()).collect();
+        let call = ["text", "pending", "text", "post"];
+        assert_eq!(kinds, [call.as_slice(), call.as_slice(), &["pending"]].concat());
+        assert_eq!(lines[3]["request_id"], "mine");
+        assert_eq!(lines[3]["status"], 200);
+        let (_, text) = run_to_text(|out| show(&place(&dir), false, out));
+        assert_eq!(text.lines().count(), 9);
+        assert!(text.lines().all(|line| line.contains("journal=")), "{text}");
+    }
+
+    #[test]
+    fn replay_brings_it_in_once_and_says_what_it_can_not_take() {
+        let (data_dir, dir) = left_behind();
+        let pricer: Pricer = |_| Ok(Box::new(|_, _| NanoUsd(0)));
+        let segment = dir.join("000001.tgj");
+        let (good, text) = run_to_text(|out| replay(&place(&segment), pricer, out));
+        assert!(!good && text.contains("can't be replayed"), "{text}");
+        let held = journal::lock(data_dir.path()).unwrap();
+        let (good, text) = run_to_text(|out| replay(&place(&dir), pricer, out));
+        assert!(!good && text.contains("in use"), "{text}");
+        drop(held);
+        let (good, text) = run_to_text(|out| replay(&place(&dir), pricer, out));
+        assert!(good && text.starts_with("1 journals, 2 records added, 1 recovered"), "{text}");
+        assert!(!dir.exists());
+        let root = data_dir.path().join("journal");
+        let (good, text) = run_to_text(|out| replay(&place(&root), pricer, out));
+        assert!(good && text.starts_with("0 journals"), "{text}");
+        let (good, _) = run_to_text(|out| verify(&place(&dir), out));
+        assert!(!good, "it is gone");
+    }
+
+    #[test]
+    fn the_command_line_is_as_the_contract_says() {
+        Command::command().debug_assert();
+        let parsed = Command::try_parse_from(["x", "show", "d", "--json"]).unwrap();
+        assert!(matches!(parsed.args.action, Action::Show { json: true, .. }));
+    }
+}

@@ -1,0 +1,21 @@
+//! Damaged segments are kept for a human to look at, whatever becomes of their journal.
+
+use super::QUARANTINE_NAME;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+use uuid::Uuid;
+
+/// Keeps the segment `path` of a journal in `root/quarantine/`; a second time changes nothing.
+pub fn keep(root: &Path, journal_id: u128, path: &Path) -> io::Result<PathBuf> {
+    let dir = root.join(QUARANTINE_NAME);
+    fs::create_dir_all(&dir)?;
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let kept = dir.join(format!("{}-{file}", Uuid::from_u128(journal_id).hyphenated()));
+    match fs::hard_link(path, &kept) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        // A file system without hard links.
+        Err(_) => fs::copy(path, &kept).map(|_| ())?,
+        Ok(()) => {}
+    }
+    Ok(kept)
+}

@@ -1,0 +1,320 @@
+//! The writer's thread: collect a batch, write it, delete what is behind it.
+
+use super::ledger::{self, Advance, Names, Origin};
+use crate::clock;
+use crate::config::{Durability, UsageConfig};
+use crate::journal::format::Entry;
+use crate::journal::scan::{Found, Scan};
+use crate::journal::{JournalShared, quarantine, sync};
+use crate::mail::{Settled, WriterMail};
+use rusqlite::Connection;
+use shard::units::Nanos;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Pause between two looks into the channel.
+const TICK: Duration = Duration::from_millis(2);
+/// Pause after the store failed; doubled each time, to at most [`FAILED_PAUSE_MAX`].
+const FAILED_PAUSE_MIN: Duration = Duration::from_millis(20);
+const FAILED_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// What the writer works with.
+pub struct WriterArgs {
+    /// The writer's own connection, from `sqlite::open`.
+    pub connection: Connection,
+    /// `[usage]`
+    pub config: UsageConfig,
+    /// Its ends of the channels.
+    pub mail: WriterMail,
+    /// Every shard's journal, by the shard's number.
+    pub journals: Vec<Arc<JournalShared>>,
+}
+
+/// For metrics. Lag is in the journals: `appended` less `ingested`.
+#[derive(Debug, Default)]
+pub struct WriterCounters {
+    /// Rows in the ledger.
+    pub rows: AtomicU64,
+    /// Transactions committed.
+    pub batches: AtomicU64,
+    /// Transactions that failed and were tried again.
+    pub failures: AtomicU64,
+    /// Rows that the channel dropped and the journal gave.
+    pub rows_from_files: AtomicU64,
+    /// Records that the ledger refused, in `usage_dlq`.
+    pub refused: AtomicU64,
+    /// Stretches of a journal that could not be read back.
+    pub gaps: AtomicU64,
+}
+
+/// The running writer.
+pub struct WriterHandle {
+    thread: JoinHandle<bool>,
+    counters: Arc<WriterCounters>,
+    stop_at: Arc<AtomicU64>,
+}
+
+impl WriterHandle {
+    /// Its counters.
+    pub fn counters(&self) -> Arc<WriterCounters> {
+        self.counters.clone()
+    }
+
+    /// Waits until everything that was settled is in the ledger and all journals are closed and
+    /// removed, at most `timeout_ms`. False: something was left for the next start to replay.
+    pub fn finish(self, timeout_ms: u64) -> bool {
+        let stop_at = clock::now().after(Nanos::from_ms(timeout_ms));
+        self.stop_at.store(stop_at.0, Ordering::Release);
+        self.thread.thread().unpark();
+        self.thread.join().unwrap_or(false)
+    }
+}
+
+/// Starts the writer, and a syncer per journal under `durability = disk`.
+pub fn spawn(args: WriterArgs) -> io::Result<WriterHandle> {
+    if args.config.durability == Durability::Disk {
+        for (journal, to_shard) in args.journals.iter().zip(&args.mail.to_shards) {
+            sync::spawn(journal.clone(), to_shard.clone())?;
+        }
+    }
+    let counters = Arc::new(WriterCounters::default());
+    let stop_at = Arc::new(AtomicU64::new(NOT_STOPPING));
+    let mut writer = Writer::new(args, counters.clone());
+    let until = stop_at.clone();
+    let thread =
+        std::thread::Builder::new().name("writer".into()).spawn(move || writer.run(&until))?;
+    Ok(WriterHandle { thread, counters, stop_at })
+}
+
+const NOT_STOPPING: u64 = u64::MAX;
+
+/// The writer's state, without its thread.
+pub(super) struct Writer {
+    pub(super) connection: Connection,
+    names: Names,
+    config: UsageConfig,
+    mail: WriterMail,
+    origins: Vec<Origin>,
+    spools: Vec<Spool>,
+    batch: Vec<Settled>,
+    oldest: Nanos,
+    failed_pause: Duration,
+    counters: Arc<WriterCounters>,
+}
+
+/// One journal, as far as the writer has come.
+struct Spool {
+    journal: Arc<JournalShared>,
+    /// All settled records before it are in the ledger or in the batch.
+    end: u64,
+    /// The channel dropped some: they are read from the files.
+    behind: bool,
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Busy,
+    Idle,
+    Failed(Duration),
+}
+
+impl Writer {
+    pub(super) fn new(args: WriterArgs, counters: Arc<WriterCounters>) -> Self {
+        let WriterArgs { connection, config, mail, journals } = args;
+        if let Err(error) = ledger::tune(&connection) {
+            tracing::warn!(%error, "the writer's connection keeps its default settings");
+        }
+        let origin =
+            |it: &Arc<JournalShared>| Origin { journal_id: it.id, instance_id: it.instance_id };
+        Self {
+            connection,
+            names: Names::default(),
+            mail,
+            origins: journals.iter().map(origin).collect(),
+            spools: journals
+                .into_iter()
+                .map(|journal| Spool { journal, end: 0, behind: false })
+                .collect(),
+            batch: Vec::with_capacity(config.batch_rows),
+            config,
+            oldest: Nanos::default(),
+            failed_pause: FAILED_PAUSE_MIN,
+            counters,
+        }
+    }
+
+    fn run(&mut self, stop_at: &AtomicU64) -> bool {
+        loop {
+            let until = stop_at.load(Ordering::Acquire);
+            let stopping = until != NOT_STOPPING;
+            let turn = self.turn(clock::now(), stopping);
+            if stopping && turn != Turn::Busy {
+                let ended = self.spools.iter().all(|spool| spool.journal.has_ended());
+                if turn == Turn::Idle && ended && self.close() {
+                    return self.spools.iter().all(|spool| spool.journal.is_closed());
+                }
+                if clock::now().0 >= until {
+                    tracing::error!("usage records left in the journal for the next start");
+                    return false;
+                }
+            }
+            match turn {
+                Turn::Busy => {}
+                Turn::Idle => std::thread::park_timeout(TICK),
+                Turn::Failed(pause) => std::thread::park_timeout(pause),
+            }
+        }
+    }
+
+    /// One round: collect, and write if it is time to. `flush`: whatever there is.
+    pub(super) fn turn(&mut self, now: Nanos, flush: bool) -> Turn {
+        let before = self.batch.len();
+        if before == 0 {
+            self.oldest = now;
+        }
+        let received = self.receive();
+        for at in 0..self.spools.len() {
+            self.read_files(at, received == 0);
+        }
+        let age = now.since(self.oldest);
+        let due = self.batch.len() >= self.config.batch_rows
+            || flush
+            || age >= Nanos::from_ms(self.config.batch_age_ms);
+        if self.batch.is_empty() || !due {
+            return Turn::Idle;
+        }
+        match self.write(false) {
+            Ok(()) => {
+                self.failed_pause = FAILED_PAUSE_MIN;
+                Turn::Busy
+            }
+            Err(error) => {
+                self.counters.failures.fetch_add(1, Ordering::Relaxed);
+                let pause = self.failed_pause;
+                self.failed_pause = (pause * 2).min(FAILED_PAUSE_MAX);
+                tracing::error!(%error, rows = self.batch.len(), "store failed; will try again");
+                Turn::Failed(pause)
+            }
+        }
+    }
+
+    /// Takes what the channel has, as far as the batch has room. Returns how many it had.
+    fn receive(&mut self) -> usize {
+        let mut received = 0;
+        while self.batch.len() < self.config.batch_rows {
+            let Ok(settled) = self.mail.records.try_recv() else { break };
+            received += 1;
+            let spool = &mut self.spools[settled.shard as usize];
+            if spool.behind || settled.seq < spool.end {
+                // The files give it, or gave it.
+                continue;
+            }
+            if settled.prev_end == spool.end {
+                spool.end = settled.seq + 1;
+                self.batch.push(settled);
+            } else {
+                spool.behind = true;
+            }
+        }
+        received
+    }
+
+    /// Reads what the channel dropped, as far as the batch has room.
+    fn read_files(&mut self, at: usize, channel_is_empty: bool) {
+        let spool = &mut self.spools[at];
+        let post_end = spool.journal.post_end();
+        spool.behind |= channel_is_empty && spool.end < post_end;
+        if !spool.behind || self.batch.len() >= self.config.batch_rows {
+            return;
+        }
+        let scan = match Scan::live(&spool.journal, spool.end, post_end) {
+            Ok(scan) => scan,
+            Err(error) => {
+                tracing::error!(%error, "journal not readable; will try again");
+                return;
+            }
+        };
+        for found in scan {
+            match found {
+                Found::Entry { seq, entry: Entry::Post(record, prev_end), request_id } => {
+                    let shard = at as u16;
+                    self.batch.push(Settled { shard, seq, prev_end, record, request_id });
+                    spool.end = seq + 1;
+                    self.counters.rows_from_files.fetch_add(1, Ordering::Relaxed);
+                }
+                Found::Entry { .. } => {}
+                Found::Gap { from, to } => {
+                    spool.end = to;
+                    self.counters.gaps.fetch_add(1, Ordering::Relaxed);
+                    keep_damaged(&spool.journal, from, to);
+                }
+            }
+            if self.batch.len() >= self.config.batch_rows {
+                return;
+            }
+        }
+        spool.end = post_end;
+        spool.behind = false;
+    }
+
+    /// Writes the batch and deletes what is behind it.
+    fn write(&mut self, closing: bool) -> rusqlite::Result<()> {
+        let advance = |(origin, spool): (usize, &Spool)| Advance {
+            origin,
+            next_seq: spool.end,
+            closed: closing && spool.journal.is_closed(),
+        };
+        let advances: Vec<_> = self.spools.iter().enumerate().map(advance).collect();
+        let (connection, names) = (&mut self.connection, &mut self.names);
+        let written =
+            ledger::write(connection, names, &self.origins, &self.batch, &mut [], &advances)?;
+        self.batch.clear();
+        self.counters.rows.fetch_add(written.rows, Ordering::Relaxed);
+        self.counters.refused.fetch_add(written.refused, Ordering::Relaxed);
+        self.counters.batches.fetch_add(1, Ordering::Relaxed);
+        for spool in &self.spools {
+            spool.journal.set_ingested(spool.end);
+            spool.journal.delete_behind(spool.end);
+        }
+        Ok(())
+    }
+
+    /// Closes the journals that are complete and removes them. False: the store failed.
+    pub(super) fn close(&mut self) -> bool {
+        let behind = |spool: &Spool| spool.end < spool.journal.post_end();
+        if self.spools.iter().any(behind) {
+            return false;
+        }
+        if let Err(error) = self.write(true) {
+            tracing::error!(%error, "store failed; will try again");
+            return false;
+        }
+        for spool in self.spools.iter().filter(|spool| spool.journal.is_closed()) {
+            if let Err(error) = std::fs::remove_dir_all(&spool.journal.dir) {
+                // The next start removes it: its watermark says closed.
+                tracing::warn!(dir = %spool.journal.dir.display(), %error, "journal not removed");
+            }
+        }
+        true
+    }
+}
+
+fn keep_damaged(journal: &JournalShared, from: u64, to: u64) {
+    tracing::error!(shard = journal.shard, from, to, "journal damaged: these slots are lost");
+    let root = journal.dir.parent().unwrap_or(&journal.dir);
+    for segment in journal.segments() {
+        let first = segment.first_seq.load(Ordering::Acquire);
+        if first >= to || segment.end_seq.load(Ordering::Acquire) <= from {
+            continue;
+        }
+        if let Err(error) = quarantine::keep(root, journal.id, &segment.path) {
+            // Then it stays where it is.
+            tracing::error!(path = %segment.path.display(), %error, "segment not quarantined");
+            segment.held.store(true, Ordering::Release);
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! The writer's promise: whatever the channel, the store or the process does, every settled
+//! record has exactly one row, and every request that died has one too.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use super::replay::{ReplayReport, replay};
+use super::run::{Turn, Writer};
+use super::{WriterArgs, WriterCounters, spawn};
+use crate::config::UsageConfig;
+use crate::journal::tests::{admit, config, journal, pending, record};
+use crate::journal::{DIR_NAME, Journal, Open};
+use crate::mail::{self, ShardMail};
+use crate::sqlite;
+use proptest::prelude::*;
+use rusqlite::Connection;
+use shard::record::{Outcome, Record, Usage};
+use shard::units::{ConsumerId, KeyId, NanoUsd, Nanos, Period, ServiceId};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tempfile::TempDir;
+
+struct Bench {
+    dir: TempDir,
+    journal: Journal,
+    shard: ShardMail,
+    writer: Writer,
+    counters: Arc<WriterCounters>,
+}
+
+const NOW: Nanos = Nanos::from_s(1_000);
+
+fn bench(config: &UsageConfig) -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = journal(&dir.path().join(DIR_NAME), config);
+    let (mut shards, _, mail) = mail::open(1);
+    let counters = Arc::new(WriterCounters::default());
+    let args = WriterArgs {
+        connection: sqlite::open(dir.path()).unwrap(),
+        config: config.clone(),
+        mail,
+        journals: vec![journal.shared()],
+    };
+    let writer = Writer::new(args, counters.clone());
+    Bench { dir, journal, shard: shards.remove(0), writer, counters }
+}
+
+impl Bench {
+    fn post(&mut self, open: Open, record: &Record, by_channel: bool) {
+        let settled = self.journal.post(open, record);
+        if by_channel {
+            self.shard.to_writer.try_send(settled).unwrap();
+        }
+    }
+
+    fn call(&mut self, n: u128, by_channel: bool) {
+        let open = admit(&mut self.journal, n, None);
+        self.post(open, &record(n), by_channel);
+    }
+
+    fn flush(&mut self) {
+        while self.writer.turn(NOW, true) == Turn::Busy {}
+    }
+
+    fn journal_dir(&self) -> PathBuf {
+        self.journal.shared().dir.clone()
+    }
+
+    /// The process dies: what is left is the directory.
+    fn die(self) -> TempDir {
+        self.dir
+    }
+}
+
+fn free(_: &Record, _: u64) -> NanoUsd {
+    NanoUsd(0)
+}
+
+fn replay_all(dir: &Path) -> ReplayReport {
+    replay(dir, &mut sqlite::open(dir).unwrap(), &free).unwrap()
+}
+
+fn ids(dir: &Path) -> Vec<u128> {
+    let connection = sqlite::open(dir).unwrap();
+    let mut select = connection.prepare("SELECT record_id FROM usage_records").unwrap();
+    let rows = select.query_map((), |row| row.get::<_, String>(0)).unwrap();
+    let mut ids: Vec<u128> =
+        rows.map(|id| uuid::Uuid::try_parse(&id.unwrap()).unwrap().as_u128()).collect();
+    ids.sort();
+    ids
+}
+
+fn number(connection: &Connection, sql: &str) -> i64 {
+    connection.query_row(sql, (), |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn a_row_carries_every_column_of_the_contract() {
+    let mut bench = bench(&config(2, 10));
+    let connection = sqlite::open(bench.dir.path()).unwrap();
+    connection
+        .execute(
+            "INSERT INTO services VALUES (?1, 'demo-chat', 'http://h', '/', NULL, 1, '')",
+            [ServiceId(9).to_string()],
+        )
+        .unwrap();
+    let record = Record {
+        record_id: 0x0192_aaaa_bbbb_7ccc_8ddd_eeee_ffff_0000,
+        occurred_at_unix_us: 1_795_465_080_123_456,
+        period: Period(202_611),
+        consumer: ConsumerId(1),
+        key: KeyId(2),
+        service: ServiceId(9),
+        status: 200,
+        outcome: Outcome::ClientAborted,
+        streamed: true,
+        usage: Usage { input_tokens: 10, cached_tokens: 4, output_tokens: 20, estimated: true },
+        price_version: 3,
+        cost: NanoUsd(123),
+        attempts: 1,
+        latency_us: 1_000,
+        ttft_us: 900,
+        overhead_us: 7,
+    };
+    for by_channel in [true, false] {
+        let id = record.record_id + u128::from(by_channel);
+        let open = bench.journal.pending(&pending(id), Some(b"req-1")).unwrap();
+        bench.post(open, &Record { record_id: id, ..record }, by_channel);
+    }
+    bench.flush();
+    let rows: Vec<String> = connection
+        .prepare(
+            "SELECT json_array(u.occurred_at, period, request_id, consumer_id, key_id,
+            service_id, model, status, outcome, streamed, input_tokens, cached_tokens,
+            output_tokens, tokens_source, price_version, cost_nanousd, attempts, latency_us,
+            ttft_us, overhead_us, instance_id) FROM usage_records u",
+        )
+        .unwrap()
+        .query_map((), |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let expected = concat!(
+        r#"["2026-11-23T20:18:00.123456Z","2026-11","req-1","000000000001","000000000002","#,
+        r#""000000000009","demo-chat",200,"client_aborted",1,10,4,20,"estimated",3,123,1,1000,900,"#,
+        r#"7,"00000000-0000-0000-0000-000000000007"]"#
+    );
+    assert_eq!(rows, [expected, expected]);
+    let daily = "SELECT json_array(consumer_id, service_id, day, period, calls, input_tokens,
+        cached_tokens, output_tokens, cost_nanousd) FROM usage_daily";
+    let daily: String = connection.query_row(daily, (), |row| row.get(0)).unwrap();
+    let expected = r#"["000000000001","000000000009","2026-11-23","2026-11",2,20,8,40,246]"#;
+    assert_eq!(daily, expected);
+}
+
+#[test]
+fn what_the_channel_drops_is_read_from_the_journal() {
+    let mut bench = bench(&config(1, 1_000));
+    for n in 0..500 {
+        bench.call(n, n % 7 == 0);
+        if n % 50 == 49 {
+            bench.flush();
+        }
+    }
+    bench.flush();
+    assert_eq!(ids(bench.dir.path()), (0..500).collect::<Vec<_>>());
+    let counters = &bench.counters;
+    assert_eq!(counters.rows.load(Ordering::Relaxed), 500);
+    assert!(counters.rows_from_files.load(Ordering::Relaxed) >= 400);
+    let shared = bench.journal.shared();
+    assert_eq!(shared.ingested(), shared.post_end());
+    assert!(shared.segments().len() <= 2, "deleted behind the watermark");
+    // All by channel: the files are not read.
+    let before = counters.rows_from_files.load(Ordering::Relaxed);
+    for n in 500..600 {
+        bench.call(n, true);
+    }
+    bench.flush();
+    assert_eq!(bench.counters.rows_from_files.load(Ordering::Relaxed), before);
+    assert_eq!(ids(bench.dir.path()).len(), 600);
+}
+
+#[test]
+fn a_batch_waits_for_its_age_or_its_size() {
+    let mut bench = bench(&config(2, 100));
+    bench.call(0, true);
+    assert_eq!(bench.writer.turn(NOW, false), Turn::Idle);
+    assert_eq!(bench.writer.turn(NOW.after(Nanos::from_ms(9)), false), Turn::Idle);
+    assert_eq!(ids(bench.dir.path()), []);
+    assert_eq!(bench.writer.turn(NOW.after(Nanos::from_ms(10)), false), Turn::Busy);
+    assert_eq!(ids(bench.dir.path()), [0]);
+    for n in 1..=64 {
+        bench.call(n, true);
+    }
+    assert_eq!(bench.writer.turn(NOW, false), Turn::Busy);
+    assert_eq!(ids(bench.dir.path()).len(), 65);
+}
+
+#[test]
+fn a_full_store_delays_and_loses_nothing() {
+    let mut bench = bench(&config(2, 1_000));
+    let limit = |writer: &Writer, pages: i64| {
+        writer.connection.pragma_update(None, "max_page_count", pages).unwrap();
+    };
+    limit(&bench.writer, 1);
+    let mut failed = 0;
+    for n in 0..2_000 {
+        bench.call(n, true);
+        if n % 100 == 99 {
+            failed += u32::from(matches!(bench.writer.turn(NOW, true), Turn::Failed(_)));
+        }
+    }
+    assert!(failed > 5, "the store was full");
+    limit(&bench.writer, 1_000_000);
+    bench.flush();
+    bench.flush();
+    assert_eq!(ids(bench.dir.path()), (0..2_000).collect::<Vec<_>>());
+    assert!(bench.counters.failures.load(Ordering::Relaxed) > 5);
+}
+
+#[test]
+fn a_row_that_the_ledger_refuses_is_kept_aside_and_stops_nothing() {
+    let mut bench = bench(&config(2, 100));
+    for n in [1, 2, 2, 3] {
+        bench.call(n, true);
+    }
+    bench.flush();
+    assert_eq!(ids(bench.dir.path()), [1, 2, 3]);
+    let connection = sqlite::open(bench.dir.path()).unwrap();
+    let dlq = "SELECT count(*) FROM usage_dlq WHERE reason LIKE '%UNIQUE%' AND length(slot) = 128";
+    assert_eq!(number(&connection, dlq), 1);
+    assert_eq!(number(&connection, "SELECT sum(calls) FROM usage_daily"), 3);
+    assert_eq!(bench.counters.refused.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_clean_end_leaves_no_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(2, 100);
+    let mut journal = journal(&dir.path().join(DIR_NAME), &config);
+    let (shards, _, mail) = mail::open(1);
+    let connection = sqlite::open(dir.path()).unwrap();
+    let journals = vec![journal.shared()];
+    let writer = spawn(WriterArgs { connection, config, mail, journals }).unwrap();
+    for n in 0..200 {
+        let open = admit(&mut journal, n, None);
+        let settled = journal.post(open, &record(n));
+        if n % 5 > 0 {
+            shards[0].to_writer.try_send(settled).unwrap();
+        }
+    }
+    let journal_dir = journal.shared().dir.clone();
+    journal.close();
+    assert!(writer.finish(60_000));
+    assert!(!journal_dir.exists());
+    assert_eq!(ids(dir.path()).len(), 200);
+    let connection = sqlite::open(dir.path()).unwrap();
+    assert_eq!(number(&connection, "SELECT closed FROM ingest_watermark"), 1);
+    assert_eq!(replay_all(dir.path()), ReplayReport::default());
+}
+
+#[test]
+fn an_end_with_a_request_open_leaves_it_to_the_next_start() {
+    let mut bench = bench(&config(2, 100));
+    bench.call(1, true);
+    let _open = admit(&mut bench.journal, 2, None);
+    let (dir, shared) = (bench.journal_dir(), bench.journal.shared());
+    bench.journal.close();
+    assert!(shared.has_ended() && !shared.is_closed());
+    while bench.writer.turn(NOW, true) == Turn::Busy {}
+    assert!(bench.writer.close());
+    assert!(dir.exists());
+    let report = replay_all(bench.dir.path());
+    assert_eq!((report.rows, report.recovered), (0, 1));
+    assert_eq!(ids(bench.dir.path()), [1, 2]);
+}
+
+#[test]
+fn the_dead_are_billed_by_checkpoint_or_estimate_in_their_months_place() {
+    let mut bench = bench(&config(1, 100));
+    let long = admit(&mut bench.journal, 900, Some(b"long"));
+    // Its settlement comes to lie in a segment that is deleted, its PENDING in one that is not.
+    bench.call(901, true);
+    let posted_later = admit(&mut bench.journal, 902, None);
+    for n in 0..60 {
+        bench.call(n, true);
+    }
+    let usage = Usage { input_tokens: 100, ..Usage::default() };
+    bench.post(posted_later, &Record { usage, ..record(902) }, true);
+    for n in 60..120 {
+        bench.call(n, true);
+    }
+    bench.journal.checkpoint(&long, 6, 40);
+    let _short = admit(&mut bench.journal, 903, None);
+    bench.flush();
+    let dir = bench.die();
+    let price = |record: &Record, month: u64| {
+        assert_eq!((record.outcome, record.status), (Outcome::Recovered, 0));
+        NanoUsd(month as i64 * 1_000 + record.usage.total() as i64)
+    };
+    let mut connection = sqlite::open(dir.path()).unwrap();
+    let report = replay(dir.path(), &mut connection, &price).unwrap();
+    assert_eq!((report.rows, report.recovered, report.gaps), (0, 2, 0));
+    let mut select = connection
+        .prepare(
+            "SELECT json_array(request_id, input_tokens, output_tokens, cost_nanousd)
+             FROM usage_records WHERE outcome = 'recovered' AND tokens_source = 'estimated'",
+        )
+        .unwrap();
+    let rows: Vec<String> =
+        select.query_map((), |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+    let short = uuid::Uuid::from_u128(903).hyphenated().to_string();
+    assert_eq!(rows, [r#"["long",6,40,100046]"#.to_owned(), format!(r#"["{short}",5,0,146005]"#),]);
+    assert_eq!(number(&connection, "SELECT sum(calls) FROM usage_daily"), 124);
+}
+
+#[test]
+fn damage_is_reported_and_kept_and_the_rest_comes_in() {
+    let mut bench = bench(&config(1, 100));
+    for n in 0..100 {
+        bench.call(n, false);
+    }
+    let (journal_dir, shared) = (bench.journal_dir(), bench.journal.shared());
+    let path = journal_dir.join("000003.tgj");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[128 * 2 + 50] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let dir = bench.die();
+    let report = replay_all(dir.path());
+    let lost = 2 * 31 + 1;
+    assert_eq!(report.gaps_named, [(shared.id, lost, lost + 1)]);
+    assert_eq!(report.quarantined.len(), 1);
+    assert!(report.quarantined[0].exists() && !journal_dir.exists());
+    // The lost slot was a POST: its PENDING stands for it.
+    assert_eq!((report.rows, report.recovered), (99, 1));
+    assert_eq!(ids(dir.path()), (0..100).collect::<Vec<_>>());
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Admit { text: bool },
+    Checkpoint { which: usize },
+    Post { which: usize, by_channel: bool },
+    Turn,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => any::<bool>().prop_map(|text| Step::Admit { text }),
+        1 => any::<usize>().prop_map(|which| Step::Checkpoint { which }),
+        4 => (any::<usize>(), any::<bool>())
+            .prop_map(|(which, by_channel)| Step::Post { which, by_channel }),
+        1 => Just(Step::Turn),
+    ];
+    prop::collection::vec(step, 1..250)
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    /// A random history, killed; its replay failed at a random point, killed after its last
+    /// commit but before the files were removed, and done again.
+    #[test]
+    fn rows_are_posts_and_the_dead_each_exactly_once(
+        steps in steps(), pages in 1i64..40,
+    ) {
+        let mut bench = bench(&config(1, 1_000));
+        let (mut open, mut admitted) = (Vec::new(), 0u128);
+        let mut posted = Vec::new();
+        for step in steps {
+            match step {
+                Step::Admit { text } => {
+                    let text = text.then_some(b"text".as_slice());
+                    open.push((admitted, admit(&mut bench.journal, admitted, text)));
+                    admitted += 1;
+                }
+                Step::Checkpoint { which } if !open.is_empty() => {
+                    let which = which % open.len();
+                    bench.journal.checkpoint(&open[which].1, 1, 1);
+                }
+                Step::Post { which, by_channel } if !open.is_empty() => {
+                    let (n, it) = open.swap_remove(which % open.len());
+                    bench.post(it, &record(n), by_channel);
+                    posted.push(n);
+                }
+                Step::Turn => { bench.writer.turn(NOW, true); }
+                Step::Checkpoint { .. } | Step::Post { .. } => {}
+            }
+        }
+        let (journal_dir, dead) = (bench.journal_dir(), open.len() as i64);
+        drop(open);
+        let dir = bench.die();
+        let before = tempfile::tempdir().unwrap();
+        copy_dir(&journal_dir, before.path());
+        let mut connection = sqlite::open(dir.path()).unwrap();
+        let used = number(&connection, "PRAGMA page_count");
+        connection.pragma_update(None, "max_page_count", used + pages / 8).unwrap();
+        let _ = replay(dir.path(), &mut connection, &free);
+        connection.pragma_update(None, "max_page_count", 1_000_000).unwrap();
+        replay(dir.path(), &mut connection, &free).unwrap();
+        prop_assert!(!journal_dir.exists());
+        copy_dir(before.path(), &journal_dir);
+        let report = replay(dir.path(), &mut connection, &free).unwrap();
+        prop_assert_eq!(report, ReplayReport::default());
+        prop_assert_eq!(ids(dir.path()), (0..admitted).collect::<Vec<_>>());
+        let recovered = "SELECT count(*) FROM usage_records WHERE outcome = 'recovered'";
+        prop_assert_eq!(number(&connection, recovered), dead);
+        prop_assert_eq!(posted.len() as i64 + dead, admitted as i64);
+        let calls = "SELECT coalesce(sum(calls), 0) FROM usage_daily";
+        prop_assert_eq!(number(&connection, calls), admitted as i64);
+    }
+}
