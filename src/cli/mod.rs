@@ -1,3 +1,4 @@
-//! The command line, a file per command.
+//! Commands.
 
 pub mod journal;
+pub mod upstream;
