@@ -1,0 +1,285 @@
+//! Starts the threads of one instance, in the order that lets each rely on what came before, and
+//! ends them in the order that loses nothing: no new work, finish, settle, flush, then go.
+
+use crate::config::{Config, Shards};
+use crate::gateway::core::{Parts, ProcessState};
+use crate::gateway::{self, ShardArgs, net};
+use crate::journal::{self, Journal, JournalShared};
+use crate::mail::{self, ShardMail};
+use crate::metrics::Metrics;
+use crate::{control, sqlite, writer};
+use rusqlite::Connection;
+use rustix::thread::{CpuSet, sched_getaffinity};
+use shard::catalog::Catalog;
+use shard::message::ToShard;
+use shard::price::price;
+use shard::record::Record;
+use shard::units::{NanoUsd, Nanos};
+use shard::{Shard, ShardConfig};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+/// Where an instance serves.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// Data plane, as `http://host:port`, with the port really bound.
+    pub data_url: String,
+    /// Control plane, likewise.
+    pub admin_url: String,
+    /// What the control plane asks for.
+    pub admin_token: String,
+}
+
+/// Why an instance does not run, or ended badly.
+#[derive(Debug)]
+pub struct RunError(String);
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for RunError {}
+
+fn failed(what: &str) -> impl FnOnce(&dyn fmt::Display) -> RunError {
+    let what = what.to_owned();
+    move |why| RunError(format!("{what}: {why}"))
+}
+
+/// Serves until SIGTERM or SIGINT ends it. `on_ready` is called once every part serves.
+pub fn serve(
+    config: Config,
+    on_ready: impl FnOnce(&Addresses) -> Result<(), String>,
+) -> Result<(), RunError> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(|why| failed("signals cannot be handled")(&why))?;
+    let _lock = journal::lock(&config.server.data_dir).map_err(|why| RunError(why.to_string()))?;
+    let instance = Instance::start(Arc::new(config))?;
+    if let Err(why) = on_ready(&instance.addresses) {
+        instance.stop();
+        return Err(RunError(why));
+    }
+    tracing::info!(shards = instance.shards.len(), "serving");
+    eprintln!("ready data={} admin={}", instance.addresses.data_url, instance.addresses.admin_url);
+    for signal in signals.forever() {
+        if signal == SIGHUP {
+            tracing::warn!("the configuration is read at start; restart to apply a change");
+            continue;
+        }
+        break;
+    }
+    if instance.stop() {
+        Ok(())
+    } else {
+        Err(RunError("not all was written in time; the next start replays the journals".into()))
+    }
+}
+
+struct Instance {
+    config: Arc<Config>,
+    addresses: Addresses,
+    state: Arc<ProcessState>,
+    to_shards: Vec<flume::Sender<ToShard>>,
+    shards: Vec<JoinHandle<io::Result<()>>>,
+    writer: writer::WriterHandle,
+    control: control::ControlHandle,
+}
+
+impl Instance {
+    fn start(config: Arc<Config>) -> Result<Self, RunError> {
+        let data_dir = &config.server.data_dir;
+        let mut connection = sqlite::open(data_dir).map_err(|why| RunError(why.to_string()))?;
+        let opened = control::open(&config).map_err(|why| RunError(why.to_string()))?;
+        let catalog = opened.catalog();
+        replay(data_dir, &mut connection, &catalog)?;
+        let cpus = cpus_for(config.server.shards)?;
+        let (mails, control_mail, writer_mail) = mail::open(cpus.len());
+        let to_shards = control_mail.to_shards.clone();
+        let metrics = Arc::new(Metrics::new(cpus.len()));
+        let state = Arc::new(ProcessState::default());
+        let listeners = bind(config.server.listen, cpus.len())
+            .map_err(|why| failed(&format!("cannot listen on {}", config.server.listen))(&why))?;
+        let admin_listener = TcpListener::bind(config.server.admin_listen).map_err(|why| {
+            failed(&format!("cannot listen on {}", config.server.admin_listen))(&why)
+        })?;
+        let addresses = Addresses {
+            data_url: url_of(&listeners[0])?,
+            admin_url: url_of(&admin_listener)?,
+            admin_token: opened.admin_token().to_owned(),
+        };
+        let (journals, shared) = journals(&config, cpus.len())?;
+        let writer = writer::spawn(writer::WriterArgs {
+            connection,
+            config: config.usage.clone(),
+            mail: writer_mail,
+            journals: shared.clone(),
+        })
+        .map_err(|why| failed("the writer does not start")(&why))?;
+        let control = control::spawn(control::ControlArgs {
+            config: config.clone(),
+            opened,
+            mail: control_mail,
+            metrics: metrics.clone(),
+            admin_listener,
+            ready: {
+                let state = state.clone();
+                Box::new(move || {
+                    state.ready.load(Ordering::Relaxed) && !state.draining.load(Ordering::Relaxed)
+                })
+            },
+        })
+        .map_err(|why| failed("control does not start")(&why))?;
+        let start = ShardStart { config: &config, state: &state, metrics: &metrics, catalog };
+        let shards = start.all(cpus, mails, journals, listeners)?;
+        state.ready.store(true, Ordering::Relaxed);
+        Ok(Self { config, addresses, state, to_shards, shards, writer, control })
+    }
+
+    /// True if everything was written.
+    fn stop(self) -> bool {
+        tracing::info!("draining");
+        self.state.draining.store(true, Ordering::Relaxed);
+        for to_shard in &self.to_shards {
+            // A shard that is gone has drained.
+            let _ = to_shard.send(ToShard::Drain);
+        }
+        for shard in self.shards {
+            if !matches!(shard.join(), Ok(Ok(()))) {
+                tracing::error!("a shard ended badly");
+            }
+        }
+        let flushed = self.writer.finish(self.config.server.drain_timeout_ms);
+        self.control.stop();
+        tracing::info!(flushed, "stopped");
+        flushed
+    }
+}
+
+fn replay(data_dir: &Path, store: &mut Connection, catalog: &Catalog) -> Result<(), RunError> {
+    let price_of = |record: &Record, before: u64| {
+        let found = catalog.service_by_id(record.service).map(|at| &catalog.services[at as usize]);
+        let price_then = found.and_then(|service| service.price_version(record.price_version));
+        price_then.map_or(NanoUsd(0), |then| price(&then.model, &record.usage, before))
+    };
+    let report = writer::replay(data_dir, store, &price_of)
+        .map_err(|why| failed("the usage journals cannot be replayed")(&why))?;
+    if report.journals > 0 {
+        tracing::info!(
+            journals = report.journals,
+            rows = report.rows,
+            recovered = report.recovered,
+            torn_bytes = report.torn_bytes,
+            "usage journals of an earlier process replayed"
+        );
+    }
+    for (journal, from, to) in &report.gaps_named {
+        let journal = uuid::Uuid::from_u128(*journal);
+        tracing::error!(%journal, from, to, "records of a journal are damaged; see quarantine");
+    }
+    Ok(())
+}
+
+/// The core of each shard; `None`: not pinned.
+fn cpus_for(shards: Shards) -> Result<Vec<Option<usize>>, RunError> {
+    /// From here on the writer gets a core of its own.
+    const CORES_TO_SPARE_ONE: usize = 4;
+    let allowed =
+        sched_getaffinity(None).map_err(|why| failed("the cores cannot be counted")(&why))?;
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
+    let count = match shards {
+        Shards::Exactly(count) => usize::from(count),
+        Shards::Auto if cores.len() >= CORES_TO_SPARE_ONE => cores.len() - 1,
+        Shards::Auto => cores.len(),
+    };
+    let pinned = count <= cores.len();
+    Ok((0..count).map(|shard| cores.get(shard).copied().filter(|_| pinned)).collect())
+}
+
+/// One listening socket per shard on the same port; the kernel spreads connections over them.
+fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let first = net::bind(address)?;
+    let bound = first.local_addr()?;
+    let mut listeners = vec![first];
+    for _ in 1..count {
+        listeners.push(net::bind(bound)?);
+    }
+    Ok(listeners)
+}
+
+fn url_of(listener: &TcpListener) -> Result<String, RunError> {
+    let address = listener.local_addr().map_err(|why| failed("no address")(&why))?;
+    Ok(format!("http://{address}"))
+}
+
+type Journals = (Vec<Journal>, Vec<Arc<JournalShared>>);
+
+fn journals(config: &Config, count: usize) -> Result<Journals, RunError> {
+    let no_journal = |why: io::Error| {
+        let root = config.server.data_dir.join(journal::DIR_NAME);
+        failed(&format!("no usage journal can be made in {}", root.display()))(&why)
+    };
+    let keeper = journal::spawn_keeper().map_err(no_journal)?;
+    let instance_id = uuid::Uuid::now_v7().as_u128();
+    let root = config.server.data_dir.join(journal::DIR_NAME);
+    let mut journals = Vec::with_capacity(count);
+    for shard in 0..count {
+        let usage = &config.usage;
+        let journal = Journal::create(&root, shard as u16, instance_id, usage, keeper.clone());
+        journals.push(journal.map_err(no_journal)?);
+    }
+    let shared = journals.iter().map(Journal::shared).collect();
+    Ok((journals, shared))
+}
+
+struct ShardStart<'a> {
+    config: &'a Arc<Config>,
+    state: &'a Arc<ProcessState>,
+    metrics: &'a Arc<Metrics>,
+    catalog: Arc<Catalog>,
+}
+
+impl ShardStart<'_> {
+    fn all(
+        &self,
+        cpus: Vec<Option<usize>>,
+        mails: Vec<ShardMail>,
+        journals: Vec<Journal>,
+        listeners: Vec<TcpListener>,
+    ) -> Result<Vec<JoinHandle<io::Result<()>>>, RunError> {
+        /// Reading the request, and answering: the rest of a call is bounded by its upstream's
+        /// total timeout.
+        const AROUND_UPSTREAM: Nanos = Nanos::from_s(300);
+        let mut digest_key = [0u8; 32];
+        getrandom::fill(&mut digest_key).map_err(|why| failed("no random numbers")(&why))?;
+        let upstream = Nanos::from_ms(self.config.upstream.total_timeout_ms);
+        let mut threads = Vec::with_capacity(cpus.len());
+        let parts = cpus.into_iter().zip(mails).zip(journals.into_iter().zip(listeners));
+        for (index, ((cpu, mail), (journal, listener))) in parts.enumerate() {
+            let shard = ShardConfig {
+                shard: index as u16,
+                permit_deadline: upstream.after(AROUND_UPSTREAM),
+            };
+            let parts = Parts {
+                index: index as u16,
+                config: self.config.clone(),
+                state: self.state.clone(),
+                digest_key,
+                shard: Shard::new(shard, self.catalog.clone()),
+                journal,
+                mail,
+                metrics: self.metrics.clone(),
+            };
+            let spawned = gateway::spawn(ShardArgs { parts, listener, cpu });
+            threads.push(spawned.map_err(|why| failed("a shard does not start")(&why))?);
+        }
+        Ok(threads)
+    }
+}
