@@ -5,14 +5,17 @@
 //! `admit`, `settle`. What it needs from control leaves by `poll_action`, what control answers
 //! comes in by `handle`, which says whom to wake.
 
+pub mod authority;
 pub mod bucket;
 pub mod catalog;
 mod clock_table;
 pub mod key_cache;
+pub mod lease;
 pub mod limits;
 pub mod message;
 mod months;
 pub mod permit;
+pub mod pool;
 pub mod price;
 pub mod quota;
 pub mod record;
