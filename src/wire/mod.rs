@@ -13,4 +13,7 @@ pub mod key_text;
 pub mod request;
 pub mod response;
 pub mod span;
+pub mod sse;
+mod text;
+pub mod usage;
 mod write;
