@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(splitter.next_event(&stream).unwrap().unwrap().bytes, EVENT_BYTES_MAX);
         stream.insert(0, b'a');
         assert_eq!(SseSplitter::new().next_event(&stream), Err(EventTooLarge));
-        assert_eq!(SseSplitter::new().next_event(&stream[..EVENT_BYTES_MAX]), Ok(None));
+        assert_eq!(SseSplitter::new().next_event(&stream[..EVENT_BYTES_MAX - 1]), Ok(None));
         let line = vec![b'a'; EVENT_BYTES_MAX];
         assert_eq!(SseSplitter::new().next_event(&line), Err(EventTooLarge));
     }
@@ -234,10 +234,12 @@ mod tests {
             lines in proptest::collection::vec(
                 prop_oneof!["data: ?[a-z: ]{0,4}", "event: ?[a-z]{0,3}", ":", "", "[a-z:]{0,3}"],
                 0..20),
-            ends in proptest::collection::vec(prop_oneof![Just("\n"), Just("\r\n"), Just("\r")], 20),
+            ends in proptest::collection::vec(
+                prop_oneof![Just("\n"), Just("\r\n"), Just("\r")], 20),
             cut in 1usize..9,
         ) {
-            let stream: String = lines.iter().zip(&ends).flat_map(|(line, end)| [line, *end]).collect();
+            let pairs = lines.iter().zip(&ends);
+            let stream: String = pairs.flat_map(|(line, end)| [line, *end]).collect();
             let pieces: Vec<&[u8]> = stream.as_bytes().chunks(cut).collect();
             prop_assert_eq!(split(&pieces).0, split(&[stream.as_bytes()]).0);
         }

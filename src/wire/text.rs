@@ -108,15 +108,18 @@ mod tests {
         for (body, text) in [
             (
                 r#"{"model":"no","messages":[{"role":"no","content":"a\n"},{"role":"user","content":
-                [{"type":"text","text":"b"},{"type":"image_url","image_url":{"url":"no","text":"no"}}]},
-                {"tool_calls":[{"id":"no","type":"no","function":{"name":"f","arguments":"{}"}}]}]}"#,
+                [{"type":"text","text":"b"},{"type":"image_url","image_url":
+                {"url":"no","text":"no"}}]},
+                {"tool_calls":[{"id":"no","type":"no","function":
+                {"name":"f","arguments":"{}"}}]}]}"#,
                 "a\n\nb\nf\n{}\n",
             ),
             (r#"{"prompt":"a","suffix":"no"}"#, "a\n"),
             (r#"{"prompt":["a","b"]}"#, "a\nb\n"),
             (r#"{"input":["a",["b"],1],"model":"no"}"#, "a\nb\n"),
             (
-                r#"{"instructions":"a","input":[{"role":"no","content":[{"type":"input_text","text":"b"}]}]}"#,
+                r#"{"instructions":"a","input":[{"role":"no","content":
+                [{"type":"input_text","text":"b"}]}]}"#,
                 "a\nb\n",
             ),
             (
@@ -136,7 +139,8 @@ mod tests {
     fn answers_of_all_shapes_are_collected() {
         for (body, text) in [
             (
-                r#"{"id":"no","choices":[{"message":{"role":"no","content":"a"},"finish_reason":"no"}]}"#,
+                r#"{"id":"no","choices":[{"message":{"role":"no","content":"a"},
+                "finish_reason":"no"}]}"#,
                 "a\n",
             ),
             (r#"{"choices":[{"text":"a"},{"text":"b"}]}"#, "a\nb\n"),
@@ -145,7 +149,8 @@ mod tests {
                 "a\n",
             ),
             (
-                r#"{"type":"message","content":[{"type":"text","text":"a"},{"type":"thinking","thinking":"b"}]}"#,
+                r#"{"type":"message","content":[{"type":"text","text":"a"},
+                {"type":"thinking","thinking":"b"}]}"#,
                 "a\nb\n",
             ),
             (r#"{"data":[{"embedding":[0.1]}],"object":"list"}"#, ""),
@@ -158,7 +163,8 @@ mod tests {
     fn deltas_of_all_shapes_are_collected() {
         for (data, text) in [
             (
-                r#"{"object":"no","choices":[{"index":0,"delta":{"role":"no","content":"a \u00e4"},"finish_reason":null}]}"#,
+                r#"{"object":"no","choices":[{"index":0,"delta":{"role":"no","content":"a \u00e4"},
+                "finish_reason":null}]}"#,
                 "a ä",
             ),
             (r#"{"choices":[{"delta":{"content":""}}]}"#, ""),
