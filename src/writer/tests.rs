@@ -141,8 +141,8 @@ fn a_row_carries_every_column_of_the_contract() {
         .unwrap();
     let expected = concat!(
         r#"["2026-11-23T20:18:00.123456Z","2026-11","req-1","000000000001","000000000002","#,
-        r#""000000000009","demo-chat",200,"client_aborted",1,10,4,20,"estimated",3,123,1,1000,900,"#,
-        r#"7,"00000000-0000-0000-0000-000000000007"]"#
+        r#""000000000009","demo-chat",200,"client_aborted",1,10,4,20,"estimated","#,
+        r#"3,123,1,1000,900,7,"00000000-0000-0000-0000-000000000007"]"#
     );
     assert_eq!(rows, [expected, expected]);
     let daily = "SELECT json_array(consumer_id, service_id, day, period, calls, input_tokens,
