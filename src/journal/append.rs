@@ -88,6 +88,7 @@ impl Journal {
         let dir = root.join(id.hyphenated().to_string());
         std::fs::create_dir_all(&dir)?;
         keeper::sync_dir(root)?;
+        let on_disk = config.durability == Durability::Disk;
         let segment_bytes = (config.segment_bytes / BLOCK_BYTES as u64).max(1) * BLOCK_BYTES as u64;
         let shared = Arc::new(JournalShared::new(
             id.as_u128(),
@@ -96,6 +97,7 @@ impl Journal {
             dir,
             segment_bytes,
             config.journal_max_bytes.max(2 * segment_bytes),
+            on_disk,
         ));
         let Some(Prepared { segment, writer }) = keeper::prepare(&shared, 1)? else {
             return Err(io::ErrorKind::QuotaExceeded.into());
@@ -103,7 +105,6 @@ impl Journal {
         segment.first_seq.store(0, Ordering::Release);
         shared.begin(segment.clone());
         keeper.send(Job::Window { segment: segment.clone(), window: 0 });
-        let on_disk = config.durability == Durability::Disk;
         let mut journal = Self {
             shared,
             keeper,

@@ -124,8 +124,7 @@ pub(super) fn prepare(journal: &JournalShared, no: u32) -> io::Result<Option<Pre
     let path = journal.dir.join(format!("{no:06}.tgj"));
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
     let made = allocate(&file, bytes)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| sync_dir(&journal.dir))
+        .and_then(|()| if journal.on_disk { sync_new(&file, &journal.dir) } else { Ok(()) })
         .and_then(|()| mapped::map(&file, bytes));
     let (pages, writer) = match made {
         Ok(made) => made,
@@ -161,6 +160,11 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
         }
         other => Ok(other?),
     }
+}
+
+fn sync_new(file: &File, dir: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    sync_dir(dir)
 }
 
 /// Makes the names in a directory durable.

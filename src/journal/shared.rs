@@ -63,6 +63,8 @@ pub struct JournalShared {
     pub segment_bytes: u64,
     /// What all of them together may take.
     pub bytes_max: u64,
+    /// It is to survive power loss, not only the process's end.
+    pub on_disk: bool,
     pub(super) appended: AtomicU64,
     pub(super) post_end: AtomicU64,
     pub(super) synced: AtomicU64,
@@ -88,6 +90,7 @@ impl JournalShared {
         dir: PathBuf,
         segment_bytes: u64,
         bytes_max: u64,
+        on_disk: bool,
     ) -> Self {
         Self {
             id,
@@ -96,6 +99,7 @@ impl JournalShared {
             dir,
             segment_bytes,
             bytes_max,
+            on_disk,
             appended: AtomicU64::new(0),
             post_end: AtomicU64::new(0),
             synced: AtomicU64::new(0),

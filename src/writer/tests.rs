@@ -141,8 +141,8 @@ fn a_row_carries_every_column_of_the_contract() {
         .unwrap();
     let expected = concat!(
         r#"["2026-11-23T20:18:00.123456Z","2026-11","req-1","000000000001","000000000002","#,
-        r#""000000000009","demo-chat",200,"client_aborted",1,10,4,20,"estimated",3,123,1,1000,900,"#,
-        r#"7,"00000000-0000-0000-0000-000000000007"]"#
+        r#""000000000009","demo-chat",200,"client_aborted",1,10,4,20,"estimated","#,
+        r#"3,123,1,1000,900,7,"00000000-0000-0000-0000-000000000007"]"#
     );
     assert_eq!(rows, [expected, expected]);
     let daily = "SELECT json_array(consumer_id, service_id, day, period, calls, input_tokens,
@@ -299,7 +299,8 @@ fn the_dead_are_billed_by_checkpoint_or_estimate_in_their_months_place() {
     };
     let mut connection = sqlite::open(dir.path()).unwrap();
     let report = replay(dir.path(), &mut connection, &price).unwrap();
-    assert_eq!((report.rows, report.recovered, report.gaps), (0, 2, 0));
+    let counts = (report.rows, report.recovered, report.refused, report.gaps);
+    assert_eq!(counts, (0, 2, 0, 0));
     let mut select = connection
         .prepare(
             "SELECT json_array(request_id, input_tokens, output_tokens, cost_nanousd)
@@ -345,9 +346,9 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => any::<bool>().prop_map(|text| Step::Admit { text }),
-        1 => any::<usize>().prop_map(|which| Step::Checkpoint { which }),
-        4 => (any::<usize>(), any::<bool>())
+        20 => any::<bool>().prop_map(|text| Step::Admit { text }),
+        5 => any::<usize>().prop_map(|which| Step::Checkpoint { which }),
+        20 => (any::<usize>(), any::<bool>())
             .prop_map(|(which, by_channel)| Step::Post { which, by_channel }),
         1 => Just(Step::Turn),
     ];
@@ -363,12 +364,12 @@ fn copy_dir(from: &Path, to: &Path) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
     /// A random history, killed; its replay failed at a random point, killed after its last
     /// commit but before the files were removed, and done again.
     #[test]
     fn rows_are_posts_and_the_dead_each_exactly_once(
-        steps in steps(), pages in 1i64..40,
+        steps in steps(), fail_percent in 0u64..=100,
     ) {
         let mut bench = bench(&config(1, 1_000));
         let (mut open, mut admitted) = (Vec::new(), 0u128);
@@ -393,16 +394,23 @@ proptest! {
                 Step::Checkpoint { .. } | Step::Post { .. } => {}
             }
         }
+        let shared = bench.journal.shared();
+        let (ingested, post_end) = (shared.ingested(), shared.post_end());
         let (journal_dir, dead) = (bench.journal_dir(), open.len() as i64);
         drop(open);
         let dir = bench.die();
         let before = tempfile::tempdir().unwrap();
         copy_dir(&journal_dir, before.path());
         let mut connection = sqlite::open(dir.path()).unwrap();
-        let used = number(&connection, "PRAGMA page_count");
-        connection.pragma_update(None, "max_page_count", used + pages / 8).unwrap();
-        let _ = replay(dir.path(), &mut connection, &free);
-        connection.pragma_update(None, "max_page_count", 1_000_000).unwrap();
+        let fail_at = ingested + (post_end - ingested) * fail_percent / 100;
+        connection
+            .execute_batch(&format!(
+                "CREATE TEMP TRIGGER dies BEFORE INSERT ON main.ingest_watermark
+                 WHEN NEW.next_seq >= {fail_at} BEGIN SELECT RAISE(ABORT, 'dies here'); END;"
+            ))
+            .unwrap();
+        prop_assert!(replay(dir.path(), &mut connection, &free).is_err());
+        connection.execute_batch("DROP TRIGGER dies").unwrap();
         replay(dir.path(), &mut connection, &free).unwrap();
         prop_assert!(!journal_dir.exists());
         copy_dir(before.path(), &journal_dir);
@@ -412,6 +420,7 @@ proptest! {
         let recovered = "SELECT count(*) FROM usage_records WHERE outcome = 'recovered'";
         prop_assert_eq!(number(&connection, recovered), dead);
         prop_assert_eq!(posted.len() as i64 + dead, admitted as i64);
+        prop_assert_eq!(number(&connection, "SELECT count(*) FROM usage_dlq"), 0);
         let calls = "SELECT coalesce(sum(calls), 0) FROM usage_daily";
         prop_assert_eq!(number(&connection, calls), admitted as i64);
     }
