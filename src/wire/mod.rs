@@ -7,6 +7,7 @@
 pub mod call;
 pub mod chunked;
 pub mod error;
+pub mod fuzz;
 mod head;
 pub mod json;
 pub mod key_text;
