@@ -1,0 +1,544 @@
+//! Keeps the house in order: which part may name which, what `shard` must never touch, how large
+//! a file and a function may be, and what is banned. It reads the sources as text, so that a rule
+//! holds for code that no compiler has seen yet; each refusal says what to do instead.
+
+#[path = "tidy/source.rs"]
+mod source;
+
+use source::{Source, Token};
+use std::fmt;
+use std::path::Path;
+
+const FILE_LINES_MAX: usize = 600;
+const FILE_LINES_AIM: usize = 300;
+const FUNCTION_LINES_MAX: usize = 70;
+const LINE_COLUMNS_MAX: usize = 100;
+
+/// The parts of the program, and what each may name besides itself. A part that is not here
+/// (`main`, `lib`, `run`, `cli`) is wiring and may name all of them.
+const EDGES: &[(&str, &[&str])] = &[
+    ("wire", &["shard::units", "shard::message::KEY_TEXT_BYTES"]),
+    ("mail", &["shard"]),
+    ("clock", &["shard::units"]),
+    ("config", &["shard"]),
+    ("metrics", &["shard"]),
+    ("sqlite", &[]),
+    ("journal", &["config", "mail", "shard"]),
+    ("gateway", &["wire", "mail", "shard", "journal", "metrics", "config", "clock"]),
+    ("control", &["mail", "shard", "sqlite", "metrics", "config", "clock", "wire::key_text"]),
+    ("writer", &["mail", "shard", "journal", "sqlite", "config", "metrics", "clock"]),
+    ("model_server", &["gateway::net"]),
+];
+
+/// Crates that only some files may name.
+const CRATES: &[(&str, &[&str])] = &[
+    ("tokio", &["src/control/", "src/writer/"]),
+    ("axum", &["src/control/"]),
+    ("argon2", &["src/control/"]),
+    ("monoio", &["src/gateway/net.rs"]),
+    ("clap", &["src/cli/", "src/main.rs"]),
+    ("ureq", &["src/cli/", "tests/e2e/"]),
+    ("rusqlite", &["src/sqlite.rs", "src/control/", "src/writer/", "tests/e2e/"]),
+    ("memmap2", &["src/journal/"]),
+];
+
+/// All that `shard` may name of the standard library: no clock, socket, file, thread, lock or
+/// randomness.
+const SHARD_STD: &[&str] = &[
+    "alloc",
+    "array",
+    "borrow",
+    "boxed",
+    "cell",
+    "cmp",
+    "collections::BTreeMap",
+    "collections::BTreeSet",
+    "collections::BinaryHeap",
+    "collections::VecDeque",
+    "collections::btree_map",
+    "collections::hash_map",
+    "collections::vec_deque",
+    "convert",
+    "error",
+    "fmt",
+    "hash::BuildHasher",
+    "hash::Hash",
+    "hash::Hasher",
+    "hint",
+    "iter",
+    "marker",
+    "mem",
+    "net::IpAddr",
+    "net::Ipv4Addr",
+    "net::Ipv6Addr",
+    "net::SocketAddr",
+    "num",
+    "ops",
+    "option",
+    "ptr",
+    "rc",
+    "result",
+    "slice",
+    "str",
+    "string",
+    "sync::Arc",
+    "sync::atomic",
+    "time::Duration",
+    "u64",
+    "vec",
+];
+const SHARD_DEPENDENCIES: &[&str] = &["hashbrown", "foldhash"];
+
+const UNSAFE_FILES: &[&str] = &["src/gateway/net.rs", "src/journal/mapped.rs"];
+/// Besides `src/clock.rs`; each with its reason.
+const CLOCK_FILES: &[(&str, &str)] = &[];
+/// Tests that may pause; each with its reason.
+const PAUSE_FILES: &[(&str, &str)] = &[(
+    "tests/e2e/support/poll.rs",
+    "looks at another process until a deadline, and must leave it the processor in between",
+)];
+const CLOCK_NAMES: &[&str] = &["Instant", "SystemTime", "clock_gettime", "UNIX_EPOCH"];
+const PAUSE_NAMES: &[&str] = &["sleep", "sleep_ms", "sleep_until", "park_timeout"];
+const VAGUE_NAMES: &[&str] =
+    &["util", "utils", "common", "manager", "managers", "helper", "helpers"];
+
+/// What a rule found.
+struct Finding {
+    path: String,
+    line: usize,
+    remedy: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.path, self.line, self.remedy)
+    }
+}
+
+type Rule = fn(&Source) -> Vec<Finding>;
+
+const RULES: &[Rule] = &[
+    edges,
+    crates,
+    pure_shard,
+    black_box,
+    unsafe_code,
+    clocks,
+    pauses,
+    allows,
+    vague_names,
+    opening,
+    file_lines,
+    columns,
+    function_lines,
+];
+
+#[test]
+fn the_sources_are_tidy() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources = Source::all(root);
+    assert!(sources.len() > 50, "only {} sources found below {root:?}", sources.len());
+    let mut findings: Vec<Finding> =
+        sources.iter().flat_map(|source| RULES.iter().flat_map(|rule| rule(source))).collect();
+    findings.extend(dependencies(&read(root, "shard/Cargo.toml")));
+    findings.extend(migrations(&migration_files(root), &read(root, "src/sqlite.rs")));
+    for source in &sources {
+        let lines = source.text.lines().count();
+        if lines > FILE_LINES_AIM {
+            println!("{}: {lines} lines, {FILE_LINES_AIM} are aimed at", source.path);
+        }
+    }
+    let report: Vec<String> = findings.iter().map(Finding::to_string).collect();
+    assert!(report.is_empty(), "{} findings:\n{}", report.len(), report.join("\n"));
+}
+
+fn read(root: &Path, path: &str) -> String {
+    std::fs::read_to_string(root.join(path)).unwrap_or_default()
+}
+
+fn migration_files(root: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(root.join("migrations/sqlite")).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn finding(source: &Source, line: usize, remedy: impl Into<String>) -> Finding {
+    Finding { path: source.path.clone(), line, remedy: remedy.into() }
+}
+
+/// The part of the program that a file under `src` belongs to.
+fn part(path: &str) -> Option<&str> {
+    let name = path.strip_prefix("src/")?;
+    Some(name.split('/').next()?.trim_end_matches(".rs"))
+}
+
+fn starts_with(path: &[String], prefix: &str) -> bool {
+    let prefix: Vec<&str> = prefix.split("::").collect();
+    path.len() >= prefix.len() && path.iter().zip(&prefix).all(|(part, wanted)| part == wanted)
+}
+
+fn edges(source: &Source) -> Vec<Finding> {
+    let Some(from) = part(&source.path) else { return Vec::new() };
+    let Some((_, may)) = EDGES.iter().find(|(name, _)| *name == from) else { return Vec::new() };
+    let is_part = |name: &str| {
+        let wiring = ["cli", "run", "main", "lib"];
+        EDGES.iter().any(|(known, _)| *known == name) || wiring.contains(&name)
+    };
+    let mut found = Vec::new();
+    for (line, path) in source.paths() {
+        let named = match path[0].as_str() {
+            "crate" | "tollgate" => &path[1..],
+            "shard" => &path[..],
+            _ => continue,
+        };
+        let Some(to) = named.first() else { continue };
+        let counts = to == "shard" || is_part(to);
+        if counts && to != from && !may.iter().any(|prefix| starts_with(named, prefix)) {
+            let allowed = if may.is_empty() { "nothing".to_owned() } else { may.join(", ") };
+            let remedy = format!(
+                "`{from}` names `{}`, but may name only {allowed}: pass what it needs down as a \
+                 value, or let the two meet in `mail`",
+                named.join("::")
+            );
+            found.push(finding(source, line, remedy));
+        }
+    }
+    found
+}
+
+fn crates(source: &Source) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (line, path) in source.paths() {
+        for (name, places) in CRATES {
+            if path[0] == *name && !places.iter().any(|place| source.path.starts_with(place)) {
+                let remedy = format!(
+                    "`{name}` may be named in {} only: put the call behind a function there",
+                    places.join(", ")
+                );
+                found.push(finding(source, line, remedy));
+            }
+        }
+    }
+    found
+}
+
+fn pure_shard(source: &Source) -> Vec<Finding> {
+    if !source.path.starts_with("shard/src/") {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for (line, path) in source.paths() {
+        let is_std = ["std", "core", "alloc"].contains(&path[0].as_str());
+        let is_pure = SHARD_STD.iter().any(|prefix| starts_with(&path[1..], prefix));
+        if is_std && !is_pure && !source.is_test(line) {
+            let remedy = format!(
+                "`shard` names `{}`: it has no clock, socket, file, thread, lock or randomness; \
+                 take the value as an argument, or, if the name is pure, add it to SHARD_STD",
+                path.join("::")
+            );
+            found.push(finding(source, line, remedy));
+        }
+    }
+    found
+}
+
+fn dependencies(manifest: &str) -> Vec<Finding> {
+    let lines = manifest.lines().enumerate();
+    let inside = lines
+        .skip_while(|(_, line)| line.trim() != "[dependencies]")
+        .skip(1)
+        .take_while(|(_, line)| !line.starts_with('['));
+    let named = inside.filter_map(|(at, line)| {
+        let name = line.split(['=', '.']).next()?.trim();
+        (!name.is_empty() && !name.starts_with('#')).then_some((at + 1, name))
+    });
+    named
+        .filter(|(_, name)| !SHARD_DEPENDENCIES.contains(name))
+        .map(|(line, name)| Finding {
+            path: "shard/Cargo.toml".to_owned(),
+            line,
+            remedy: format!(
+                "`shard` depends on {name}; it may depend on {} only: write the few lines it \
+                 needs, or do that work outside of it",
+                SHARD_DEPENDENCIES.join(" and ")
+            ),
+        })
+        .collect()
+}
+
+fn black_box(source: &Source) -> Vec<Finding> {
+    if !source.path.starts_with("tests/e2e/") {
+        return Vec::new();
+    }
+    let inside = |path: &[String]| ["tollgate", "shard"].contains(&path[0].as_str());
+    let paths = source.paths().into_iter().filter(|(_, path)| inside(path));
+    let remedy = "e2e tests see only what the outside sees: calculate the expectation here, or \
+                  ask the running binary";
+    paths.map(|(line, _)| finding(source, line, remedy)).collect()
+}
+
+fn unsafe_code(source: &Source) -> Vec<Finding> {
+    if UNSAFE_FILES.contains(&source.path.as_str()) {
+        return Vec::new();
+    }
+    let remedy = format!(
+        "`unsafe` is for {} only: use a safe interface, or put it behind one there",
+        UNSAFE_FILES.join(" and ")
+    );
+    words(source, &["unsafe"]).map(|token| finding(source, token.line, remedy.clone())).collect()
+}
+
+fn clocks(source: &Source) -> Vec<Finding> {
+    let is_product = source.path.starts_with("src/") && source.path != "src/clock.rs";
+    let is_exception = CLOCK_FILES.iter().any(|(path, _)| *path == source.path);
+    if !is_product || is_exception {
+        return Vec::new();
+    }
+    let read = words(source, CLOCK_NAMES).filter(|token| !source.is_test(token.line));
+    read.map(|token| {
+        let remedy = format!(
+            "`{}` reads a clock: call `clock::now` or `clock::unix_us`, or take the time as an \
+             argument",
+            token.text
+        );
+        finding(source, token.line, remedy)
+    })
+    .collect()
+}
+
+fn pauses(source: &Source) -> Vec<Finding> {
+    if PAUSE_FILES.iter().any(|(path, _)| *path == source.path) {
+        return Vec::new();
+    }
+    let in_tests = words(source, PAUSE_NAMES).filter(|token| source.is_test(token.line));
+    let remedy = "a test that sleeps is slow and flaky: pass the time in, or poll with a deadline \
+                  (in e2e: support/poll.rs)";
+    in_tests.map(|token| finding(source, token.line, remedy)).collect()
+}
+
+fn allows(source: &Source) -> Vec<Finding> {
+    let marks = source.tokens.windows(3).filter(|window| {
+        window[0].text == "[" && window[1].text == "allow" && window[2].text == "("
+    });
+    let remedy = "say `#[expect(.., reason = \"..\")]`, which tells when it is not needed any more";
+    marks.map(|window| finding(source, window[1].line, remedy)).collect()
+}
+
+fn vague_names(source: &Source) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut check = |name: &str, line: usize| {
+        if let Some(vague) = pieces(name).iter().find(|word| VAGUE_NAMES.contains(&word.as_str())) {
+            let remedy = format!("`{vague}` in `{name}` says nothing: name it after what it does");
+            found.push(finding(source, line, remedy));
+        }
+    };
+    for folder_or_file in source.path.trim_end_matches(".rs").split('/') {
+        check(folder_or_file, 1);
+    }
+    for pair in source.tokens.windows(2) {
+        let names = ["mod", "struct", "enum", "trait", "fn", "type"];
+        if names.contains(&pair[0].text.as_str()) {
+            check(&pair[1].text, pair[1].line);
+        }
+    }
+    found
+}
+
+/// `snake_case` and `CamelCase` in lower-case words.
+fn pieces(name: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    for letter in name.chars() {
+        if letter == '_' || letter.is_uppercase() {
+            words.push(String::new());
+        }
+        if let Some(word) = words.last_mut().filter(|_| letter != '_') {
+            word.extend(letter.to_lowercase());
+        }
+    }
+    words
+}
+
+fn opening(source: &Source) -> Vec<Finding> {
+    let remedy = "a file opens with `//!`: what it is, why it exists, what it must never do";
+    let opens = source.text.starts_with("//!");
+    if opens { Vec::new() } else { vec![finding(source, 1, remedy)] }
+}
+
+fn file_lines(source: &Source) -> Vec<Finding> {
+    let lines = source.text.lines().count();
+    let remedy = format!(
+        "{lines} lines, at most {FILE_LINES_MAX} (aim at {FILE_LINES_AIM}): cut the file where \
+         its parts know least of each other"
+    );
+    if lines > FILE_LINES_MAX { vec![finding(source, lines, remedy)] } else { Vec::new() }
+}
+
+fn columns(source: &Source) -> Vec<Finding> {
+    let lines = source.text.lines().enumerate();
+    lines
+        .map(|(at, line)| (at + 1, line.chars().count()))
+        .filter(|(_, columns)| *columns > LINE_COLUMNS_MAX)
+        .map(|(line, columns)| {
+            let remedy = format!("{columns} columns, at most {LINE_COLUMNS_MAX}: break the line");
+            finding(source, line, remedy)
+        })
+        .collect()
+}
+
+fn function_lines(source: &Source) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (at, pair) in source.tokens.windows(2).enumerate() {
+        if pair[0].text != "fn" || !pair[1].is_word() {
+            continue;
+        }
+        let Some(last) = function_end(source, at + 2) else { continue };
+        let lines = last + 1 - pair[0].line;
+        if lines > FUNCTION_LINES_MAX {
+            let remedy = format!(
+                "`{}` has {lines} lines, at most {FUNCTION_LINES_MAX}: branch in the parent, \
+                 compute in leaves",
+                pair[1].text
+            );
+            found.push(finding(source, pair[0].line, remedy));
+        }
+    }
+    found
+}
+
+/// The line of a function's last brace; `None` without a body.
+fn function_end(source: &Source, from: usize) -> Option<usize> {
+    let mut at = from;
+    loop {
+        match source.tokens.get(at)?.text.as_str() {
+            ";" => return None,
+            "{" => return source.tokens.get(source.closing(at)).map(|token| token.line),
+            "(" | "[" => at = source.closing(at) + 1,
+            _ => at += 1,
+        }
+    }
+}
+
+fn migrations(files: &[String], sqlite: &str) -> Vec<Finding> {
+    let mut after = 0;
+    let mut found = Vec::new();
+    for file in files {
+        match sqlite[after..].find(&format!("migrations/sqlite/{file}\"")) {
+            Some(at) => after += at,
+            None => found.push(Finding {
+                path: format!("migrations/sqlite/{file}"),
+                line: 1,
+                remedy: "is not in MIGRATIONS of src/sqlite.rs, or not in the order of its \
+                         number: list it there, last"
+                    .to_owned(),
+            }),
+        }
+    }
+    found
+}
+
+fn words<'a>(source: &'a Source, wanted: &'a [&str]) -> impl Iterator<Item = &'a Token> {
+    source.tokens.iter().filter(|token| wanted.contains(&token.text.as_str()))
+}
+
+/// Each rule finds what it is for, and leaves alone what is as it should be.
+mod bites {
+    use super::*;
+
+    fn lines(rule: Rule, path: &str, text: &str) -> Vec<usize> {
+        let found = rule(&Source::new(path, text));
+        found.iter().for_each(|finding| assert!(finding.remedy.len() > 20, "{finding}"));
+        found.into_iter().map(|finding| finding.line).collect()
+    }
+
+    #[test]
+    fn edges_point_down() {
+        let gateway = "use crate::wire::{head, call};\nuse crate::control::verifier;\n";
+        assert_eq!(lines(edges, "src/gateway/a.rs", gateway), [2]);
+        assert_eq!(lines(edges, "src/control/a.rs", "use crate::wire::{key_text, head};"), [1]);
+        assert_eq!(lines(edges, "src/gateway/mod.rs", "\nuse super::writer::run;"), [2]);
+        assert_eq!(lines(edges, "src/writer/a.rs", "tollgate::gateway::net::bind()"), [1]);
+        assert_eq!(lines(edges, "src/wire/a.rs", "use shard::units::A;\nuse shard::quota;"), [2]);
+        assert_eq!(lines(edges, "src/wire.rs", "use crate::clock;\nuse self::b::c;"), [1]);
+        assert_eq!(lines(edges, "src/mail.rs", "use crate::run::x; // crate::gateway"), [1]);
+        assert_eq!(lines(edges, "src/model_server/a.rs", "use crate::gateway::{net, path};"), [1]);
+        assert!(lines(edges, "src/run.rs", "use crate::{gateway::run, control::x};").is_empty());
+        assert!(lines(edges, "src/gateway/a.rs", "use super::mail;\nuse super::b::c;").is_empty());
+    }
+
+    #[test]
+    fn crates_stay_where_they_are_known() {
+        let text = "use tokio::net;\nmonoio::spawn();\nmine::tokio::x();";
+        assert_eq!(lines(crates, "src/gateway/run.rs", text), [1, 2]);
+        assert_eq!(lines(crates, "src/control/run.rs", text), [2]);
+        assert_eq!(lines(crates, "src/gateway/net.rs", text), [1]);
+    }
+
+    #[test]
+    fn shard_is_pure() {
+        let bad = "use std::time::{Duration, Instant};\nstd::thread::spawn();\n\
+                   use std::sync::{Arc, Mutex};\nuse std::net::{IpAddr, TcpStream};\n\
+                   use std::collections::HashMap;\nuse std::fs;\nuse std::{mem, io::Read};\n";
+        assert_eq!(lines(pure_shard, "shard/src/a.rs", bad), [1, 2, 3, 4, 5, 6, 7]);
+        assert!(lines(pure_shard, "src/a.rs", bad).is_empty());
+        let good = "use std::sync::Arc;\n#[cfg(test)]\nmod tests {\nuse std::fs::File;\n}\n";
+        assert!(lines(pure_shard, "shard/src/a.rs", good).is_empty());
+        let manifest = "[dependencies]\nhashbrown = \"1\"\nrand.workspace = true\n\n[dev-x]\nz = 1";
+        let found = dependencies(manifest);
+        assert_eq!(found.iter().map(|finding| finding.line).collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn bans_bite() {
+        let text = "unsafe {}\n#[allow(dead_code)]\n#![allow(x)]\nfn allow() { allow(1) }";
+        assert_eq!(lines(unsafe_code, "src/a.rs", text), [1]);
+        assert!(lines(unsafe_code, "src/gateway/net.rs", text).is_empty());
+        assert_eq!(lines(allows, "src/a.rs", text), [2, 3]);
+        assert_eq!(lines(clocks, "src/a.rs", "let a = Instant::now();\n\"Instant\""), [1]);
+        assert!(lines(clocks, "src/clock.rs", "SystemTime::now()").is_empty());
+        let paused = "sleep(1);\n#[cfg(test)]\nmod tests {\nfn a() { std::thread::sleep(b); }\n}";
+        assert_eq!(lines(pauses, "src/a.rs", paused), [4]);
+        assert_eq!(lines(pauses, "tests/a.rs", paused), [1, 4]);
+        assert!(lines(pauses, "tests/e2e/support/poll.rs", paused).is_empty());
+        assert_eq!(lines(black_box, "tests/e2e/a.rs", "use tollgate::wire;\nx::shard::y"), [1]);
+    }
+
+    #[test]
+    fn names_say_something() {
+        assert_eq!(lines(vague_names, "src/gateway/utils.rs", ""), [1]);
+        assert_eq!(lines(vague_names, "src/common/mod.rs", ""), [1]);
+        let text = "mod key_helper;\nstruct PoolManager;\nfn commonly() {}\nlet helper = 1;";
+        assert_eq!(lines(vague_names, "src/a.rs", text), [1, 2]);
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        let long = "//! x\n".repeat(FILE_LINES_MAX + 1);
+        assert_eq!(lines(file_lines, "src/a.rs", &long), [FILE_LINES_MAX + 1]);
+        assert!(lines(file_lines, "src/a.rs", &long[6..]).is_empty());
+        let wide = format!("{}\n{}é", "é".repeat(LINE_COLUMNS_MAX), "é".repeat(LINE_COLUMNS_MAX));
+        assert_eq!(lines(columns, "src/a.rs", &wide), [2]);
+        assert_eq!(lines(opening, "src/a.rs", "// x\n//! y"), [1]);
+        assert!(lines(opening, "src/a.rs", "//! y").is_empty());
+        let function = |body: usize| {
+            let text = format!(
+                "trait T {{\nfn a(b: [u8; 2]);\nfn c() {{\n{}}}\n}}",
+                "d();\n".repeat(body)
+            );
+            lines(function_lines, "src/a.rs", &text)
+        };
+        assert_eq!(function(FUNCTION_LINES_MAX - 1), [3]);
+        assert!(function(FUNCTION_LINES_MAX - 2).is_empty());
+    }
+
+    #[test]
+    fn migrations_are_listed_in_order() {
+        let files = ["0001_a.sql".to_owned(), "0002_b.sql".to_owned()];
+        let line = |file: &str| format!("include_str!(\"../migrations/sqlite/{file}\"),\n");
+        let listed = line("0001_a.sql") + &line("0002_b.sql");
+        assert!(migrations(&files, &listed).is_empty());
+        assert_eq!(migrations(&files, &line("0001_a.sql")).len(), 1);
+        assert_eq!(migrations(&files, &(line("0002_b.sql") + &line("0001_a.sql"))).len(), 1);
+    }
+}
