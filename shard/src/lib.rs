@@ -6,5 +6,6 @@
 pub mod catalog;
 pub mod limits;
 pub mod message;
+pub mod price;
 pub mod record;
 pub mod units;
