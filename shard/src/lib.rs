@@ -4,6 +4,8 @@
 //! that every history can be replayed from a seed.
 
 pub mod catalog;
+mod clock_table;
+pub mod key_cache;
 pub mod limits;
 pub mod message;
 pub mod price;

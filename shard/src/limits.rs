@@ -18,3 +18,13 @@ pub const QUOTAS_MAX: usize = 65_536;
 pub const PERMITS_MAX: usize = 65_536;
 /// Messages to control that one shard has not yet sent.
 pub const OUTBOX_MAX: usize = 65_536;
+/// Keys about which one shard is asking control, or was turned away a moment ago.
+pub const VERIFIES_MAX: usize = 4_096;
+/// After this long without a verdict control is asked again. Longer than its queue can take.
+pub const VERIFY_RETRY: Nanos = Nanos::from_s(10);
+/// How long a key that control would not look at is turned away unasked.
+pub const BUSY_TTL: Nanos = Nanos::from_ms(100);
+/// Consumers' months on services whose price depends on it, of which one shard holds the counter.
+pub const MONTHS_MAX: usize = 65_536;
+/// After this long without an answer control is asked again where a month stands.
+pub const MONTH_RETRY: Nanos = Nanos::from_s(1);

@@ -1,0 +1,377 @@
+//! What a shard remembers of control's verdicts on keys, so that a known key, right or wrong, is
+//! told from its digest alone. Right and wrong keys live apart: a stranger with many wrong keys
+//! displaces no right one.
+//!
+//! Never holds a key's text. Never answers for a forgotten key without a new verdict. Digests are
+//! keyed BLAKE3, so that any eight of their bytes are a hash that no stranger can aim; the
+//! comparison still takes the same time wherever two digests differ.
+
+use crate::clock_table::{ClockTable, Key, Place};
+use crate::limits::{
+    BUSY_TTL, KEY_TTL, KEYS_CACHED_MAX, VERIFIES_MAX, VERIFY_RETRY, WRONG_KEY_TTL,
+    WRONG_KEYS_CACHED_MAX,
+};
+use crate::message::{KeyDigest, KeyGrant, Verdict};
+use crate::units::{BucketId, ConsumerId, KeyId, Nanos, ServiceId};
+use std::sync::Arc;
+
+/// Proof that a key is valid: who calls. Holds until the key is forgotten or its verdict lapses;
+/// from then on admission answers `CallerForgotten`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// With which key.
+    pub key: KeyId,
+    /// Who pays.
+    pub consumer: ConsumerId,
+    /// Index into `Catalog::plans`.
+    pub plan: u32,
+    /// What the key's rate is counted under.
+    pub bucket: BucketId,
+    place: Place,
+}
+
+/// What is known of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// Valid.
+    Known(Caller),
+    /// Wrong, revoked or expired, or not ours.
+    Refused,
+    /// Control would not look at it a moment ago, or too many keys are being looked at.
+    Busy,
+    /// Nothing yet. Park until `WaitFor::Key`.
+    Wait {
+        /// Call `verify` now: no question about this key is under way.
+        verify: bool,
+    },
+}
+
+/// The first eight bytes of a digest: its hash, and its name in `WaitFor::Key`.
+pub fn fingerprint(digest: &KeyDigest) -> u64 {
+    word(digest, 0)
+}
+
+fn word(digest: &KeyDigest, at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&digest[8 * at..8 * at + 8]);
+    u64::from_ne_bytes(bytes)
+}
+
+impl Key for KeyDigest {
+    fn hash(&self) -> u64 {
+        fingerprint(self)
+    }
+    fn is(&self, other: &Self) -> bool {
+        (0..4).fold(0, |differing, at| differing | (word(self, at) ^ word(other, at))) == 0
+    }
+}
+
+struct Known {
+    key: KeyId,
+    consumer: ConsumerId,
+    bucket: BucketId,
+    plan: u32,
+    valid_until: Nanos,
+    services: Option<Arc<[ServiceId]>>,
+}
+
+/// A question about a key that has no lasting answer yet.
+#[derive(Clone, Copy)]
+struct Question {
+    until: Nanos,
+    /// Answered: not looked at.
+    busy: bool,
+}
+
+/// The verdicts that one shard remembers.
+pub(crate) struct KeyCache {
+    known: ClockTable<KeyDigest, Known>,
+    /// Until when each is refused unasked.
+    wrong: ClockTable<KeyDigest, Nanos>,
+    /// Never displaced while they last, so that one `Verify` per digest is under way.
+    questions: ClockTable<KeyDigest, Question>,
+    /// When it is worth looking for questions that have lapsed.
+    questions_swept_at: Nanos,
+}
+
+impl KeyCache {
+    pub fn new() -> Self {
+        Self {
+            known: ClockTable::new(KEYS_CACHED_MAX),
+            wrong: ClockTable::new(WRONG_KEYS_CACHED_MAX),
+            questions: ClockTable::new(VERIFIES_MAX),
+            questions_swept_at: Nanos(0),
+        }
+    }
+
+    /// Valid keys remembered, lapsed ones among them.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// What is known of the key with this digest?
+    pub fn identify(&mut self, digest: &KeyDigest, now: Nanos) -> Identity {
+        if let Some((place, known)) = self.known.get(digest)
+            && now < known.valid_until
+        {
+            let &mut Known { key, consumer, bucket, plan, .. } = known;
+            return Identity::Known(Caller { key, consumer, plan, bucket, place });
+        }
+        if self.wrong.get(digest).is_some_and(|(_, until)| now < *until) {
+            return Identity::Refused;
+        }
+        if let Some((_, question)) = self.questions.get(digest) {
+            return match question {
+                Question { until, .. } if now >= *until => Identity::Wait { verify: true },
+                Question { busy: true, .. } => Identity::Busy,
+                Question { busy: false, .. } => Identity::Wait { verify: false },
+            };
+        }
+        if self.question_has_room(now) { Identity::Wait { verify: true } } else { Identity::Busy }
+    }
+
+    /// Notes that control is being asked about `digest`.
+    pub fn asked(&mut self, digest: KeyDigest, now: Nanos) {
+        let question = Question { until: now.after(VERIFY_RETRY), busy: false };
+        self.questions.insert(digest, question);
+    }
+
+    /// Takes control's answer.
+    pub fn answered(&mut self, digest: KeyDigest, verdict: Verdict, now: Nanos) {
+        match verdict {
+            Verdict::Busy => {
+                if let Some((_, question)) = self.questions.get(&digest) {
+                    *question = Question { until: now.after(BUSY_TTL), busy: true };
+                }
+                return;
+            }
+            Verdict::Granted(grant) if grant.expires_at.is_none_or(|at| now < at) => {
+                self.wrong.remove(&digest);
+                self.known.insert(digest, known(*grant, now));
+            }
+            Verdict::Granted(_) | Verdict::Refused => {
+                self.known.remove(&digest);
+                self.wrong.insert(digest, now.after(WRONG_KEY_TTL));
+            }
+        }
+        self.questions.remove(&digest);
+    }
+
+    /// Forgets every verdict on `key`. Looks at all entries: revocations are rare.
+    pub fn forget(&mut self, key: KeyId) {
+        self.known.retain(|known| known.key != key);
+    }
+
+    /// Forgets every verdict on the consumer's keys.
+    pub fn forget_consumer(&mut self, consumer: ConsumerId) {
+        self.known.retain(|known| known.consumer != consumer);
+    }
+
+    /// Is what identified the caller still in force?
+    pub fn is_current(&self, caller: &Caller, now: Nanos) -> bool {
+        self.known.at(caller.place).is_some_and(|known| now < known.valid_until)
+    }
+
+    /// May the caller's key use the service? False too once it was forgotten.
+    pub fn may_use(&self, caller: &Caller, service: ServiceId) -> bool {
+        self.known.at(caller.place).is_some_and(|known| {
+            known.services.as_ref().is_none_or(|services| services.contains(&service))
+        })
+    }
+
+    /// Room for one more question? Lapsed ones are cleared away, at most once per `BUSY_TTL`.
+    fn question_has_room(&mut self, now: Nanos) -> bool {
+        if self.questions.len() < VERIFIES_MAX {
+            return true;
+        }
+        if now < self.questions_swept_at.after(BUSY_TTL) {
+            return false;
+        }
+        self.questions_swept_at = now;
+        self.questions.retain(|question| now < question.until);
+        self.questions.len() < VERIFIES_MAX
+    }
+}
+
+fn known(grant: KeyGrant, now: Nanos) -> Known {
+    let KeyGrant { key, consumer, bucket, plan, expires_at, services } = grant;
+    let lapses_at = now.after(KEY_TTL);
+    let valid_until = expires_at.map_or(lapses_at, |expires_at| expires_at.min(lapses_at));
+    Known { key, consumer, bucket, plan, valid_until, services }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    /// Digests that share their first eight bytes in pairs.
+    fn digest(number: u64) -> KeyDigest {
+        let mut digest = [7; 32];
+        digest[..8]
+            .copy_from_slice(&(number / 2).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_ne_bytes());
+        digest[31] = (number % 2) as u8;
+        digest
+    }
+
+    fn grant(key: u64, expires_at: Option<Nanos>) -> KeyGrant {
+        KeyGrant {
+            key: KeyId(key),
+            consumer: ConsumerId(key % 3),
+            bucket: BucketId(key + 100),
+            plan: key as u32,
+            expires_at,
+            services: (key % 2 == 0).then(|| [ServiceId(key)].into()),
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Identify { ask: bool },
+        Granted { expires_in_ms: Option<u64> },
+        Refused,
+        Busy,
+        Forget,
+        ForgetConsumer,
+        Pass { ms: u64 },
+    }
+
+    fn any_step() -> impl Strategy<Value = (u64, Step)> {
+        let step = prop_oneof![
+            6 => any::<bool>().prop_map(|ask| Step::Identify { ask }),
+            3 => proptest::option::of(0..400_000u64)
+                .prop_map(|expires_in_ms| Step::Granted { expires_in_ms }),
+            1 => Just(Step::Refused),
+            1 => Just(Step::Busy),
+            1 => Just(Step::Forget),
+            1 => Just(Step::ForgetConsumer),
+            1 => prop_oneof![0..200u64, 0..11_000u64, 0..400_000u64]
+                .prop_map(|ms| Step::Pass { ms }),
+        ];
+        (0..6u64, step)
+    }
+
+    /// The same by plain maps: verdicts until when, questions until when and whether busy.
+    #[derive(Default)]
+    struct Model {
+        valid: HashMap<u64, Nanos>,
+        wrong: HashMap<u64, Nanos>,
+        questions: HashMap<u64, (Nanos, bool)>,
+    }
+
+    impl Model {
+        fn expect(&self, key: u64, now: Nanos) -> Result<u64, Identity> {
+            let lasts = |until: Option<&Nanos>| until.is_some_and(|until| now < *until);
+            match self.questions.get(&key) {
+                _ if lasts(self.valid.get(&key)) => Ok(key),
+                _ if lasts(self.wrong.get(&key)) => Err(Identity::Refused),
+                Some((until, true)) if now < *until => Err(Identity::Busy),
+                Some((until, false)) if now < *until => Err(Identity::Wait { verify: false }),
+                _ => Err(Identity::Wait { verify: true }),
+            }
+        }
+
+        fn apply(&mut self, key: u64, step: &Step, now: Nanos) {
+            match step {
+                Step::Granted { expires_in_ms } if *expires_in_ms != Some(0) => {
+                    let ttl_ms = expires_in_ms.unwrap_or(u64::MAX).min(300_000);
+                    self.valid.insert(key, now.after(Nanos::from_ms(ttl_ms)));
+                    self.wrong.remove(&key);
+                    self.questions.remove(&key);
+                }
+                Step::Granted { .. } | Step::Refused => {
+                    self.valid.remove(&key);
+                    self.wrong.insert(key, now.after(Nanos::from_s(5)));
+                    self.questions.remove(&key);
+                }
+                Step::Busy => {
+                    let busy = (now.after(Nanos::from_ms(100)), true);
+                    self.questions.entry(key).and_modify(|question| *question = busy);
+                }
+                Step::Forget => self.valid.retain(|other, _| *other != key),
+                Step::ForgetConsumer => self.valid.retain(|other, _| other % 3 != key % 3),
+                Step::Identify { .. } | Step::Pass { .. } => {}
+            }
+        }
+    }
+
+    proptest! {
+        /// Above all: after `forget`, `Known` only by a new verdict.
+        #[test]
+        fn answers_as_the_last_verdict_says(
+            steps in proptest::collection::vec(any_step(), 0..150),
+        ) {
+            let (mut cache, mut model) = (KeyCache::new(), Model::default());
+            let mut now = Nanos::from_s(1);
+            let mut callers: Vec<Caller> = Vec::new();
+            for (key, step) in steps {
+                model.apply(key, &step, now);
+                match &step {
+                    Step::Identify { ask } => {
+                        let identity = cache.identify(&digest(key), now);
+                        match (identity, model.expect(key, now)) {
+                            (Identity::Known(caller), Ok(_)) => {
+                                prop_assert_eq!(caller.key, KeyId(key));
+                                prop_assert_eq!(caller.consumer, ConsumerId(key % 3));
+                                prop_assert_eq!(caller.bucket, BucketId(key + 100));
+                                let odd = key % 2 == 1;
+                                prop_assert!(cache.may_use(&caller, ServiceId(key)));
+                                prop_assert_eq!(cache.may_use(&caller, ServiceId(99)), odd);
+                                callers.push(caller);
+                            }
+                            (identity, expected) => prop_assert_eq!(Err(identity), expected),
+                        }
+                        if identity == (Identity::Wait { verify: true }) && *ask {
+                            cache.asked(digest(key), now);
+                            let until = now.after(Nanos::from_s(10));
+                            model.questions.insert(key, (until, false));
+                        }
+                    }
+                    Step::Granted { expires_in_ms } => {
+                        let expires_at = expires_in_ms.map(|ms| now.after(Nanos::from_ms(ms)));
+                        let verdict = Verdict::Granted(Box::new(grant(key, expires_at)));
+                        cache.answered(digest(key), verdict, now);
+                    }
+                    Step::Refused => cache.answered(digest(key), Verdict::Refused, now),
+                    Step::Busy => cache.answered(digest(key), Verdict::Busy, now),
+                    Step::Forget => cache.forget(KeyId(key)),
+                    Step::ForgetConsumer => cache.forget_consumer(ConsumerId(key % 3)),
+                    Step::Pass { ms } => now = now.after(Nanos::from_ms(*ms)),
+                }
+                // A caller is current only while its key is valid; never once forgotten.
+                for caller in &callers {
+                    let valid = model.expect(caller.key.0, now).is_ok();
+                    prop_assert!(valid || !cache.is_current(caller, now));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_flood_of_wrong_keys_displaces_no_right_one_and_stays_bounded() {
+        let mut cache = KeyCache::new();
+        let now = Nanos::from_s(1);
+        cache.answered(digest(0), Verdict::Granted(Box::new(grant(0, None))), now);
+        for number in 1..2 * WRONG_KEYS_CACHED_MAX as u64 {
+            cache.answered(digest(number), Verdict::Refused, now);
+        }
+        assert_eq!(cache.wrong.len(), WRONG_KEYS_CACHED_MAX);
+        assert!(matches!(cache.identify(&digest(0), now), Identity::Known(_)));
+    }
+
+    #[test]
+    fn questions_are_bounded_and_their_room_comes_back() {
+        let mut cache = KeyCache::new();
+        let now = Nanos::from_s(1);
+        for number in 0..VERIFIES_MAX as u64 {
+            assert_eq!(cache.identify(&digest(number), now), Identity::Wait { verify: true });
+            cache.asked(digest(number), now);
+        }
+        let next = digest(VERIFIES_MAX as u64);
+        assert_eq!(cache.identify(&next, now), Identity::Busy);
+        assert_eq!(cache.identify(&digest(0), now), Identity::Wait { verify: false });
+        let later = now.after(VERIFY_RETRY);
+        assert_eq!(cache.identify(&next, later), Identity::Wait { verify: true });
+    }
+}
