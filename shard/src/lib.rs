@@ -8,6 +8,8 @@ mod clock_table;
 pub mod key_cache;
 pub mod limits;
 pub mod message;
+mod months;
+pub mod permit;
 pub mod price;
 pub mod record;
 pub mod units;

@@ -1,0 +1,67 @@
+//! Where consumers' months stand on services whose price depends on it: for each, the one word
+//! that all shards share. The only state of a shard that another thread writes; a call adds its
+//! tokens with one relaxed `fetch_add` and is priced from what was there, so that graduated prices
+//! are exact over all shards without a message per call.
+
+use crate::clock_table::{ClockTable, Key};
+use crate::limits::{MONTH_RETRY, MONTHS_MAX};
+use crate::units::{ConsumerId, Nanos, Period, ServiceId};
+use core::hash::BuildHasher;
+use foldhash::fast::FixedState;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// A consumer's month on a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct MonthKey {
+    pub consumer: ConsumerId,
+    pub service: ServiceId,
+    pub period: Period,
+}
+
+impl Key for MonthKey {
+    fn hash(&self) -> u64 {
+        FixedState::with_seed(0).hash_one(self)
+    }
+    fn is(&self, other: &Self) -> bool {
+        self == other
+    }
+}
+
+/// What is known of a month.
+#[derive(Clone, Debug)]
+pub(crate) enum Month {
+    /// Its word.
+    Known(Arc<AtomicU64>),
+    /// Control is being asked, and is not asked again before this instant.
+    Asked(Nanos),
+}
+
+/// The months that one shard holds.
+pub(crate) struct Months {
+    table: ClockTable<MonthKey, Month>,
+}
+
+impl Months {
+    pub fn new() -> Self {
+        Self { table: ClockTable::new(MONTHS_MAX) }
+    }
+
+    /// What is known of the month; `None`: ask control, then say so to `asked`.
+    pub fn find(&mut self, key: MonthKey, now: Nanos) -> Option<Month> {
+        match self.table.get(&key)?.1 {
+            Month::Asked(again_at) if *again_at <= now => None,
+            month => Some(month.clone()),
+        }
+    }
+
+    /// Notes that control is being asked.
+    pub fn asked(&mut self, key: MonthKey, now: Nanos) {
+        self.table.insert(key, Month::Asked(now.after(MONTH_RETRY)));
+    }
+
+    /// Takes control's answer.
+    pub fn learned(&mut self, key: MonthKey, tokens: Arc<AtomicU64>) {
+        self.table.insert(key, Month::Known(tokens));
+    }
+}
