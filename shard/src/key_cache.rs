@@ -222,7 +222,7 @@ mod tests {
             bucket: BucketId(key + 100),
             plan: key as u32,
             expires_at,
-            services: (key % 2 == 0).then(|| [ServiceId(key)].into()),
+            services: key.is_multiple_of(2).then(|| [ServiceId(key)].into()),
         }
     }
 

@@ -249,7 +249,7 @@ mod tests {
             if rounded < i64::MAX {
                 let rounded = rounded as u128;
                 prop_assert!(error(rounded) <= 500_000);
-                prop_assert!(error(rounded) < 500_000 || rounded % 2 == 0);
+                prop_assert!(error(rounded) < 500_000 || rounded.is_multiple_of(2));
             } else {
                 prop_assert!(numerator >= (i64::MAX as u128) * 1_000_000 - 500_000);
             }
