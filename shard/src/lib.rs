@@ -3,13 +3,18 @@
 //! Time comes in as an argument; there is no clock, socket, thread, lock or randomness here, so
 //! that every history can be replayed from a seed.
 
+pub mod authority;
+pub mod bucket;
 pub mod catalog;
 mod clock_table;
 pub mod key_cache;
+pub mod lease;
 pub mod limits;
 pub mod message;
 mod months;
 pub mod permit;
+pub mod pool;
 pub mod price;
+pub mod quota;
 pub mod record;
 pub mod units;

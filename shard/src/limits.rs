@@ -28,3 +28,15 @@ pub const BUSY_TTL: Nanos = Nanos::from_ms(100);
 pub const MONTHS_MAX: usize = 65_536;
 /// After this long without an answer control is asked again where a month stands.
 pub const MONTH_RETRY: Nanos = Nanos::from_s(1);
+/// Rate buckets that an instance holds leases of; past it wants are denied.
+pub const POOL_BUCKETS_MAX: usize = 262_144;
+/// Months that an instance holds leases of; past it wants are denied.
+pub const POOL_QUOTAS_MAX: usize = 262_144;
+/// Rate buckets that an authority remembers. A full, idle bucket is forgotten without loss.
+pub const AUTHORITY_BUCKETS_MAX: usize = 1_048_576;
+/// Months that an authority remembers; an idle one is forgotten and seeded again.
+pub const AUTHORITY_QUOTAS_MAX: usize = 1_048_576;
+/// Instances that hold leases of one bucket or month.
+pub const HOLDERS_MAX: usize = 4_096;
+/// Not-before runs that an instance holds of one bucket; it asks for no more before one is spent.
+pub const RUNS_MAX: usize = 8;
