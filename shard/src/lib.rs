@@ -3,7 +3,8 @@
 //! Time comes in as an argument; there is no clock, socket, thread, lock or randomness here, so
 //! that every history can be replayed from a seed. A request goes through [`Shard`] as `identify`,
 //! `admit`, `settle`. What it needs from control leaves by `poll_action`, what control answers
-//! comes in by `handle`, which says whom to wake.
+//! comes in by `handle`; that and `poll_ready`
+//! say whom to wake.
 
 pub mod authority;
 pub mod bucket;
@@ -53,7 +54,7 @@ pub struct ShardConfig {
 pub struct Ask {
     /// Index into `Catalog::services`.
     pub service: u32,
-    /// Tokens that it may use.
+    /// Tokens that it may use; counts as at least 1.
     pub reserve_tokens: u64,
     /// Use of more than is reserved is ruled out, so the month's last tokens may be given too.
     pub strict: bool,
@@ -67,7 +68,7 @@ pub struct Ask {
 pub enum Admission {
     /// Go on; settle the permit in the end.
     Admitted(Permit),
-    /// Park until `handle` names this, a few milliseconds at the most, then ask again.
+    /// Park until `handle` or `poll_ready` names this, or `lease::PARK` is over, then ask again.
     Wait(WaitFor),
     /// No.
     Refused(Refusal),
@@ -235,8 +236,9 @@ impl Shard {
         }
     }
 
-    /// Takes a message from control; answers whom to wake. What is meant for the gateway itself
-    /// (`Counted`, `Account`, `Synced`, `SyncFailed`, `Drain`) is not for here, and ignored.
+    /// Takes a message from control; answers whom to wake, but for rate buckets, which
+    /// `poll_ready` names. What is meant for the gateway itself (`Counted`, `Account`, `Synced`,
+    /// `SyncFailed`, `Drain`) is not for here, and ignored.
     pub fn handle(&mut self, message: ToShard, now: Nanos) -> Option<WaitFor> {
         match message {
             ToShard::Catalog(catalog) => {
@@ -259,7 +261,7 @@ impl Shard {
             }
             ToShard::Rate(grant) => {
                 self.buckets.on_grant(grant, now);
-                Some(WaitFor::Rate(grant.bucket))
+                None
             }
             ToShard::Quota(grant) => {
                 self.quotas.on_grant(grant, now);
@@ -279,6 +281,12 @@ impl Shard {
             | ToShard::SyncFailed
             | ToShard::Drain => None,
         }
+    }
+
+    /// The next rate bucket whose parked requests are to try again: after `handle` and after
+    /// `on_timeout`.
+    pub fn poll_ready(&mut self) -> Option<WaitFor> {
+        self.buckets.poll_ready().map(WaitFor::Rate)
     }
 
     /// The next message for control.
@@ -398,7 +406,9 @@ impl Shard {
         at: Moment,
     ) -> Result<u64, Admission> {
         let Caller { consumer, plan, .. } = *caller;
-        match self.quotas.check(consumer, plan, period, ask.reserve_tokens, ask.strict, at.now) {
+        // Nothing can always be had, even of a month that is spent.
+        let tokens = ask.reserve_tokens.max(1);
+        match self.quotas.check(consumer, plan, period, tokens, ask.strict, at.now) {
             Reserve::Reserved { tokens } => Ok(tokens),
             Reserve::Wait => Err(Admission::Wait(WaitFor::Quota(consumer))),
             Reserve::Exhausted => {

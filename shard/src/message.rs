@@ -241,7 +241,7 @@ pub enum ToShard {
         /// First record that may not be.
         next_seq: u64,
     },
-    /// The journal could not be synced up to this sequence number; its records were moved.
+    /// A sync of the journal failed; repeated until the shard has moved the records in doubt.
     SyncFailed,
     /// Stop accepting; finish; answer `Drained`.
     Drain,

@@ -225,6 +225,7 @@ impl Core {
             }
             ToShard::SyncFailed => {
                 let rescue = self.journal.borrow_mut().as_mut().map(Journal::sync_failed);
+                tracing::error!(shard = self.index, ?rescue, "the journal could not be synced");
                 if rescue == Some(Rescue::Lost) {
                     self.sync_failed.set(true);
                     self.parking.wake(Spot::Sync);
@@ -239,6 +240,7 @@ impl Core {
                 if let Some(spot) = woken {
                     self.parking.wake(Spot::Shard(spot));
                 }
+                self.wake_ready();
                 self.post();
             }
         }
@@ -254,14 +256,19 @@ impl Core {
 
     /// Lets time pass: lapsed leases, overdue sockets, idle pools, gauges.
     pub async fn keep_time(&self) {
-        /// Leases are looked after this often while there are any.
-        const LEASES_EVERY: Duration = Duration::from_millis(5);
+        /// While leases are held, what falls due meanwhile waits no longer than this.
+        const LEASES_EVERY: Duration = Duration::from_millis(10);
         let mut next_sweep = Nanos(0);
         loop {
-            let busy = self.shard.borrow().poll_timeout().is_some();
-            net::sleep(if busy { LEASES_EVERY } else { watch::SWEEP_EVERY }).await;
+            let due = self.shard.borrow().poll_timeout();
+            net::sleep(due.map_or(watch::SWEEP_EVERY, |due| {
+                let span = Duration::from_nanos(due.since(clock::now()).0);
+                span.clamp(Duration::from_millis(1), LEASES_EVERY)
+            }))
+            .await;
             let now = clock::now();
             self.shard.borrow_mut().on_timeout(now);
+            self.wake_ready();
             self.post();
             if now >= next_sweep {
                 next_sweep = now.after(Nanos(watch::SWEEP_EVERY.as_nanos() as u64));
@@ -269,6 +276,14 @@ impl Core {
                 self.pools.drop_idle_since(now, &self.config.upstream);
                 self.gauge();
             }
+        }
+    }
+
+    /// Wakes those whose tokens have come of themselves.
+    fn wake_ready(&self) {
+        loop {
+            let Some(spot) = self.shard.borrow_mut().poll_ready() else { return };
+            self.parking.wake(Spot::Shard(spot));
         }
     }
 

@@ -22,14 +22,18 @@ use crate::metrics::Endpoint;
 use crate::wire::error::{ApiError, Shape};
 use crate::wire::key_text;
 use shard::key_cache::{Caller, Identity, fingerprint};
+use shard::lease;
 use shard::message::KEY_TEXT_BYTES;
+use shard::units::Nanos;
 use shard::{Admission, Ask, Refusal, WaitFor};
 use std::time::Duration;
 
 /// A key's first verification may take this long: a queue of Argon2id hashes.
 const VERDICT_PATIENCE: Duration = Duration::from_secs(10);
 /// Control answers a want within microseconds; past this it is in trouble.
-const GRANT_PATIENCE: Duration = Duration::from_millis(250);
+const GRANT_PATIENCE: Nanos = Nanos::from_ms(250);
+/// How long a request waits before it asks its shard again.
+const PARK: Duration = Duration::from_nanos(lease::PARK.0);
 
 /// One call: what is known of it before anything is decided.
 pub struct Call {
@@ -171,6 +175,7 @@ async fn admit(
         strict: wanted.strict,
         retry: false,
     };
+    let deadline = clock::now().after(GRANT_PATIENCE);
     loop {
         let admission = core.shard.borrow_mut().admit(&caller, &ask, clock::moment());
         core.post();
@@ -188,10 +193,11 @@ async fn admit(
             }
             Admission::Refused(refusal) => return Err(refused(core, &caller, &refusal)),
             Admission::Wait(spot) => {
-                let wait = core.parking.wait(Spot::Shard(spot));
-                if net::within(GRANT_PATIENCE, wait).await.is_none() {
+                if clock::now() >= deadline {
                     return Err(ApiError::AuthorityUnavailable.into());
                 }
+                // Unwoken it asks again too: a park ends by itself.
+                net::within(PARK, core.parking.wait(Spot::Shard(spot))).await;
             }
         }
         ask.retry = true;
