@@ -198,9 +198,9 @@ async fn admit(
                 }
                 // Unwoken it asks again too: a park ends by itself.
                 net::within(PARK, core.parking.wait(Spot::Shard(spot))).await;
+                ask.retry |= matches!(spot, WaitFor::Rate(_));
             }
         }
-        ask.retry = true;
     }
 }
 
