@@ -9,6 +9,7 @@ pub mod journal;
 pub mod mail;
 pub mod metrics;
 pub mod model_server;
+pub mod run;
 pub mod sqlite;
 pub mod wire;
 pub mod writer;

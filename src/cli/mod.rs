@@ -1,1 +1,187 @@
-//! To be written.
+//! The command line: what can be asked for, and how an answer or a failure leaves the process.
+//!
+//! Results go to stdout, logs and failures to stderr; 0 is done, 1 failed, 2 wrong use. Commands
+//! answer with text and never print or exit by themselves, except `demo`, which has something to
+//! say while it runs.
+
+mod catalog;
+mod check;
+mod client;
+mod demo;
+mod demo_text;
+mod input;
+mod keys;
+mod price;
+mod render;
+mod serve;
+mod services;
+mod usage;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::io::{self, Write};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// A gateway that authenticates, limits, relays, meters and bills calls to LLM services.
+#[derive(Parser)]
+#[command(name = "tollgate", version, after_help = "Example:\n  tollgate demo")]
+pub struct Cli {
+    /// How log lines are written to stderr
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    log_format: LogFormat,
+    /// error, warn, info, debug, trace, or directives such as tollgate::writer=debug
+    #[arg(long, global = true, env = "TOLLGATE_LOG", default_value = "info")]
+    log_level: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a whole marketplace on this machine, with keys and curl lines to try
+    Demo(demo::DemoArgs),
+    /// Run an instance
+    Serve(serve::ServeArgs),
+    /// Validate a configuration
+    Check(check::CheckArgs),
+    /// Plans: rates and quotas
+    Plan(catalog::PlanArgs),
+    /// Consumers: who pays
+    Consumer(catalog::ConsumerArgs),
+    /// API keys
+    Key(keys::KeyArgs),
+    /// Services: the models for sale
+    Service(services::ServiceArgs),
+    /// Prices of services
+    Price(services::PriceArgs),
+    /// Metered usage and its cost
+    Usage(usage::UsageArgs),
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// What was asked cannot be asked: exit 2.
+    WrongUse(String),
+    /// It could be asked, and failed: exit 1.
+    Failed(String),
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self::Failed(message)
+    }
+}
+
+/// Parses the arguments, does what they say, and answers the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = start_log(cli.log_format, &cli.log_level)
+        .and_then(|()| run(&cli.command))
+        .and_then(|text| emit(&text));
+    let (message, code) = match done {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::WrongUse(message)) => (message, 2),
+        Err(Failure::Failed(message)) => (message, 1),
+    };
+    // Without a stderr there is nobody left to tell; the code says it.
+    let _ = writeln!(io::stderr(), "error: {message}");
+    ExitCode::from(code)
+}
+
+fn run(command: &Command) -> Result<String, Failure> {
+    match command {
+        Command::Demo(args) => demo::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Plan(args) => catalog::plan(args),
+        Command::Consumer(args) => catalog::consumer(args),
+        Command::Key(args) => keys::run(args),
+        Command::Service(args) => services::service(args),
+        Command::Price(args) => services::price(args),
+        Command::Usage(args) => usage::run(args),
+    }
+}
+
+fn start_log(format: LogFormat, level: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(level)
+        .map_err(|error| Failure::WrongUse(format!("--log-level {level}: {error}")))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+/// Writes a result to stdout. A reader that has seen enough, such as `head`, is no failure.
+fn emit(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Failed(format!("stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cli, Command};
+    use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn the_arguments_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    /// Walks every command: each has an example in its help, and the example names it.
+    #[test]
+    fn every_command_has_an_example() {
+        fn walk(command: &clap::Command, name: &str) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Example") && help.contains(name), "{name}: {help:?}");
+            for inner in command.get_subcommands() {
+                walk(inner, &format!("{name} {}", inner.get_name()));
+            }
+        }
+        walk(&Cli::command(), "tollgate");
+    }
+
+    /// Each example is itself a command line that parses.
+    #[test]
+    fn every_example_parses() {
+        fn walk(command: &clap::Command, examples: &mut Vec<String>) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines = help.lines().map(str::trim).filter(|line| line.starts_with("tollgate "));
+            examples.extend(lines.map(str::to_string));
+            for inner in command.get_subcommands() {
+                walk(inner, examples);
+            }
+        }
+        let mut examples = Vec::new();
+        walk(&Cli::command(), &mut examples);
+        assert!(examples.len() > 20);
+        for example in examples {
+            let line = example.split(" > ").next().unwrap_or_default();
+            let words = line.split_whitespace().map(|word| word.trim_matches('\''));
+            if let Err(error) = Cli::try_parse_from(words) {
+                unreachable!("{example}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn options_of_the_admin_api_stand_before_and_after_the_verb() {
+        for line in ["tollgate plan --json list", "tollgate plan list --json --log-format json"] {
+            let cli = Cli::try_parse_from(line.split(' ')).ok();
+            assert!(matches!(cli.map(|cli| cli.command), Some(Command::Plan(_))), "{line}");
+        }
+    }
+}
