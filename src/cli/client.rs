@@ -101,7 +101,7 @@ impl fmt::Display for ApiError {
             Self::Unreachable(message) => f.write_str(message),
             Self::Refused { status, message, field } => {
                 write!(f, "{message}")?;
-                if let Some(field) = field {
+                if let Some(field) = field.as_ref().filter(|field| !message.contains(*field)) {
                     write!(f, " (field: {field})")?;
                 }
                 write!(f, " [{status}]")
@@ -292,4 +292,37 @@ pub fn encoded(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ApiError, encoded, refusal};
+
+    #[test]
+    fn a_refusal_shows_the_message_and_the_field_once() {
+        for (text, expected) in [
+            (
+                r#"{"error":{"message":"must be at least 1","param":"burst"}}"#,
+                "must be at least 1 (field: burst) [400]",
+            ),
+            (
+                r#"{"error":{"message":"burst is required.","param":"burst"}}"#,
+                "burst is required. [400]",
+            ),
+            (r#"{"error":{"message":"no","param":null}}"#, "no [400]"),
+            ("<html>", "the admin API refused [400]"),
+        ] {
+            assert_eq!(refusal(400, text).to_string(), expected);
+        }
+        let unauthorized = refusal(401, "");
+        assert!(matches!(&unauthorized, ApiError::Refused { message, .. }
+            if message.contains("--admin-token")));
+        assert!(refusal(404, "").is_not_found() && !unauthorized.is_not_found());
+    }
+
+    #[test]
+    fn a_name_cannot_leave_its_place_in_the_path() {
+        assert_eq!(encoded("a-Z.0_9~"), "a-Z.0_9~");
+        assert_eq!(encoded("../a b?c&d=é"), "..%2Fa%20b%3Fc%26d%3D%C3%A9");
+    }
 }

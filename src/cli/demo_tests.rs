@@ -1,11 +1,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::{DemoFile, DemoKeys, DemoServices, model_names, seed};
-use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use crate::cli::fake_admin::FakeAdmin;
+use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::{Arc, Mutex};
 
 /// What the demo may have made.
 pub fn example() -> DemoFile {
@@ -27,95 +25,6 @@ pub fn example() -> DemoFile {
         },
         models: model_names(),
         upstream_url: text("http://127.0.0.1:9"),
-    }
-}
-
-/// Enough of an admin API: collections of objects, two a page, with the token `secret`.
-#[derive(Clone, Default)]
-struct FakeAdmin {
-    rows: Arc<Mutex<Vec<(String, Value)>>>,
-}
-
-impl FakeAdmin {
-    fn start(&self) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let fake = self.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                fake.answer(stream.unwrap());
-            }
-        });
-        url
-    }
-
-    fn answer(&self, mut stream: TcpStream) {
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if reader.read_line(&mut head).unwrap() == 0 {
-                return;
-            }
-        }
-        let head_lower = head.to_lowercase();
-        assert!(head_lower.contains("authorization: bearer secret"), "{head}");
-        let length = head_lower
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok())
-            .unwrap_or(0);
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).unwrap();
-        let mut words = head.split(' ');
-        let (method, target) = (words.next().unwrap(), words.next().unwrap());
-        let body = serde_json::from_slice(&body).unwrap_or_default();
-        let (status, answer) = self.handle(method, target, body);
-        let answer = answer.to_string();
-        write!(
-            stream,
-            "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{answer}",
-            answer.len()
-        )
-        .unwrap();
-    }
-
-    fn handle(&self, method: &str, target: &str, body: Value) -> (u16, Value) {
-        let mut rows = self.rows.lock().unwrap();
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let path = path.strip_prefix("/admin/v1/").unwrap();
-        let (collection, id) = path.split_once('/').unwrap_or((path, ""));
-        match method {
-            "POST" => {
-                let mut object = body;
-                object["id"] = json!(format!("{collection}-{}", rows.len()));
-                rows.push((collection.to_string(), object.clone()));
-                object["key"] = json!(format!("tg_{}", rows.len()));
-                (201, object)
-            }
-            "PATCH" => match rows.iter_mut().find(|(_, object)| object["id"] == id) {
-                None => (404, json!({"error": {"message": "no such service"}})),
-                Some((_, object)) => {
-                    object["base_url"] = body["base_url"].clone();
-                    (200, object.clone())
-                }
-            },
-            _ => {
-                let all: Vec<&Value> =
-                    rows.iter().filter(|row| row.0 == collection).map(|row| &row.1).collect();
-                let cursor = query.split_once("cursor=").map_or(0, |(_, at)| at.parse().unwrap());
-                let page: Vec<_> = all.iter().skip(cursor).take(2).collect();
-                let next = (cursor + 2 < all.len()).then(|| (cursor + 2).to_string());
-                (200, json!({"data": page, "next_cursor": next}))
-            }
-        }
-    }
-
-    fn named(&self, name: &str) -> Value {
-        let rows = self.rows.lock().unwrap();
-        rows.iter().find(|(_, object)| object["name"] == name).unwrap().1.clone()
-    }
-
-    fn len(&self) -> usize {
-        self.rows.lock().unwrap().len()
     }
 }
 

@@ -21,8 +21,8 @@ pub fn table(titles: &[&str], rows: &[Vec<String>]) -> String {
     table.set_header(titles.to_vec());
     table.add_rows(rows.iter().cloned());
     for index in 0..titles.len() {
-        let mut cells = rows.iter().filter_map(|row| row.get(index)).peekable();
-        let numeric = cells.peek().is_some() && cells.all(|cell| is_number(cell));
+        let shown = || rows.iter().filter_map(|row| row.get(index)).filter(|cell| *cell != NOTHING);
+        let numeric = shown().next().is_some() && shown().all(|cell| is_number(cell));
         if let Some(column) = table.column_mut(index).filter(|_| numeric) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -109,9 +109,8 @@ pub fn printable(text: &str) -> String {
 }
 
 fn is_number(cell: &str) -> bool {
-    cell == NOTHING
-        || cell.starts_with(|c: char| c.is_ascii_digit())
-            && cell.chars().all(|c| c.is_ascii_digit() || c == ',' || c == '.')
+    cell.starts_with(|c: char| c.is_ascii_digit())
+        && cell.chars().all(|c| c.is_ascii_digit() || c == ',' || c == '.')
 }
 
 #[cfg(test)]

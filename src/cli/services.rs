@@ -142,11 +142,11 @@ enum PriceVerb {
     Add {
         /// Id or name
         service: String,
-        #[command(flatten)]
-        price: PriceFlags,
         /// RFC 3339; left out: now
         #[arg(long, value_name = "TIME")]
         effective_at: Option<String>,
+        #[command(flatten)]
+        price: PriceFlags,
     },
     /// List a service's price versions
     #[command(after_help = "Example:\n  tollgate price list demo-chat --json")]

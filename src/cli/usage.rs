@@ -13,20 +13,20 @@ use serde_json::{Value, json};
     tollgate usage --by consumer,service --from 2026-11-01 --to 2026-11-30\n  \
     tollgate usage --by day --csv > november.csv")]
 pub struct UsageArgs {
-    #[command(flatten)]
-    admin: AdminArgs,
     /// What to sum by
     #[arg(long, value_enum, value_delimiter = ',', default_value = "consumer,service")]
     by: Vec<By>,
-    /// The first day (UTC)
+    /// The first day (UTC), YYYY-MM-DD
     #[arg(long, value_name = "DAY")]
     from: Option<String>,
-    /// The last day (UTC)
+    /// The last day (UTC), YYYY-MM-DD
     #[arg(long, value_name = "DAY")]
     to: Option<String>,
     /// Print CSV instead of a table; amounts in nano-USD and in USD
     #[arg(long, conflicts_with = "json")]
     csv: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
