@@ -287,6 +287,12 @@ pub struct WriterMetrics {
     pub batches: Counter,
     /// Transactions that failed and were tried again.
     pub failures: Counter,
+    /// Rows that the channel dropped and the journal gave.
+    pub rows_from_files: Counter,
+    /// Records that the ledger refused, in `usage_dlq`.
+    pub refused: Counter,
+    /// Stretches of a journal that could not be read back.
+    pub gaps: Counter,
     /// Age of the oldest record of the last batch when it was committed, microseconds.
     pub lag_us: Gauge,
 }

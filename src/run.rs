@@ -12,10 +12,7 @@ use crate::{control, sqlite, writer};
 use rusqlite::Connection;
 use rustix::thread::{CpuSet, sched_getaffinity};
 use shard::catalog::Catalog;
-use shard::message::ToShard;
-use shard::price::price;
-use shard::record::Record;
-use shard::units::{NanoUsd, Nanos};
+use shard::units::Nanos;
 use shard::{Shard, ShardConfig};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -93,7 +90,6 @@ struct Instance {
     config: Arc<Config>,
     addresses: Addresses,
     state: Arc<ProcessState>,
-    to_shards: Vec<flume::Sender<ToShard>>,
     shards: Vec<JoinHandle<io::Result<()>>>,
     writer: writer::WriterHandle,
     control: control::ControlHandle,
@@ -105,10 +101,9 @@ impl Instance {
         let mut connection = sqlite::open(data_dir).map_err(|why| RunError(why.to_string()))?;
         let opened = control::open(&config).map_err(|why| RunError(why.to_string()))?;
         let catalog = opened.catalog();
-        replay(data_dir, &mut connection, &catalog)?;
+        replay(data_dir, &mut connection)?;
         let cpus = cpus_for(config.server.shards)?;
         let (mails, control_mail, writer_mail) = mail::open(cpus.len());
-        let to_shards = control_mail.to_shards.clone();
         let metrics = Arc::new(Metrics::new(cpus.len()));
         let state = Arc::new(ProcessState::default());
         let listeners = bind(config.server.listen, cpus.len())
@@ -121,12 +116,14 @@ impl Instance {
             admin_url: url_of(&admin_listener)?,
             admin_token: opened.admin_token().to_owned(),
         };
-        let (journals, shared) = journals(&config, cpus.len())?;
+        let instance = uuid::Uuid::now_v7().as_u128();
+        let (journals, shared) = journals(&config, instance, cpus.len())?;
         let writer = writer::spawn(writer::WriterArgs {
             connection,
             config: config.usage.clone(),
             mail: writer_mail,
-            journals: shared.clone(),
+            journals: shared,
+            metrics: metrics.clone(),
         })
         .map_err(|why| failed("the writer does not start")(&why))?;
         let control = control::spawn(control::ControlArgs {
@@ -135,28 +132,20 @@ impl Instance {
             mail: control_mail,
             metrics: metrics.clone(),
             admin_listener,
-            ready: {
-                let state = state.clone();
-                Box::new(move || {
-                    state.ready.load(Ordering::Relaxed) && !state.draining.load(Ordering::Relaxed)
-                })
-            },
+            instance,
         })
         .map_err(|why| failed("control does not start")(&why))?;
         let start = ShardStart { config: &config, state: &state, metrics: &metrics, catalog };
         let shards = start.all(cpus, mails, journals, listeners)?;
         state.ready.store(true, Ordering::Relaxed);
-        Ok(Self { config, addresses, state, to_shards, shards, writer, control })
+        Ok(Self { config, addresses, state, shards, writer, control })
     }
 
     /// True if everything was written.
     fn stop(self) -> bool {
         tracing::info!("draining");
         self.state.draining.store(true, Ordering::Relaxed);
-        for to_shard in &self.to_shards {
-            // A shard that is gone has drained.
-            let _ = to_shard.send(ToShard::Drain);
-        }
+        self.control.drain();
         for shard in self.shards {
             if !matches!(shard.join(), Ok(Ok(()))) {
                 tracing::error!("a shard ended badly");
@@ -169,13 +158,9 @@ impl Instance {
     }
 }
 
-fn replay(data_dir: &Path, store: &mut Connection, catalog: &Catalog) -> Result<(), RunError> {
-    let price_of = |record: &Record, before: u64| {
-        let found = catalog.service_by_id(record.service).map(|at| &catalog.services[at as usize]);
-        let price_then = found.and_then(|service| service.price_version(record.price_version));
-        price_then.map_or(NanoUsd(0), |then| price(&then.model, &record.usage, before))
-    };
-    let report = writer::replay(data_dir, store, &price_of)
+fn replay(data_dir: &Path, store: &mut Connection) -> Result<(), RunError> {
+    let price_of = control::pricer(store).map_err(|why| failed("no prices for replay")(&why))?;
+    let report = writer::replay(data_dir, store, &*price_of)
         .map_err(|why| failed("the usage journals cannot be replayed")(&why))?;
     if report.journals > 0 {
         tracing::info!(
@@ -227,18 +212,17 @@ fn url_of(listener: &TcpListener) -> Result<String, RunError> {
 
 type Journals = (Vec<Journal>, Vec<Arc<JournalShared>>);
 
-fn journals(config: &Config, count: usize) -> Result<Journals, RunError> {
+fn journals(config: &Config, instance: u128, count: usize) -> Result<Journals, RunError> {
     let no_journal = |why: io::Error| {
         let root = config.server.data_dir.join(journal::DIR_NAME);
         failed(&format!("no usage journal can be made in {}", root.display()))(&why)
     };
     let keeper = journal::spawn_keeper().map_err(no_journal)?;
-    let instance_id = uuid::Uuid::now_v7().as_u128();
     let root = config.server.data_dir.join(journal::DIR_NAME);
     let mut journals = Vec::with_capacity(count);
     for shard in 0..count {
         let usage = &config.usage;
-        let journal = Journal::create(&root, shard as u16, instance_id, usage, keeper.clone());
+        let journal = Journal::create(&root, shard as u16, instance, usage, keeper.clone());
         journals.push(journal.map_err(no_journal)?);
     }
     let shared = journals.iter().map(Journal::shared).collect();

@@ -189,6 +189,21 @@ impl Metrics {
                 "Transactions that failed and were tried again.",
                 &self.writer.failures,
             ),
+            (
+                "tollgate_writer_rows_from_journal_total",
+                "Rows that the channel dropped and the journal gave.",
+                &self.writer.rows_from_files,
+            ),
+            (
+                "tollgate_writer_refused_total",
+                "Records that the ledger refused, kept in usage_dlq.",
+                &self.writer.refused,
+            ),
+            (
+                "tollgate_journal_gaps_total",
+                "Stretches of a journal that could not be read back.",
+                &self.writer.gaps,
+            ),
         ] {
             page.family(name, "counter", help);
             page.sample(name, &[], counter.get());

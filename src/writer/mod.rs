@@ -15,4 +15,4 @@ mod tests;
 
 pub use ledger::Price;
 pub use replay::{ReplayError, ReplayReport, replay};
-pub use run::{WriterArgs, WriterCounters, WriterHandle, spawn};
+pub use run::{WriterArgs, WriterHandle, spawn};

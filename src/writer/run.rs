@@ -6,6 +6,7 @@ use crate::config::{Durability, UsageConfig};
 use crate::journal::format::Entry;
 use crate::journal::scan::{Found, Scan};
 use crate::journal::{JournalShared, quarantine, sync};
+use crate::metrics::Metrics;
 use crate::mail::{Settled, WriterMail};
 use rusqlite::Connection;
 use shard::units::Nanos;
@@ -31,38 +32,17 @@ pub struct WriterArgs {
     pub mail: WriterMail,
     /// Every shard's journal, by the shard's number.
     pub journals: Vec<Arc<JournalShared>>,
-}
-
-/// For metrics. Lag is in the journals: `appended` less `ingested`.
-#[derive(Debug, Default)]
-pub struct WriterCounters {
-    /// Rows in the ledger.
-    pub rows: AtomicU64,
-    /// Transactions committed.
-    pub batches: AtomicU64,
-    /// Transactions that failed and were tried again.
-    pub failures: AtomicU64,
-    /// Rows that the channel dropped and the journal gave.
-    pub rows_from_files: AtomicU64,
-    /// Records that the ledger refused, in `usage_dlq`.
-    pub refused: AtomicU64,
-    /// Stretches of a journal that could not be read back.
-    pub gaps: AtomicU64,
+    /// Its counters are in there.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The running writer.
 pub struct WriterHandle {
     thread: JoinHandle<bool>,
-    counters: Arc<WriterCounters>,
     stop_at: Arc<AtomicU64>,
 }
 
 impl WriterHandle {
-    /// Its counters.
-    pub fn counters(&self) -> Arc<WriterCounters> {
-        self.counters.clone()
-    }
-
     /// Waits until everything that was settled is in the ledger and all journals are closed and
     /// removed, at most `timeout_ms`. False: something was left for the next start to replay.
     pub fn finish(self, timeout_ms: u64) -> bool {
@@ -80,13 +60,12 @@ pub fn spawn(args: WriterArgs) -> io::Result<WriterHandle> {
             sync::spawn(journal.clone(), to_shard.clone())?;
         }
     }
-    let counters = Arc::new(WriterCounters::default());
     let stop_at = Arc::new(AtomicU64::new(NOT_STOPPING));
-    let mut writer = Writer::new(args, counters.clone());
+    let mut writer = Writer::new(args);
     let until = stop_at.clone();
     let thread =
         std::thread::Builder::new().name("writer".into()).spawn(move || writer.run(&until))?;
-    Ok(WriterHandle { thread, counters, stop_at })
+    Ok(WriterHandle { thread, stop_at })
 }
 
 const NOT_STOPPING: u64 = u64::MAX;
@@ -102,7 +81,7 @@ pub(super) struct Writer {
     batch: Vec<Settled>,
     oldest: Nanos,
     failed_pause: Duration,
-    counters: Arc<WriterCounters>,
+    metrics: Arc<Metrics>,
 }
 
 /// One journal, as far as the writer has come.
@@ -123,8 +102,8 @@ pub(super) enum Turn {
 }
 
 impl Writer {
-    pub(super) fn new(args: WriterArgs, counters: Arc<WriterCounters>) -> Self {
-        let WriterArgs { connection, config, mail, journals } = args;
+    pub(super) fn new(args: WriterArgs) -> Self {
+        let WriterArgs { connection, config, mail, journals, metrics } = args;
         if let Err(error) = ledger::tune(&connection) {
             tracing::warn!(%error, "the writer's connection keeps its default settings");
         }
@@ -143,7 +122,7 @@ impl Writer {
             config,
             oldest: Nanos::default(),
             failed_pause: FAILED_PAUSE_MIN,
-            counters,
+            metrics,
         }
     }
 
@@ -193,7 +172,7 @@ impl Writer {
                 Turn::Busy
             }
             Err(error) => {
-                self.counters.failures.fetch_add(1, Ordering::Relaxed);
+                self.metrics.writer.failures.add(1);
                 let pause = self.failed_pause;
                 self.failed_pause = (pause * 2).min(FAILED_PAUSE_MAX);
                 tracing::error!(%error, rows = self.batch.len(), "store failed; will try again");
@@ -244,12 +223,12 @@ impl Writer {
                     let shard = at as u16;
                     self.batch.push(Settled { shard, seq, prev_end, record, request_id });
                     spool.end = seq + 1;
-                    self.counters.rows_from_files.fetch_add(1, Ordering::Relaxed);
+                    self.metrics.writer.rows_from_files.add(1);
                 }
                 Found::Entry { .. } => {}
                 Found::Gap { from, to } => {
                     spool.end = to;
-                    self.counters.gaps.fetch_add(1, Ordering::Relaxed);
+                    self.metrics.writer.gaps.add(1);
                     keep_damaged(&spool.journal, from, to);
                 }
             }
@@ -273,9 +252,9 @@ impl Writer {
         let written =
             ledger::write(connection, names, &self.origins, &self.batch, &mut [], &advances)?;
         self.batch.clear();
-        self.counters.rows.fetch_add(written.rows, Ordering::Relaxed);
-        self.counters.refused.fetch_add(written.refused, Ordering::Relaxed);
-        self.counters.batches.fetch_add(1, Ordering::Relaxed);
+        self.metrics.writer.rows.add(written.rows);
+        self.metrics.writer.refused.add(written.refused);
+        self.metrics.writer.batches.add(1);
         for spool in &self.spools {
             spool.journal.set_ingested(spool.end);
             spool.journal.delete_behind(spool.end);

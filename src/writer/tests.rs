@@ -4,10 +4,11 @@
 
 use super::replay::{ReplayReport, replay};
 use super::run::{Turn, Writer};
-use super::{WriterArgs, WriterCounters, spawn};
+use super::{WriterArgs, spawn};
 use crate::config::UsageConfig;
 use crate::journal::tests::{admit, config, journal, pending, record};
 use crate::journal::{DIR_NAME, Journal, Open};
+use crate::metrics::Metrics;
 use crate::mail::{self, ShardMail};
 use crate::sqlite;
 use proptest::prelude::*;
@@ -16,7 +17,6 @@ use shard::record::{Outcome, Record, Usage};
 use shard::units::{ConsumerId, KeyId, NanoUsd, Nanos, Period, ServiceId};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use tempfile::TempDir;
 
 struct Bench {
@@ -24,7 +24,7 @@ struct Bench {
     journal: Journal,
     shard: ShardMail,
     writer: Writer,
-    counters: Arc<WriterCounters>,
+    metrics: Arc<Metrics>,
 }
 
 const NOW: Nanos = Nanos::from_s(1_000);
@@ -33,15 +33,16 @@ fn bench(config: &UsageConfig) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let journal = journal(&dir.path().join(DIR_NAME), config);
     let (mut shards, _, mail) = mail::open(1);
-    let counters = Arc::new(WriterCounters::default());
+    let metrics = Arc::new(Metrics::new(1));
     let args = WriterArgs {
         connection: sqlite::open(dir.path()).unwrap(),
         config: config.clone(),
         mail,
         journals: vec![journal.shared()],
+        metrics: metrics.clone(),
     };
-    let writer = Writer::new(args, counters.clone());
-    Bench { dir, journal, shard: shards.remove(0), writer, counters }
+    let writer = Writer::new(args);
+    Bench { dir, journal, shard: shards.remove(0), writer, metrics }
 }
 
 impl Bench {
@@ -163,19 +164,19 @@ fn what_the_channel_drops_is_read_from_the_journal() {
     }
     bench.flush();
     assert_eq!(ids(bench.dir.path()), (0..500).collect::<Vec<_>>());
-    let counters = &bench.counters;
-    assert_eq!(counters.rows.load(Ordering::Relaxed), 500);
-    assert!(counters.rows_from_files.load(Ordering::Relaxed) >= 400);
+    let counters = &bench.metrics.writer;
+    assert_eq!(counters.rows.get(), 500);
+    assert!(counters.rows_from_files.get() >= 400);
     let shared = bench.journal.shared();
     assert_eq!(shared.ingested(), shared.post_end());
     assert!(shared.segments().len() <= 2, "deleted behind the watermark");
     // All by channel: the files are not read.
-    let before = counters.rows_from_files.load(Ordering::Relaxed);
+    let before = counters.rows_from_files.get();
     for n in 500..600 {
         bench.call(n, true);
     }
     bench.flush();
-    assert_eq!(bench.counters.rows_from_files.load(Ordering::Relaxed), before);
+    assert_eq!(bench.metrics.writer.rows_from_files.get(), before);
     assert_eq!(ids(bench.dir.path()).len(), 600);
 }
 
@@ -214,7 +215,7 @@ fn a_full_store_delays_and_loses_nothing() {
     bench.flush();
     bench.flush();
     assert_eq!(ids(bench.dir.path()), (0..2_000).collect::<Vec<_>>());
-    assert!(bench.counters.failures.load(Ordering::Relaxed) > 5);
+    assert!(bench.metrics.writer.failures.get() > 5);
 }
 
 #[test]
@@ -229,7 +230,7 @@ fn a_row_that_the_ledger_refuses_is_kept_aside_and_stops_nothing() {
     let dlq = "SELECT count(*) FROM usage_dlq WHERE reason LIKE '%UNIQUE%' AND length(slot) = 128";
     assert_eq!(number(&connection, dlq), 1);
     assert_eq!(number(&connection, "SELECT sum(calls) FROM usage_daily"), 3);
-    assert_eq!(bench.counters.refused.load(Ordering::Relaxed), 1);
+    assert_eq!(bench.metrics.writer.refused.get(), 1);
 }
 
 #[test]
