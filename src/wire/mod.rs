@@ -1,1 +1,16 @@
-//! To be written.
+//! Bytes ↔ values: HTTP/1.1 heads and chunks, JSON, SSE, usage, error bodies, the text of keys.
+//!
+//! Everything here is a pure function over the caller's buffer, and meets whatever a stranger
+//! sends: it must never panic, loop, or take more than linear time. It knows no socket, no clock
+//! and nothing of what is built on it.
+
+pub mod call;
+pub mod chunked;
+pub mod error;
+mod head;
+pub mod json;
+pub mod key_text;
+pub mod request;
+pub mod response;
+pub mod span;
+mod write;
