@@ -1,0 +1,3 @@
+//! The admin API.
+pub(crate) mod body;
+pub(crate) mod error;
