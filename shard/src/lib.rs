@@ -3,8 +3,13 @@
 //! Time comes in as an argument; there is no clock, socket, thread, lock or randomness here, so
 //! that every history can be replayed from a seed.
 
+pub mod authority;
+pub mod bucket;
 pub mod catalog;
+pub mod lease;
 pub mod limits;
 pub mod message;
+pub mod pool;
+pub mod quota;
 pub mod record;
 pub mod units;

@@ -18,3 +18,15 @@ pub const QUOTAS_MAX: usize = 65_536;
 pub const PERMITS_MAX: usize = 65_536;
 /// Messages to control that one shard has not yet sent.
 pub const OUTBOX_MAX: usize = 65_536;
+/// Rate buckets that an instance holds leases of; past it wants are denied.
+pub const POOL_BUCKETS_MAX: usize = 262_144;
+/// Months that an instance holds leases of; past it wants are denied.
+pub const POOL_QUOTAS_MAX: usize = 262_144;
+/// Rate buckets that an authority remembers. A full, idle bucket is forgotten without loss.
+pub const AUTHORITY_BUCKETS_MAX: usize = 1_048_576;
+/// Months that an authority remembers; an idle one is forgotten and seeded again.
+pub const AUTHORITY_QUOTAS_MAX: usize = 1_048_576;
+/// Instances that hold leases of one bucket or month.
+pub const HOLDERS_MAX: usize = 4_096;
+/// Not-before runs that an instance holds of one bucket; it asks for no more before one is spent.
+pub const RUNS_MAX: usize = 8;

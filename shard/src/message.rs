@@ -97,11 +97,15 @@ pub struct RateWant {
     pub bucket: BucketId,
     /// Index of the plan whose rate and burst hold for it.
     pub plan: u32,
+    /// The lease that `used` and `returned` belong to; 0: none.
+    pub lease: u64,
     /// Tokens asked for; 0: only a report.
     pub want: u32,
+    /// Of those, one for each waiting request.
+    pub need: u32,
     /// Requests of the bucket since the last word, admitted and refused alike.
     pub demand: u32,
-    /// Tokens spent since the last word.
+    /// Tokens spent or lapsed since the last word.
     pub used: u32,
     /// Unspent tokens given back with this word.
     pub returned: u32,
@@ -112,13 +116,15 @@ pub struct RateWant {
 pub struct RateGrant {
     /// Which bucket.
     pub bucket: BucketId,
+    /// The lease that the tokens belong to. Those of an earlier lease have lapsed; 0: none.
+    pub lease: u64,
     /// Tokens granted now.
     pub granted: u32,
     /// The first of them may be spent from here on; the j-th from `not_before + j·spacing`.
     pub not_before: Nanos,
     /// See `not_before`; zero: all at once.
     pub spacing: Nanos,
-    /// Unspent tokens of this grant lapse here.
+    /// Unspent tokens of the lease, earlier grants' too, lapse here.
     pub deadline: Nanos,
     /// Nothing will be granted before this instant: refuse locally until then.
     pub deny_until: Nanos,
@@ -139,7 +145,7 @@ pub struct QuotaWant {
     pub period: Period,
     /// Tokens asked for; 0: only a report.
     pub want: u64,
-    /// Of those, what one waiting request cannot do without.
+    /// Of those, what the waiting requests cannot do without.
     pub need: u64,
     /// Tokens settled since the last word.
     pub consumed: u64,

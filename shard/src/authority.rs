@@ -1,0 +1,144 @@
+//! The authority: who may spend how much, over all instances. Embedded it runs inside control;
+//! a Redis script will do the same steps on the same words.
+//!
+//! Its own clock alone accrues and expires; it never runs back. A call is done once, whatever the
+//! network does to it: the last answer to each holder is kept and repeated. It must never let
+//! the tokens of a bucket that are left and those on lease together pass the burst, nor the
+//! tokens of a month that are spent and on lease together pass the quota.
+
+mod quota;
+mod rate;
+
+pub use crate::lease::{Answer, Ask, LeaseCall, LeaseReply, QuotaAsk, RateAsk, Status};
+use crate::lease::{QuotaAnswer, RateAnswer};
+use crate::limits::{AUTHORITY_BUCKETS_MAX, AUTHORITY_QUOTAS_MAX};
+use crate::units::{BucketId, ConsumerId, Nanos, Period};
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+/// A holder's last answer is kept for this long: later than this no call of its can arrive.
+const HOLDER_MEMORY: Nanos = Nanos::from_s(60);
+/// A month without calls and without leases is forgotten after this long.
+const QUOTA_MEMORY: Nanos = Nanos::from_s(3_600);
+/// A full table is searched for entries to forget at most this often.
+const SWEEP_EVERY: Nanos = Nanos::from_s(10);
+/// What a holder waits that the full table has no room for.
+const NO_ROOM_DENY: Nanos = Nanos::from_s(1);
+
+/// Faults to plant, one at a time, to show that the simulation finds them.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Planted {
+    /// None.
+    #[default]
+    Nothing,
+    /// A repeated call is done again.
+    NoDedupe,
+    /// Expired tokens are credited again.
+    NoBurn,
+    /// The holder counts deadlines from the answer's arrival.
+    ReceiveTimeDeadlines,
+    /// Leases are expired first, and then the whole span accrues.
+    RetroactiveAccrual,
+}
+
+/// What the authority must know of its network.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AuthorityConfig {
+    /// Round trip of a call, 99th percentile; zero where embedded.
+    pub rtt: Nanos,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Authority {
+    config: AuthorityConfig,
+    next_lease: u64,
+    buckets: HashMap<BucketId, rate::Bucket, FixedState>,
+    quotas: HashMap<(ConsumerId, Period), quota::Month, FixedState>,
+    sweep_at: Nanos,
+    #[cfg(test)]
+    pub(crate) planted: Planted,
+}
+
+impl Authority {
+    /// An authority that has seen nothing: every bucket is full, every month has to be seeded.
+    pub fn new(config: AuthorityConfig) -> Self {
+        Self {
+            config,
+            next_lease: 1,
+            buckets: HashMap::default(),
+            quotas: HashMap::default(),
+            sweep_at: Nanos(0),
+            #[cfg(test)]
+            planted: Planted::Nothing,
+        }
+    }
+
+    /// Does a call, or repeats its answer.
+    pub fn call(&mut self, call: &LeaseCall, now: Nanos) -> LeaseReply {
+        let answer = match &call.ask {
+            Ask::Rate(ask) => Answer::Rate(self.rate(call, ask, now)),
+            Ask::Quota(ask) => Answer::Quota(self.quota(call, ask, now)),
+        };
+        LeaseReply { holder: call.holder, seq: call.seq, sent_at: call.sent_at, answer }
+    }
+
+    /// Tells what the month has consumed by the ledger. Without effect once the month is known.
+    pub fn seed_quota(&mut self, consumer: ConsumerId, period: Period, consumed_tokens: u64) {
+        if let Some(month) = self.quotas.get_mut(&(consumer, period)) {
+            month.seed(consumed_tokens);
+        }
+    }
+
+    /// Grants nothing of the bucket any more. What is on lease may be spent until it lapses.
+    pub fn revoke(&mut self, bucket: BucketId) {
+        if let Some(bucket) = self.buckets.get_mut(&bucket) {
+            bucket.revoked = true;
+        }
+    }
+
+    fn rate(&mut self, call: &LeaseCall, ask: &RateAsk, now: Nanos) -> RateAnswer {
+        if self.buckets.len() >= AUTHORITY_BUCKETS_MAX && !self.buckets.contains_key(&ask.bucket) {
+            self.sweep(now);
+            if self.buckets.len() >= AUTHORITY_BUCKETS_MAX {
+                return rate::denied(ask.bucket, NO_ROOM_DENY);
+            }
+        }
+        let bucket = self
+            .buckets
+            .entry(ask.bucket)
+            .or_insert_with(|| rate::Bucket::full(ask.rate_per_s, ask.burst, now));
+        #[cfg(test)]
+        {
+            bucket.planted = self.planted;
+        }
+        bucket.call(call, ask, self.config.rtt, &mut self.next_lease, now)
+    }
+
+    fn quota(&mut self, call: &LeaseCall, ask: &QuotaAsk, now: Nanos) -> QuotaAnswer {
+        let key = (ask.consumer, ask.period);
+        if self.quotas.len() >= AUTHORITY_QUOTAS_MAX && !self.quotas.contains_key(&key) {
+            self.sweep(now);
+            if self.quotas.len() >= AUTHORITY_QUOTAS_MAX {
+                return quota::refused(ask, Status::Denied);
+            }
+        }
+        let month = self.quotas.entry(key).or_default();
+        #[cfg(test)]
+        {
+            month.planted = self.planted;
+        }
+        month.call(call, ask, now)
+    }
+
+    /// Forgets what can be forgotten without loss.
+    fn sweep(&mut self, now: Nanos) {
+        if now < self.sweep_at {
+            return;
+        }
+        self.sweep_at = now.after(SWEEP_EVERY);
+        self.buckets.retain(|_, bucket| !bucket.is_forgettable(now));
+        self.quotas.retain(|_, month| !month.is_forgettable(now));
+    }
+}

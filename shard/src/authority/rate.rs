@@ -1,0 +1,337 @@
+//! One rate bucket at the authority.
+//!
+//! `level` counts nano-tokens (a token per second is one nano-token per nanosecond), so that
+//! accrual is exact. Below one token the future is granted: tokens that may be spent only once
+//! they have accrued, and `level` goes negative by them. The bound: in any span, what is spent
+//! was on lease at its start, left at its start, or accrued inside; so with
+//! `level + outstanding <= burst` always, no more than `burst + rate·t` is ever admitted.
+
+use super::HOLDER_MEMORY;
+#[cfg(test)]
+use super::Planted;
+use crate::lease::{LeaseCall, RateAnswer, RateAsk, Status, lease_span};
+use crate::limits::HOLDERS_MAX;
+use crate::units::{BucketId, Nanos};
+
+const TOKEN: i128 = 1_000_000_000;
+/// What a holder waits where every token is on lease and none reported spent.
+const ALL_ON_LEASE_DENY: Nanos = Nanos::from_ms(10);
+
+#[derive(Debug)]
+pub struct Bucket {
+    rate_per_s: u64,
+    burst: u64,
+    pub revoked: bool,
+    level: i128,
+    outstanding: u64,
+    last: Nanos,
+    holders: Vec<Holder>,
+    #[cfg(test)]
+    pub planted: Planted,
+}
+
+#[derive(Debug)]
+struct Holder {
+    id: u128,
+    seq: u64,
+    lease: u64,
+    outstanding: u64,
+    expires_at: Nanos,
+    called_at: Nanos,
+    /// Counts as one that wants tokens until then.
+    active_until: Nanos,
+    demand_per_s: u64,
+    reply: RateAnswer,
+    replied_at: Nanos,
+}
+
+/// An answer that grants nothing.
+pub fn denied(bucket: BucketId, deny_for: Nanos) -> RateAnswer {
+    RateAnswer {
+        bucket,
+        status: Status::Denied,
+        lease: 0,
+        granted: 0,
+        not_before: Nanos(0),
+        spacing: Nanos(0),
+        ttl: Nanos(0),
+        deny_for,
+        left: 0,
+    }
+}
+
+impl Bucket {
+    pub fn full(rate_per_s: u64, burst: u64, now: Nanos) -> Self {
+        let (rate_per_s, burst) = (rate_per_s.max(1), burst.max(1));
+        Self {
+            rate_per_s,
+            burst,
+            revoked: false,
+            level: i128::from(burst) * TOKEN,
+            outstanding: 0,
+            last: now,
+            holders: Vec::new(),
+            #[cfg(test)]
+            planted: Planted::Nothing,
+        }
+    }
+
+    pub fn call(
+        &mut self,
+        call: &LeaseCall,
+        ask: &RateAsk,
+        rtt: Nanos,
+        next_lease: &mut u64,
+        now: Nanos,
+    ) -> RateAnswer {
+        self.advance(now);
+        let now = self.last;
+        let place = match self.place_of(call, ask, now) {
+            Ok(place) => place,
+            Err(answer) => return answer,
+        };
+        self.configure(ask);
+        self.settle(place, ask);
+        let span = lease_span(self.rate_per_s, self.burst);
+        let ttl = Nanos(2 * span.0 + 2 * rtt.0).max(Nanos::from_ms(100));
+        let holder = &mut self.holders[place];
+        holder.seq = call.seq;
+        holder.called_at = now;
+        holder.demand_per_s = ask.demand_per_s.max(1);
+        holder.active_until = if ask.want > 0 { now.after(ttl) } else { now };
+        let mut answer = if self.revoked {
+            RateAnswer { status: Status::Revoked, ..denied(ask.bucket, Nanos::from_s(1)) }
+        } else if ask.want == 0 {
+            RateAnswer { status: Status::Done, ..denied(ask.bucket, Nanos(0)) }
+        } else {
+            self.grant(place, ask, span)
+        };
+        self.lease_out(place, &mut answer, ttl, next_lease);
+        answer
+    }
+
+    /// Accrues up to `now`, stopping at each expiry on the way: expiring first and accruing the
+    /// whole span afterwards would credit time in which the expired tokens filled the bucket.
+    fn advance(&mut self, now: Nanos) {
+        let now = now.max(self.last);
+        #[cfg(test)]
+        if self.planted == Planted::RetroactiveAccrual {
+            while let Some(place) = self.first_to_expire(now) {
+                self.expire(place);
+            }
+        }
+        while let Some(place) = self.first_to_expire(now) {
+            let at = self.holders[place].expires_at;
+            self.accrue(at);
+            self.expire(place);
+        }
+        self.accrue(now);
+    }
+
+    fn first_to_expire(&self, now: Nanos) -> Option<usize> {
+        let on_lease = self.holders.iter().enumerate().filter(|(_, holder)| holder.outstanding > 0);
+        on_lease
+            .filter(|(_, holder)| holder.expires_at <= now)
+            .min_by_key(|(_, holder)| holder.expires_at)
+            .map(|(place, _)| place)
+    }
+
+    fn accrue(&mut self, until: Nanos) {
+        let span = until.since(self.last);
+        let room =
+            i128::from(self.burst) * TOKEN - i128::from(self.outstanding) * TOKEN - self.level;
+        let accrued = i128::from(self.rate_per_s) * i128::from(span.0);
+        self.level += accrued.min(room.max(0));
+        self.last = self.last.max(until);
+    }
+
+    fn expire(&mut self, place: usize) {
+        let holder = &mut self.holders[place];
+        self.outstanding -= holder.outstanding;
+        #[cfg(test)]
+        if self.planted == Planted::NoBurn {
+            self.level += i128::from(holder.outstanding) * TOKEN;
+        }
+        holder.outstanding = 0;
+        holder.lease = 0;
+    }
+
+    /// Where the caller stands in `holders`, or the answer if the call is not to be done.
+    fn place_of(
+        &mut self,
+        call: &LeaseCall,
+        ask: &RateAsk,
+        now: Nanos,
+    ) -> Result<usize, RateAnswer> {
+        if let Some(place) = self.holders.iter().position(|holder| holder.id == call.holder) {
+            #[cfg(test)]
+            if self.planted == Planted::NoDedupe {
+                return Ok(place);
+            }
+            let holder = &self.holders[place];
+            if call.seq == holder.seq {
+                return Err(holder.repeated(now));
+            }
+            if call.seq < holder.seq {
+                let stale = denied(ask.bucket, Nanos(0));
+                return Err(RateAnswer { status: Status::Stale, ..stale });
+            }
+            return Ok(place);
+        }
+        self.holders.retain(|holder| !holder.is_forgettable(now));
+        if self.holders.len() >= HOLDERS_MAX {
+            return Err(denied(ask.bucket, ALL_ON_LEASE_DENY));
+        }
+        self.holders.push(Holder {
+            id: call.holder,
+            seq: 0,
+            lease: 0,
+            outstanding: 0,
+            expires_at: Nanos(0),
+            called_at: now,
+            active_until: now,
+            demand_per_s: 1,
+            reply: denied(ask.bucket, Nanos(0)),
+            replied_at: now,
+        });
+        Ok(self.holders.len() - 1)
+    }
+
+    /// A changed plan. What is granted stays granted: a decrease binds once that has lapsed.
+    fn configure(&mut self, ask: &RateAsk) {
+        let (rate_per_s, burst) = (ask.rate_per_s.max(1), ask.burst.max(1));
+        if (rate_per_s, burst) == (self.rate_per_s, self.burst) {
+            return;
+        }
+        self.rate_per_s = rate_per_s;
+        self.burst = burst;
+        let room = i128::from(burst) - i128::from(self.outstanding);
+        let least = -self.debt_max();
+        self.level = self.level.clamp(least, room.max(0) * TOKEN);
+    }
+
+    /// The caller's report, if it speaks of the lease that it has.
+    fn settle(&mut self, place: usize, ask: &RateAsk) {
+        let holder = &mut self.holders[place];
+        if holder.lease == 0 || holder.lease != ask.lease {
+            return;
+        }
+        let used = ask.used.min(holder.outstanding);
+        let returned = ask.returned.min(holder.outstanding - used);
+        holder.outstanding -= used + returned;
+        self.outstanding -= used + returned;
+        self.level += i128::from(returned) * TOKEN;
+    }
+
+    fn debt_max(&self) -> i128 {
+        let span = lease_span(self.rate_per_s, self.burst);
+        i128::from(self.rate_per_s) * i128::from(span.0)
+    }
+
+    fn grant(&mut self, place: usize, ask: &RateAsk, span: Nanos) -> RateAnswer {
+        let nothing = denied(ask.bucket, Nanos(0));
+        let room = self.burst.saturating_sub(self.outstanding);
+        if room == 0 {
+            let deny_for = Nanos(TOKEN as u64 / self.rate_per_s).max(ALL_ON_LEASE_DENY).min(span);
+            return RateAnswer { deny_for, ..nothing };
+        }
+        let now = self.last;
+        let active = || self.holders.iter().filter(|holder| holder.active_until > now);
+        let count = (active().count() as u64).max(1);
+        let whole = u64::try_from(self.level.div_euclid(TOKEN)).unwrap_or(0);
+        if whole >= 1 {
+            let share = if count == 1 {
+                whole
+            } else {
+                let demand: u128 = active().map(|holder| u128::from(holder.demand_per_s)).sum();
+                let mine = u128::from(self.holders[place].demand_per_s);
+                let by_demand = u128::from(whole) * mine / demand.max(1);
+                (by_demand as u64).max(whole / (2 * count)).max(1)
+            };
+            let granted = ask.want.min(share).min(room);
+            return RateAnswer { status: Status::Done, granted, ..nothing };
+        }
+        let debt = -self.level;
+        let debt_max = self.debt_max();
+        let rate = i128::from(self.rate_per_s);
+        if debt > debt_max {
+            let deny_ns = (debt - debt_max).unsigned_abs().div_ceil(rate.unsigned_abs());
+            return RateAnswer { deny_for: Nanos(deny_ns as u64), ..nothing };
+        }
+        let share = (debt_max / TOKEN / i128::from(count)).max(1) as u64;
+        RateAnswer {
+            status: Status::Done,
+            granted: ask.want.min(share).min(room),
+            not_before: Nanos(
+                (TOKEN - self.level).unsigned_abs().div_ceil(rate.unsigned_abs()) as u64
+            ),
+            spacing: Nanos((count * TOKEN as u64).div_ceil(self.rate_per_s)),
+            ..nothing
+        }
+    }
+
+    /// Books the answer's tokens on the caller's lease and keeps the answer.
+    fn lease_out(
+        &mut self,
+        place: usize,
+        answer: &mut RateAnswer,
+        ttl: Nanos,
+        next_lease: &mut u64,
+    ) {
+        let now = self.last;
+        self.level -= i128::from(answer.granted) * TOKEN;
+        self.outstanding += answer.granted;
+        let holder = &mut self.holders[place];
+        holder.outstanding += answer.granted;
+        if holder.outstanding > 0 {
+            if holder.lease == 0 {
+                holder.lease = *next_lease;
+                holder.expires_at = Nanos(0);
+                *next_lease += 1;
+            }
+            // The lease outlives its last token's slot by all that the clocks may differ.
+            let slots = answer.spacing.0.saturating_mul(answer.granted.saturating_sub(1));
+            let last_slot = answer.not_before.after(Nanos(slots));
+            let expires_at = now.after(ttl).after(last_slot).after(Nanos(last_slot.0 / 32));
+            holder.expires_at = holder.expires_at.max(expires_at);
+            answer.lease = holder.lease;
+            answer.ttl = holder.expires_at.since(now);
+        }
+        answer.left =
+            self.level.div_euclid(TOKEN).clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64;
+        holder.reply = *answer;
+        holder.replied_at = now;
+    }
+
+    /// Is it as if it had never been seen?
+    pub fn is_forgettable(&mut self, now: Nanos) -> bool {
+        self.advance(now);
+        let now = self.last;
+        self.outstanding == 0
+            && self.level == i128::from(self.burst) * TOKEN
+            && self.holders.iter().all(|holder| holder.is_forgettable(now))
+    }
+
+    #[cfg(test)]
+    pub fn probe(&mut self, now: Nanos) -> (i128, u64, u64) {
+        self.advance(now);
+        (self.level, self.outstanding, self.burst)
+    }
+}
+
+impl Holder {
+    /// The kept answer with its durations as they are now.
+    fn repeated(&self, now: Nanos) -> RateAnswer {
+        let age = now.since(self.replied_at);
+        RateAnswer {
+            not_before: self.reply.not_before.since(age),
+            ttl: self.reply.ttl.since(age),
+            deny_for: self.reply.deny_for.since(age),
+            ..self.reply
+        }
+    }
+
+    fn is_forgettable(&self, now: Nanos) -> bool {
+        self.outstanding == 0 && now >= self.called_at.after(HOLDER_MEMORY)
+    }
+}

@@ -1,0 +1,460 @@
+//! One shard's tokens of every rate bucket that it uses.
+//!
+//! A request takes a token that is here, or is parked for one that is asked for, or is refused
+//! until one can be had. Refills are asked for before a slice is spent; what lies unused goes
+//! back. It must never let a token be taken after its deadline or before its slot.
+
+use crate::lease::{FORGET_AFTER, PARK, RATE_IDLE, Run};
+use crate::limits::BUCKETS_MAX;
+use crate::message::{RateGrant, RateWant};
+use crate::units::{BucketId, Nanos};
+use core::cmp::Reverse;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use std::collections::{BinaryHeap, VecDeque};
+
+/// A slice that was spent sooner than this is followed by one of twice its size.
+const SLICE_GROWS_BELOW: Nanos = Nanos::from_ms(200);
+/// A slice that lasted longer than this is followed by one of half its size.
+const SLICE_SHRINKS_ABOVE: Nanos = Nanos::from_ms(400);
+/// What a request is told to wait for which the full table has no room.
+const NO_ROOM_RETRY_AFTER: Nanos = Nanos::from_s(1);
+
+/// Whether a request may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// It has its token.
+    Taken,
+    /// Park it for at most [`PARK`]; try again when [`Buckets::poll_ready`] names the bucket.
+    Wait,
+    /// Refuse it.
+    Denied {
+        /// There may be a token after this.
+        retry_after: Nanos,
+    },
+}
+
+/// What a caller is told about its bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BucketView {
+    /// Tokens left, as far as is known here.
+    pub remaining: u64,
+    /// Until it is full again.
+    pub reset: Nanos,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Buckets {
+    shard: u16,
+    entries: HashMap<BucketId, Entry, FixedState>,
+    wants: VecDeque<BucketId>,
+    woken: VecDeque<BucketId>,
+    /// Looked at for idleness; every bucket that holds or awaits something, once.
+    idle: VecDeque<(Nanos, BucketId)>,
+    /// Looked at for forgetting; every bucket, once.
+    quiet: VecDeque<(Nanos, BucketId)>,
+    /// Slots that requests are parked for; every bucket at most once.
+    slots: BinaryHeap<Reverse<(Nanos, BucketId)>>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    tokens: u32,
+    low_water: u32,
+    used: u32,
+    demand: u32,
+    deadline: Nanos,
+    last_take: Nanos,
+    /// Requests parked since the last time that they were all woken.
+    waiting: u32,
+    returning: u32,
+    last_granted: u32,
+    slice: u32,
+    plan: u32,
+    lease: u64,
+    run: Run,
+    rate_per_s: u64,
+    burst: u64,
+    deny_until: Nanos,
+    granted_at: Nanos,
+    left: u64,
+    left_at: Nanos,
+    /// A want is posted or unanswered.
+    asked: bool,
+    /// It is in `wants`.
+    posted: bool,
+    in_woken: bool,
+    in_idle: bool,
+    in_slots: bool,
+}
+
+impl Buckets {
+    /// No bucket yet.
+    pub fn new(shard: u16) -> Self {
+        Self {
+            shard,
+            entries: HashMap::default(),
+            wants: VecDeque::new(),
+            woken: VecDeque::new(),
+            idle: VecDeque::new(),
+            quiet: VecDeque::new(),
+            slots: BinaryHeap::new(),
+        }
+    }
+
+    /// Takes a token for a request. `retry`: it was parked and is counted already.
+    pub fn take(
+        &mut self,
+        bucket: BucketId,
+        plan: u32,
+        rate_per_s: u64,
+        burst: u64,
+        retry: bool,
+        now: Nanos,
+    ) -> Take {
+        if let Some(entry) = self.entries.get_mut(&bucket) {
+            entry.demand = entry.demand.saturating_add(u32::from(!retry));
+            if entry.tokens > entry.low_water && now < entry.deadline {
+                entry.spend(now);
+                return Take::Taken;
+            }
+        } else if !self.add(bucket, now) {
+            return Take::Denied { retry_after: NO_ROOM_RETRY_AFTER };
+        }
+        self.take_slowly(bucket, (plan, rate_per_s, burst), now)
+    }
+
+    /// Tokens left and time to full, for the headers of an answer.
+    pub fn view(&self, bucket: BucketId, rate_per_s: u64, burst: u64, now: Nanos) -> BucketView {
+        let remaining = self.entries.get(&bucket).map_or(burst, |entry| {
+            let span = now.since(entry.left_at);
+            let accrued = u128::from(rate_per_s) * u128::from(span.0) / 1_000_000_000;
+            let tokens = if now < entry.deadline {
+                u64::from(entry.tokens) + entry.run.ripe(now)
+            } else {
+                0
+            };
+            let left = u64::try_from(accrued).unwrap_or(u64::MAX).saturating_add(entry.left);
+            left.saturating_add(tokens).min(burst)
+        });
+        let missing = u128::from(burst - remaining) * 1_000_000_000;
+        let reset_ns = missing.div_ceil(u128::from(rate_per_s.max(1)));
+        BucketView { remaining, reset: Nanos(u64::try_from(reset_ns).unwrap_or(u64::MAX)) }
+    }
+
+    /// Control's answer to a want. All parked requests of the bucket are to try again.
+    pub fn on_grant(&mut self, grant: RateGrant, now: Nanos) {
+        let Some(entry) = self.entries.get_mut(&grant.bucket) else { return };
+        entry.accept(&grant, now);
+        self.wake(grant.bucket);
+        self.watch(grant.bucket, now);
+    }
+
+    /// A bucket whose parked requests are to try again.
+    pub fn poll_ready(&mut self) -> Option<BucketId> {
+        let bucket = self.woken.pop_front()?;
+        if let Some(entry) = self.entries.get_mut(&bucket) {
+            entry.in_woken = false;
+        }
+        Some(bucket)
+    }
+
+    /// The next word to send to control, if any.
+    pub fn poll_want(&mut self) -> Option<RateWant> {
+        while let Some(bucket) = self.wants.pop_front() {
+            if let Some(entry) = self.entries.get_mut(&bucket) {
+                entry.posted = false;
+                return Some(entry.word(self.shard, bucket));
+            }
+        }
+        None
+    }
+
+    /// When [`Self::on_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Nanos> {
+        let slot = self.slots.peek().map(|Reverse((at, _))| *at);
+        let idle = self.idle.front().map(|(at, _)| *at);
+        let quiet = self.quiet.front().map(|(at, _)| *at);
+        [slot, idle, quiet].into_iter().flatten().min()
+    }
+
+    /// Wakes requests whose slot has come, gives back what lies idle, forgets the unused.
+    pub fn on_timeout(&mut self, now: Nanos) {
+        while let Some(Reverse((at, bucket))) = self.slots.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.slots.pop();
+            if let Some(entry) = self.entries.get_mut(&bucket) {
+                entry.in_slots = false;
+                entry.waiting = 0;
+                self.wake(bucket);
+            }
+        }
+        while self.idle.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, bucket)) = self.idle.pop_front() else { break };
+            self.look_for_idleness(bucket, now);
+        }
+        while self.quiet.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, bucket)) = self.quiet.pop_front() else { break };
+            self.forget_if_unused(bucket, now.after(FORGET_AFTER), |entry| {
+                now >= entry.last_take.after(FORGET_AFTER)
+            });
+        }
+    }
+
+    /// Gives everything back: the shard stops.
+    pub fn release_all(&mut self, now: Nanos) {
+        let mut buckets: Vec<BucketId> = self.entries.keys().copied().collect();
+        buckets.sort_unstable();
+        for bucket in buckets {
+            if let Some(entry) = self.entries.get_mut(&bucket) {
+                entry.give_back(now);
+                entry.post_if_needed(bucket, &mut self.wants);
+            }
+        }
+    }
+
+    #[cold]
+    fn add(&mut self, bucket: BucketId, now: Nanos) -> bool {
+        if self.entries.len() >= BUCKETS_MAX {
+            let Some((at, oldest)) = self.quiet.pop_front() else { return false };
+            self.forget_if_unused(oldest, at, |_| true);
+            if self.entries.len() >= BUCKETS_MAX {
+                return false;
+            }
+        }
+        self.quiet.push_back((now.after(FORGET_AFTER), bucket));
+        self.entries.insert(bucket, Entry { demand: 1, ..Entry::default() });
+        true
+    }
+
+    /// Drops a bucket that holds and awaits nothing, or looks at it again at `again_at`.
+    fn forget_if_unused(
+        &mut self,
+        bucket: BucketId,
+        again_at: Nanos,
+        old_enough: impl Fn(&Entry) -> bool,
+    ) {
+        match self.entries.get(&bucket) {
+            Some(entry) if entry.is_empty() && old_enough(entry) => {
+                self.entries.remove(&bucket);
+            }
+            Some(_) => self.quiet.push_back((again_at, bucket)),
+            None => {}
+        }
+    }
+
+    fn take_slowly(
+        &mut self,
+        bucket: BucketId,
+        (plan, rate_per_s, burst): (u32, u64, u64),
+        now: Nanos,
+    ) -> Take {
+        let Some(entry) = self.entries.get_mut(&bucket) else {
+            return Take::Denied { retry_after: NO_ROOM_RETRY_AFTER };
+        };
+        if (entry.rate_per_s, entry.burst) != (rate_per_s, burst) {
+            entry.deny_until = Nanos(0);
+            entry.rate_per_s = rate_per_s;
+            entry.burst = burst;
+        }
+        entry.plan = plan;
+        entry.ripen(now);
+        let take = if entry.tokens > 0 {
+            entry.spend(now);
+            Take::Taken
+        } else {
+            entry.last_take = now;
+            entry.wait_or_deny(now)
+        };
+        let wants_now = match take {
+            Take::Taken => entry.tokens <= entry.low_water && entry.low_water > 0,
+            Take::Wait => entry.run.count == 0,
+            Take::Denied { .. } => false,
+        };
+        if wants_now && !entry.asked && entry.run.count == 0 && now >= entry.deny_until {
+            entry.ask(bucket, &mut self.wants, now);
+        }
+        let slot = (take == Take::Wait && entry.run.count > 0 && !entry.in_slots)
+            .then(|| core::mem::replace(&mut entry.in_slots, true));
+        if slot.is_some() {
+            self.slots.push(Reverse((entry.run.at, bucket)));
+        }
+        self.watch(bucket, now);
+        take
+    }
+
+    fn wake(&mut self, bucket: BucketId) {
+        if let Some(entry) = self.entries.get_mut(&bucket)
+            && !entry.in_woken
+        {
+            entry.in_woken = true;
+            self.woken.push_back(bucket);
+        }
+    }
+
+    fn watch(&mut self, bucket: BucketId, now: Nanos) {
+        if let Some(entry) = self.entries.get_mut(&bucket)
+            && !entry.in_idle
+            && !entry.is_empty()
+        {
+            entry.in_idle = true;
+            self.idle.push_back((now.after(RATE_IDLE), bucket));
+        }
+    }
+
+    fn look_for_idleness(&mut self, bucket: BucketId, now: Nanos) {
+        let Some(entry) = self.entries.get_mut(&bucket) else { return };
+        entry.in_idle = false;
+        entry.ripen(now);
+        let slots_from = if entry.run.count > 0 { entry.run.at } else { Nanos(0) };
+        let idle = now >= entry.last_take.max(slots_from).after(RATE_IDLE);
+        if !entry.asked && entry.run.count == 0 {
+            let lasted = entry.deadline.since(entry.granted_at);
+            if idle {
+                entry.give_back(now);
+                entry.post_if_needed(bucket, &mut self.wants);
+            } else if entry.tokens > 0 && entry.deadline.since(now).0 < lasted.0 / 2 {
+                entry.ask(bucket, &mut self.wants, now);
+            }
+        }
+        self.watch(bucket, now);
+    }
+}
+
+impl Entry {
+    fn spend(&mut self, now: Nanos) {
+        self.tokens -= 1;
+        self.used = self.used.saturating_add(1);
+        self.last_take = now;
+    }
+
+    /// Is there nothing to spend, to report or to wait for?
+    const fn is_empty(&self) -> bool {
+        self.tokens == 0
+            && self.run.count == 0
+            && self.used == 0
+            && self.returning == 0
+            && !self.asked
+            && !self.posted
+    }
+
+    /// Brings the tokens up to `now`: past the deadline they are burned, at their slots they
+    /// can be spent.
+    fn ripen(&mut self, now: Nanos) {
+        if now >= self.deadline {
+            self.lapse();
+        } else if self.run.count > 0 {
+            self.tokens += self.run.ripen(now) as u32;
+        }
+    }
+
+    fn lapse(&mut self) {
+        let lapsed = self.tokens + self.run.count as u32;
+        self.used = self.used.saturating_add(lapsed);
+        self.tokens = 0;
+        self.run.count = 0;
+    }
+
+    fn wait_or_deny(&mut self, now: Nanos) -> Take {
+        if self.run.count > 0 {
+            let place = u64::from(self.waiting);
+            let at = self.run.ripens_at(place);
+            if place >= self.run.count || at > now.after(PARK) {
+                return Take::Denied { retry_after: at.since(now) };
+            }
+        } else if self.deny_until > now {
+            return Take::Denied { retry_after: self.deny_until.since(now) };
+        }
+        self.waiting = self.waiting.saturating_add(1);
+        Take::Wait
+    }
+
+    /// Posts a want for a slice that should last a while.
+    fn ask(&mut self, bucket: BucketId, wants: &mut VecDeque<BucketId>, now: Nanos) {
+        let lasted = now.since(self.granted_at);
+        self.slice = if lasted < SLICE_GROWS_BELOW {
+            self.last_granted.saturating_mul(2)
+        } else if lasted > SLICE_SHRINKS_ABOVE {
+            self.last_granted / 2
+        } else {
+            self.last_granted
+        };
+        self.asked = true;
+        if !self.posted {
+            self.posted = true;
+            wants.push_back(bucket);
+        }
+    }
+
+    fn give_back(&mut self, now: Nanos) {
+        self.ripen(now);
+        self.returning = self.returning.saturating_add(self.tokens);
+        self.left = self.left.saturating_add(u64::from(self.tokens));
+        self.tokens = 0;
+        self.low_water = 0;
+        // What is not ripe yet could be spent early if it went back: it is burned.
+        self.lapse();
+    }
+
+    fn post_if_needed(&mut self, bucket: BucketId, wants: &mut VecDeque<BucketId>) {
+        if !self.posted && (self.used > 0 || self.returning > 0) {
+            self.posted = true;
+            wants.push_back(bucket);
+        }
+    }
+
+    fn word(&mut self, shard: u16, bucket: BucketId) -> RateWant {
+        let (want, need) =
+            if self.asked { (self.slice.max(self.waiting).max(1), self.waiting) } else { (0, 0) };
+        RateWant {
+            shard,
+            bucket,
+            plan: self.plan,
+            lease: self.lease,
+            want,
+            need,
+            demand: core::mem::take(&mut self.demand),
+            used: core::mem::take(&mut self.used),
+            returned: core::mem::take(&mut self.returning),
+        }
+    }
+
+    fn accept(&mut self, grant: &RateGrant, now: Nanos) {
+        self.ripen(now);
+        if grant.lease != 0 && grant.lease != self.lease {
+            // A new lease begins only once the last one has lapsed, reports and all.
+            self.lapse();
+            self.used = 0;
+            self.returning = 0;
+            self.lease = grant.lease;
+            self.deadline = Nanos(0);
+        }
+        self.asked = false;
+        self.waiting = 0;
+        self.deny_until = grant.deny_until;
+        self.left = grant.left;
+        self.left_at = now;
+        if grant.granted > 0 || grant.deadline > self.deadline {
+            self.deadline = self.deadline.max(grant.deadline);
+            self.granted_at = now;
+        }
+        if grant.granted == 0 {
+            return;
+        }
+        self.last_granted = grant.granted;
+        if now >= self.deadline {
+            self.used = self.used.saturating_add(grant.granted);
+        } else if grant.spacing == Nanos(0) && grant.not_before <= now {
+            self.tokens += grant.granted;
+            self.low_water = grant.granted / 4;
+        } else {
+            assert!(self.run.count == 0, "asked for tokens before the last slot had come");
+            let (at, spacing) = (grant.not_before, grant.spacing);
+            self.run = Run { count: u64::from(grant.granted), at, spacing };
+            self.low_water = 0;
+        }
+    }
+}

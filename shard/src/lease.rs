@@ -1,0 +1,227 @@
+//! The words between an instance's pool and the authority, and tokens that ripen one by one.
+//!
+//! A call may be lost, repeated, reordered or late; it is known by `(holder, seq)` and its payload
+//! never changes, so that the authority can do it once and repeat the answer. Every time in an
+//! answer is a duration: the two clocks are never compared.
+
+use crate::units::{BucketId, ConsumerId, Nanos, Period};
+
+/// How long a request may be parked for tokens.
+pub const PARK: Nanos = Nanos::from_ms(5);
+/// Unspent rate tokens go back where they came from after this long without use.
+pub const RATE_IDLE: Nanos = Nanos::from_ms(20);
+/// Unreserved tokens of a month go back where they came from after this long without use.
+pub const QUOTA_IDLE: Nanos = Nanos::from_s(1);
+/// An entry that holds nothing is forgotten after this long without use.
+pub const FORGET_AFTER: Nanos = Nanos::from_s(10);
+
+/// What an instance asks of the authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseCall {
+    /// The instance; a new one after each start.
+    pub holder: u128,
+    /// Grows with each call of the holder. A repeated call keeps its number.
+    pub seq: u64,
+    /// The holder's own clock when this attempt was sent. Only echoed.
+    pub sent_at: Nanos,
+    /// The question.
+    pub ask: Ask,
+}
+
+/// See [`LeaseCall`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Tokens of a rate bucket.
+    Rate(RateAsk),
+    /// Tokens of a month.
+    Quota(QuotaAsk),
+}
+
+/// Wants and reports of one bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateAsk {
+    /// Which bucket.
+    pub bucket: BucketId,
+    /// The plan's rate.
+    pub rate_per_s: u64,
+    /// The plan's burst.
+    pub burst: u64,
+    /// The lease that `used` and `returned` belong to; 0: none.
+    pub lease: u64,
+    /// Tokens asked for; 0: only a report.
+    pub want: u64,
+    /// Requests per second lately, refused ones included.
+    pub demand_per_s: u64,
+    /// Tokens of the lease that will never be spent again: spent, or lapsed at the holder.
+    pub used: u64,
+    /// Unspent tokens of the lease given back.
+    pub returned: u64,
+}
+
+/// Wants and reports of one consumer's month.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaAsk {
+    /// Whose month.
+    pub consumer: ConsumerId,
+    /// Which month.
+    pub period: Period,
+    /// The plan's tokens per month; `None` in a mere report.
+    pub limit: Option<u64>,
+    /// Tokens asked for; 0: only a report.
+    pub want: u64,
+    /// Of those, what the waiting requests cannot do without.
+    pub need: u64,
+    /// Tokens settled since the last call.
+    pub consumed: u64,
+    /// Tokens given back.
+    pub returned: u64,
+}
+
+/// The authority's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseReply {
+    /// As in the call.
+    pub holder: u128,
+    /// As in the call.
+    pub seq: u64,
+    /// As in the call: deadlines count from here, since the call cannot have arrived earlier.
+    pub sent_at: Nanos,
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// See [`LeaseReply`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// To [`Ask::Rate`].
+    Rate(RateAnswer),
+    /// To [`Ask::Quota`].
+    Quota(QuotaAnswer),
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Reports taken; `granted` says how much of the want was met.
+    Done,
+    /// Reports taken; nothing will be granted for a while.
+    Denied,
+    /// The bucket's key is revoked: nothing will be granted any more.
+    Revoked,
+    /// A later call of the holder came first: nothing was done.
+    Stale,
+    /// The month's consumption is not known yet: nothing was done. Seed it and repeat the call.
+    NeedSeed,
+}
+
+/// Tokens of a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateAnswer {
+    /// Which bucket.
+    pub bucket: BucketId,
+    /// How the call ended.
+    pub status: Status,
+    /// The lease that holds the granted tokens and all earlier ones; 0: none.
+    pub lease: u64,
+    /// Tokens granted.
+    pub granted: u64,
+    /// The first may be spent after this; zero: now.
+    pub not_before: Nanos,
+    /// Between one granted token and the next; zero: all at once.
+    pub spacing: Nanos,
+    /// All tokens of the lease lapse after this.
+    pub ttl: Nanos,
+    /// Nothing will be granted for this long.
+    pub deny_for: Nanos,
+    /// Tokens neither granted nor spent; negative where the future is granted already.
+    pub left: i64,
+}
+
+/// Tokens of a month.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaAnswer {
+    /// Whose month.
+    pub consumer: ConsumerId,
+    /// Which month.
+    pub period: Period,
+    /// How the call ended.
+    pub status: Status,
+    /// Tokens granted.
+    pub granted: u64,
+    /// Tokens neither granted nor spent.
+    pub left: u64,
+}
+
+/// Tokens that may be spent from `at` on, one more every `spacing`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Run {
+    /// Tokens not yet ripe.
+    pub count: u64,
+    /// When the first one ripens.
+    pub at: Nanos,
+    /// Between one and the next.
+    pub spacing: Nanos,
+}
+
+impl Run {
+    /// How many of its tokens are ripe at `now`.
+    pub fn ripe(&self, now: Nanos) -> u64 {
+        if self.count == 0 || now < self.at {
+            return 0;
+        }
+        let steps = now.since(self.at).0.checked_div(self.spacing.0).unwrap_or(u64::MAX);
+        steps.saturating_add(1).min(self.count)
+    }
+
+    /// Cuts the first `count` tokens off.
+    pub fn split(&mut self, count: u64) -> Self {
+        let first = Self { count: count.min(self.count), ..*self };
+        self.count -= first.count;
+        self.at = self.at.after(Nanos(self.spacing.0.saturating_mul(first.count)));
+        first
+    }
+
+    /// Takes the ripe tokens out and counts them.
+    pub fn ripen(&mut self, now: Nanos) -> u64 {
+        let ripe = self.ripe(now);
+        self.split(ripe).count
+    }
+
+    /// When the token at `place` (from 0) ripens.
+    pub fn ripens_at(&self, place: u64) -> Nanos {
+        self.at.after(Nanos(self.spacing.0.saturating_mul(place)))
+    }
+}
+
+/// The span over which a bucket's tokens are leased out ahead: a quarter of what fills it, so
+/// that spent but unreported tokens leave room to accrue.
+pub fn lease_span(rate_per_s: u64, burst: u64) -> Nanos {
+    let quarter_ns = u128::from(burst) * 250_000_000 / u128::from(rate_per_s.max(1));
+    Nanos((quarter_ns.min(250_000_000) as u64).max(50_000_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_ripen_one_by_one_and_split_in_order() {
+        let mut run = Run { count: 5, at: Nanos(100), spacing: Nanos(10) };
+        assert_eq!((run.ripe(Nanos(99)), run.ripe(Nanos(100)), run.ripe(Nanos(119))), (0, 1, 2));
+        assert_eq!(run.ripe(Nanos(10_000)), 5);
+        let first = run.split(2);
+        assert_eq!(first, Run { count: 2, at: Nanos(100), spacing: Nanos(10) });
+        assert_eq!(run, Run { count: 3, at: Nanos(120), spacing: Nanos(10) });
+        assert_eq!((run.ripen(Nanos(131)), run.count, run.at), (2, 1, Nanos(140)));
+        let mut at_once = Run { count: 7, at: Nanos(5), spacing: Nanos(0) };
+        assert_eq!((at_once.ripen(Nanos(4)), at_once.ripen(Nanos(5))), (0, 7));
+    }
+
+    #[test]
+    fn leases_span_a_quarter_of_the_burst_within_bounds() {
+        assert_eq!(lease_span(10, 10), Nanos::from_ms(250));
+        assert_eq!(lease_span(1_000, 400), Nanos::from_ms(100));
+        assert_eq!(lease_span(1_000, 10), Nanos::from_ms(50));
+        assert_eq!(lease_span(u64::MAX, u64::MAX), Nanos::from_ms(250));
+    }
+}

@@ -1,0 +1,315 @@
+//! An instance's leases: one per bucket and per month, shared out to its shards in slices.
+//!
+//! Load on the authority and stranded tokens grow with instances, not with cores. There is one
+//! call in flight per bucket or month; a lost one is repeated under its number with the same
+//! payload until it is answered, never given up and never changed. It must never hand out a
+//! token past its lease's deadline or before its slot, nor one token to two shards.
+
+mod quota;
+mod rate;
+
+#[cfg(test)]
+use crate::authority::Planted;
+use crate::catalog::Plan;
+use crate::lease::{Answer, Ask, FORGET_AFTER, LeaseCall, LeaseReply};
+use crate::limits::{POOL_BUCKETS_MAX, POOL_QUOTAS_MAX};
+use crate::message::{QuotaGrant, QuotaWant, RateGrant, RateWant, ToShard};
+use crate::units::{BucketId, ConsumerId, Nanos, Period};
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use std::collections::{BTreeSet, VecDeque};
+
+/// What a shard waits that the full pool has no room for.
+const NO_ROOM_DENY: Nanos = Nanos::from_s(1);
+/// A call is repeated no sooner than this.
+const REPEAT_AFTER_MIN: Nanos = Nanos::from_ms(5);
+
+/// Who this instance is, and how far its authority.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolConfig {
+    /// Names the instance; never used again after a restart.
+    pub holder: u128,
+    /// Shards that share the leases.
+    pub shards: u16,
+    /// Round trip of a call, 99th percentile; zero where the authority is embedded.
+    pub rtt: Nanos,
+    /// Least time between two calls about one bucket; zero where the authority is embedded.
+    pub call_gap: Nanos,
+}
+
+/// What a call is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Rate(BucketId),
+    Quota(ConsumerId, Period),
+}
+
+/// The call in flight: its payload is frozen.
+#[derive(Clone, Copy, Debug)]
+struct Flight<A> {
+    seq: u64,
+    ask: A,
+    sent_at: Nanos,
+    repeat_at: Nanos,
+    attempts: u32,
+}
+
+impl<A: Copy> Flight<A> {
+    fn new(seq: u64, ask: A) -> Self {
+        Self { seq, ask, sent_at: Nanos(0), repeat_at: Nanos(0), attempts: 0 }
+    }
+
+    /// Notes one more attempt.
+    fn send(&mut self, rtt: Nanos, now: Nanos) {
+        let wait = Nanos(rtt.0.saturating_mul(2)).max(REPEAT_AFTER_MIN);
+        self.sent_at = now;
+        self.repeat_at = now.after(Nanos(wait.0.saturating_mul(1 << self.attempts.min(5))));
+        self.attempts = self.attempts.saturating_add(1);
+    }
+}
+
+/// Where an entry stands in the pool's queues.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Its one timer; `Nanos::MAX`-like where none.
+    due: Nanos,
+    /// It is in the queue of calls.
+    queued: bool,
+}
+
+const NEVER: Nanos = Nanos(u64::MAX);
+
+impl Place {
+    const NEW: Self = Self { due: NEVER, queued: false };
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Pool {
+    config: PoolConfig,
+    next_seq: u64,
+    rates: HashMap<BucketId, (Place, rate::Lease), FixedState>,
+    months: HashMap<(ConsumerId, Period), (Place, quota::Lease), FixedState>,
+    calls: VecDeque<Key>,
+    out: VecDeque<(u16, ToShard)>,
+    timers: BTreeSet<(Nanos, Key)>,
+    #[cfg(test)]
+    pub(crate) planted: Planted,
+}
+
+impl Pool {
+    /// A pool that holds nothing.
+    pub fn new(config: PoolConfig) -> Self {
+        Self {
+            config,
+            next_seq: 1,
+            rates: HashMap::default(),
+            months: HashMap::default(),
+            calls: VecDeque::new(),
+            out: VecDeque::new(),
+            timers: BTreeSet::new(),
+            #[cfg(test)]
+            planted: Planted::Nothing,
+        }
+    }
+
+    /// A shard's word on a bucket. `plan` is the one that `want.plan` points at.
+    pub fn on_rate(&mut self, want: RateWant, plan: &Plan, now: Nanos) {
+        if self.rates.len() >= POOL_BUCKETS_MAX && !self.rates.contains_key(&want.bucket) {
+            if want.want > 0 {
+                let denied = denied(want.bucket, now.after(NO_ROOM_DENY));
+                self.out.push_back((want.shard, ToShard::Rate(denied)));
+            }
+            return;
+        }
+        let (_, lease) = self
+            .rates
+            .entry(want.bucket)
+            .or_insert_with(|| (Place::NEW, rate::Lease::new(plan, now)));
+        lease.on_word(&want, plan, now);
+        lease.serve(want.bucket, self.config.shards, now, &mut self.out);
+        self.settle(Key::Rate(want.bucket), now);
+    }
+
+    /// A shard's word on a month. `plan` is the one that `want.plan` points at.
+    pub fn on_quota(&mut self, want: QuotaWant, plan: &Plan, now: Nanos) {
+        let key = (want.consumer, want.period);
+        if self.months.len() >= POOL_QUOTAS_MAX && !self.months.contains_key(&key) {
+            if want.want > 0 {
+                let (consumer, period) = key;
+                let refused = QuotaGrant { consumer, period, granted: 0, left: 0, exhausted: true };
+                self.out.push_back((want.shard, ToShard::Quota(refused)));
+            }
+            return;
+        }
+        let shards = self.config.shards;
+        let (_, lease) = self
+            .months
+            .entry(key)
+            .or_insert_with(|| (Place::NEW, quota::Lease::new(plan.quota_tokens, shards, now)));
+        lease.on_word(&want, plan.quota_tokens, now);
+        lease.serve(key, now, &mut self.out);
+        self.settle(Key::Quota(want.consumer, want.period), now);
+    }
+
+    /// The authority's answer. One to no call in flight is ignored.
+    pub fn on_reply(&mut self, reply: LeaseReply, now: Nanos) {
+        if reply.holder != self.config.holder {
+            return;
+        }
+        match reply.answer {
+            Answer::Rate(answer) => {
+                let Some((_, lease)) = self.rates.get_mut(&answer.bucket) else { return };
+                let counts_from = reply.sent_at;
+                #[cfg(test)]
+                let counts_from = match self.planted {
+                    Planted::ReceiveTimeDeadlines => now,
+                    _ => counts_from,
+                };
+                if lease.on_answer(reply.seq, &answer, counts_from, now) {
+                    lease.serve(answer.bucket, self.config.shards, now, &mut self.out);
+                    self.settle(Key::Rate(answer.bucket), now);
+                }
+            }
+            Answer::Quota(answer) => {
+                let key = (answer.consumer, answer.period);
+                let Some((_, lease)) = self.months.get_mut(&key) else { return };
+                if lease.on_answer(reply.seq, &answer, now) {
+                    lease.serve(key, now, &mut self.out);
+                    self.settle(Key::Quota(answer.consumer, answer.period), now);
+                }
+            }
+        }
+    }
+
+    /// The next call to send, if any.
+    pub fn poll_call(&mut self, now: Nanos) -> Option<LeaseCall> {
+        while let Some(key) = self.calls.pop_front() {
+            let sent = match key {
+                Key::Rate(bucket) => self.rates.get_mut(&bucket).and_then(|(place, lease)| {
+                    place.queued = false;
+                    let flight = lease.call(bucket, &mut self.next_seq, &self.config, now)?;
+                    Some((flight.seq, flight.sent_at, Ask::Rate(flight.ask)))
+                }),
+                Key::Quota(consumer, period) => {
+                    self.months.get_mut(&(consumer, period)).and_then(|(place, lease)| {
+                        place.queued = false;
+                        let key = (consumer, period);
+                        let flight = lease.call(key, &mut self.next_seq, &self.config, now)?;
+                        Some((flight.seq, flight.sent_at, Ask::Quota(flight.ask)))
+                    })
+                }
+            };
+            self.settle(key, now);
+            if let Some((seq, sent_at, ask)) = sent {
+                return Some(LeaseCall { holder: self.config.holder, seq, sent_at, ask });
+            }
+        }
+        None
+    }
+
+    /// The next message to a shard, if any.
+    pub fn poll_shard(&mut self) -> Option<(u16, ToShard)> {
+        self.out.pop_front()
+    }
+
+    /// When [`Self::on_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Nanos> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    /// Repeats lost calls, answers shards that waited long enough, returns what lies idle.
+    pub fn on_timeout(&mut self, now: Nanos) {
+        while let Some((due, key)) = self.timers.first().copied() {
+            if due > now {
+                return;
+            }
+            self.timers.pop_first();
+            match key {
+                Key::Rate(bucket) => {
+                    let Some((place, lease)) = self.rates.get_mut(&bucket) else { continue };
+                    place.due = NEVER;
+                    if lease.is_forgettable(now) && !place.queued {
+                        self.rates.remove(&bucket);
+                        continue;
+                    }
+                    lease.serve(bucket, self.config.shards, now, &mut self.out);
+                    lease.return_if_idle(now);
+                }
+                Key::Quota(consumer, period) => {
+                    let month = (consumer, period);
+                    let Some((place, lease)) = self.months.get_mut(&month) else { continue };
+                    place.due = NEVER;
+                    if lease.is_forgettable(now) && !place.queued {
+                        self.months.remove(&month);
+                        continue;
+                    }
+                    lease.serve(month, now, &mut self.out);
+                    lease.return_if_idle(now);
+                }
+            }
+            self.settle(key, now);
+        }
+    }
+
+    /// Brings the queue of calls and the timers in line with an entry that has changed.
+    fn settle(&mut self, key: Key, now: Nanos) {
+        let (place, call_at, due) = match key {
+            Key::Rate(bucket) => match self.rates.get_mut(&bucket) {
+                Some((place, lease)) => (place, lease.call_at(), lease.due()),
+                None => return,
+            },
+            Key::Quota(consumer, period) => match self.months.get_mut(&(consumer, period)) {
+                Some((place, lease)) => (place, lease.call_at(), lease.due()),
+                None => return,
+            },
+        };
+        let mut due = due;
+        if let Some(call_at) = call_at {
+            if call_at > now {
+                due = due.min(call_at);
+            } else if !place.queued {
+                place.queued = true;
+                self.calls.push_back(key);
+            }
+        }
+        // One not later than now could be due for ever: it comes again a moment later.
+        let due = due.max(now.after(Nanos(1)));
+        if place.due != due {
+            self.timers.remove(&(place.due, key));
+            place.due = due;
+            if due != NEVER {
+                self.timers.insert((due, key));
+            }
+        }
+    }
+}
+
+fn denied(bucket: BucketId, deny_until: Nanos) -> RateGrant {
+    RateGrant {
+        bucket,
+        lease: 0,
+        granted: 0,
+        not_before: Nanos(0),
+        spacing: Nanos(0),
+        deadline: Nanos(0),
+        deny_until,
+        left: 0,
+    }
+}
+
+/// The end of a span that the authority's clock measured from `start` on, with the share of it
+/// that clocks may differ by given away.
+fn ends_early(start: Nanos, span: Nanos) -> Nanos {
+    start.after(Nanos(span.0 - span.0 / 100))
+}
+
+/// The same for a span that must have passed for certain.
+fn ends_late(start: Nanos, span: Nanos) -> Nanos {
+    start.after(Nanos(span.0.saturating_add(span.0.div_ceil(100))))
+}
+
+/// Forgotten when unused since `last_word` for long.
+const fn forget_at(last_word: Nanos) -> Nanos {
+    last_word.after(FORGET_AFTER)
+}

@@ -1,0 +1,259 @@
+//! An instance's lease of one consumer's month.
+
+use super::{Flight, NEVER, PoolConfig, forget_at};
+use crate::lease::{PARK, QUOTA_IDLE, QuotaAnswer, QuotaAsk, Status};
+use crate::message::{QuotaGrant, QuotaWant, ToShard};
+use crate::units::{ConsumerId, Nanos, Period};
+use std::collections::VecDeque;
+
+/// An answer that the authority could not give is asked for again after this long.
+const ASK_AGAIN_AFTER: Nanos = Nanos::from_ms(5);
+
+#[derive(Debug)]
+pub struct Lease {
+    limit: u64,
+    /// Tokens that no shard holds.
+    slack: u64,
+    /// Unreported.
+    consumed: u64,
+    /// By shard: granted less returned less consumed.
+    held: Vec<Held>,
+    pending: VecDeque<Pending>,
+    flight: Option<Flight<QuotaAsk>>,
+    call_wanted: bool,
+    next_call_at: Nanos,
+    left: u64,
+    last_word: Nanos,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    tokens: i128,
+    recalled: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    shard: u16,
+    want: u64,
+    need: u64,
+    since: Nanos,
+    /// The call in flight, or one already answered, was made for it too.
+    asked: bool,
+    /// The other shards have been asked too.
+    recalled: bool,
+}
+
+impl Lease {
+    pub fn new(limit: u64, shards: u16, now: Nanos) -> Self {
+        Self {
+            limit,
+            slack: 0,
+            consumed: 0,
+            held: vec![Held::default(); usize::from(shards)],
+            pending: VecDeque::new(),
+            flight: None,
+            call_wanted: false,
+            next_call_at: now,
+            left: 0,
+            last_word: now,
+        }
+    }
+
+    /// Books a shard's report and notes its want.
+    pub fn on_word(&mut self, word: &QuotaWant, limit: u64, now: Nanos) {
+        self.last_word = now;
+        self.consumed += word.consumed;
+        self.slack += word.returned;
+        if let Some(held) = self.held.get_mut(usize::from(word.shard)) {
+            held.tokens -= i128::from(word.consumed) + i128::from(word.returned);
+            held.recalled &= word.want > 0;
+        }
+        if word.want == 0 {
+            return;
+        }
+        self.limit = limit;
+        self.pending.retain(|pending| pending.shard != word.shard);
+        self.pending.push_back(Pending {
+            shard: word.shard,
+            want: word.want,
+            need: word.need.min(word.want),
+            since: now,
+            asked: false,
+            recalled: false,
+        });
+    }
+
+    /// Answers the shards that can be answered, recalls what others hold if it has to, and sees
+    /// whether a call is wanted.
+    pub fn serve(
+        &mut self,
+        key: (ConsumerId, Period),
+        now: Nanos,
+        out: &mut VecDeque<(u16, ToShard)>,
+    ) {
+        while let Some(pending) = self.pending.front().copied() {
+            let target = self.slice(&pending);
+            let enough = self.slack >= pending.need.max(1);
+            let may_wait = now < pending.since.after(PARK);
+            if self.slack < target && may_wait && (!pending.asked || self.flight.is_some()) {
+                self.call_wanted |= !pending.asked;
+                if !enough {
+                    return;
+                }
+            }
+            if self.slack < pending.need && may_wait {
+                if !pending.recalled {
+                    self.recall(key, pending.shard, out);
+                }
+                if self.held.iter().any(|held| held.recalled) {
+                    return;
+                }
+            }
+            self.pending.pop_front();
+            let granted = self.slack.min(target);
+            self.slack -= granted;
+            if let Some(held) = self.held.get_mut(usize::from(pending.shard)) {
+                held.tokens += i128::from(granted);
+            }
+            let (consumer, period) = key;
+            let left = self.left.saturating_add(self.slack);
+            let exhausted = granted < pending.need && may_wait;
+            let grant = QuotaGrant { consumer, period, granted, left, exhausted };
+            out.push_back((pending.shard, ToShard::Quota(grant)));
+        }
+    }
+
+    /// Half of an even share while there is plenty; near the end no more than is needed.
+    fn slice(&self, pending: &Pending) -> u64 {
+        let free = self.slack.saturating_add(self.left);
+        let plenty =
+            if free > self.limit / 50 { free / (2 * self.held.len().max(1) as u64) } else { 0 };
+        pending.want.min(plenty).max(pending.need)
+    }
+
+    fn recall(
+        &mut self,
+        (consumer, period): (ConsumerId, Period),
+        asker: u16,
+        out: &mut VecDeque<(u16, ToShard)>,
+    ) {
+        if let Some(first) = self.pending.front_mut() {
+            first.recalled = true;
+        }
+        for (shard, held) in self.held.iter_mut().enumerate() {
+            if shard != usize::from(asker) && held.tokens > 0 {
+                held.recalled = true;
+                out.push_back((shard as u16, ToShard::RecallQuota { consumer, period }));
+            }
+        }
+    }
+
+    /// The call to send now: the one in flight again, or a new one.
+    pub fn call(
+        &mut self,
+        (consumer, period): (ConsumerId, Period),
+        next_seq: &mut u64,
+        config: &PoolConfig,
+        now: Nanos,
+    ) -> Option<Flight<QuotaAsk>> {
+        if let Some(flight) = &mut self.flight {
+            if now < flight.repeat_at {
+                return None;
+            }
+            flight.send(config.rtt, now);
+            return Some(*flight);
+        }
+        if !self.call_wanted {
+            return None;
+        }
+        let idle = self.pending.is_empty();
+        let want: u64 = self.pending.iter().map(|pending| pending.want).sum();
+        let need: u64 = self.pending.iter().map(|pending| pending.need).sum();
+        let ask = QuotaAsk {
+            consumer,
+            period,
+            limit: (!idle).then_some(self.limit),
+            want: want.saturating_sub(self.slack),
+            need: need.saturating_sub(self.slack),
+            consumed: core::mem::take(&mut self.consumed),
+            returned: if idle { core::mem::take(&mut self.slack) } else { 0 },
+        };
+        for pending in &mut self.pending {
+            pending.asked = true;
+        }
+        self.call_wanted = false;
+        self.next_call_at = now.after(config.call_gap);
+        let mut flight = Flight::new(*next_seq, ask);
+        *next_seq += 1;
+        flight.send(config.rtt, now);
+        self.flight = Some(flight);
+        Some(flight)
+    }
+
+    /// Takes the answer to the call in flight; false if it answers none.
+    pub fn on_answer(&mut self, seq: u64, answer: &QuotaAnswer, now: Nanos) -> bool {
+        match &mut self.flight {
+            Some(flight) if flight.seq == seq => {
+                if answer.status == Status::NeedSeed || answer.status == Status::Denied {
+                    // Nothing was done: the same call comes again.
+                    flight.repeat_at = now.after(ASK_AGAIN_AFTER);
+                    return true;
+                }
+            }
+            _ => return false,
+        }
+        self.flight = None;
+        self.slack += answer.granted;
+        self.left = answer.left;
+        true
+    }
+
+    /// Wants a call that gives everything back if no shard has asked for a while.
+    pub fn return_if_idle(&mut self, now: Nanos) {
+        if self.holds() && self.is_quiet() && now >= self.last_word.after(QUOTA_IDLE) {
+            self.call_wanted = true;
+        }
+    }
+
+    /// When a call may be made, if one is wanted.
+    pub fn call_at(&self) -> Option<Nanos> {
+        match &self.flight {
+            Some(flight) => Some(flight.repeat_at),
+            None => self.call_wanted.then_some(self.next_call_at),
+        }
+    }
+
+    /// When something else than a call is due.
+    pub fn due(&self) -> Nanos {
+        if let Some(pending) = self.pending.front() {
+            return pending.since.after(PARK);
+        }
+        if !self.is_quiet() {
+            return NEVER;
+        }
+        if self.holds() {
+            self.last_word.after(QUOTA_IDLE)
+        } else if self.held.iter().any(|held| held.tokens > 0) {
+            NEVER
+        } else {
+            forget_at(self.last_word)
+        }
+    }
+
+    /// Does it hold nothing, and has it not been used for long?
+    pub fn is_forgettable(&self, now: Nanos) -> bool {
+        !self.holds()
+            && self.is_quiet()
+            && self.held.iter().all(|held| held.tokens <= 0)
+            && now >= forget_at(self.last_word)
+    }
+
+    fn holds(&self) -> bool {
+        self.slack > 0 || self.consumed > 0
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.flight.is_none() && self.pending.is_empty() && !self.call_wanted
+    }
+}

@@ -1,0 +1,379 @@
+//! An instance's lease of one bucket.
+
+use super::{Flight, NEVER, PoolConfig, denied, ends_early, ends_late, forget_at};
+use crate::catalog::Plan;
+use crate::lease::{PARK, RATE_IDLE, RateAnswer, RateAsk, Run, Status, lease_span};
+use crate::limits::RUNS_MAX;
+use crate::message::{RateGrant, RateWant, ToShard};
+use crate::units::{BucketId, Nanos};
+use std::collections::VecDeque;
+
+/// A shard gets not-before tokens for this long ahead: many enough that an abused bucket costs
+/// few messages, few enough that none is stranded for long.
+const RUN_AHEAD: Nanos = Nanos::from_ms(20);
+/// Demand is averaged over this long.
+const DEMAND_WINDOW: Nanos = Nanos::from_ms(100);
+/// A shard's slice beyond its waiting requests is at most one of this many parts of what is
+/// left, per shard.
+const SLICE_PARTS: u64 = 8;
+
+#[derive(Debug)]
+pub struct Lease {
+    rate_per_s: u64,
+    burst: u64,
+    lease: u64,
+    deadline: Nanos,
+    ttl: Nanos,
+    ready: u64,
+    runs: VecDeque<Run>,
+    used: u64,
+    pending: VecDeque<Pending>,
+    flight: Option<Flight<RateAsk>>,
+    call_wanted: bool,
+    next_call_at: Nanos,
+    deny_until: Nanos,
+    left: i64,
+    left_at: Nanos,
+    demand: u64,
+    demand_per_s: u64,
+    demand_at: Nanos,
+    last_granted: u64,
+    granted_at: Nanos,
+    last_word: Nanos,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    shard: u16,
+    want: u64,
+    need: u64,
+    since: Nanos,
+    /// The call in flight, or one already answered, was made for it too.
+    asked: bool,
+}
+
+impl Lease {
+    pub fn new(plan: &Plan, now: Nanos) -> Self {
+        Self {
+            rate_per_s: plan.rate_per_s,
+            burst: plan.burst,
+            lease: 0,
+            deadline: Nanos(0),
+            ttl: Nanos(0),
+            ready: 0,
+            runs: VecDeque::new(),
+            used: 0,
+            pending: VecDeque::new(),
+            flight: None,
+            call_wanted: false,
+            next_call_at: now,
+            deny_until: Nanos(0),
+            left: 0,
+            left_at: now,
+            demand: 0,
+            demand_per_s: 0,
+            demand_at: now,
+            last_granted: 0,
+            granted_at: now,
+            last_word: now,
+        }
+    }
+
+    /// Books a shard's report and notes its want.
+    pub fn on_word(&mut self, word: &RateWant, plan: &Plan, now: Nanos) {
+        self.last_word = now;
+        self.ripen(now);
+        self.demand = self.demand.saturating_add(u64::from(word.demand));
+        if word.lease == self.lease && self.lease != 0 {
+            self.used += u64::from(word.used);
+            if now < self.deadline {
+                self.ready += u64::from(word.returned);
+            } else {
+                self.used += u64::from(word.returned);
+            }
+        }
+        if word.want == 0 {
+            return;
+        }
+        if (self.rate_per_s, self.burst) != (plan.rate_per_s, plan.burst) {
+            self.rate_per_s = plan.rate_per_s;
+            self.burst = plan.burst;
+            self.deny_until = Nanos(0);
+        }
+        self.pending.retain(|pending| pending.shard != word.shard);
+        self.pending.push_back(Pending {
+            shard: word.shard,
+            want: u64::from(word.want),
+            need: u64::from(word.need.min(word.want)),
+            since: now,
+            asked: false,
+        });
+    }
+
+    /// Answers the shards that can be answered, and sees whether a call is wanted.
+    pub fn serve(
+        &mut self,
+        bucket: BucketId,
+        shards: u16,
+        now: Nanos,
+        out: &mut VecDeque<(u16, ToShard)>,
+    ) {
+        self.ripen(now);
+        while let Some(pending) = self.pending.front().copied() {
+            let target = self.slice(&pending, shards, now);
+            let stale = self.lease != 0 && self.deadline.since(now).0 < self.ttl.0 / 2;
+            let held = self.ready + self.runs.iter().map(|run| run.count).sum::<u64>();
+            let may_wait = now < pending.since.after(PARK)
+                && if pending.asked {
+                    self.flight.is_some()
+                } else {
+                    now >= self.deny_until && self.runs.len() < RUNS_MAX
+                };
+            if (stale || held < target) && may_wait {
+                self.call_wanted |= !pending.asked;
+                if stale || self.ready < pending.need.max(1) {
+                    return;
+                }
+            }
+            self.pending.pop_front();
+            let grant = self.answer(bucket, &pending, target, now);
+            out.push_back((pending.shard, ToShard::Rate(grant)));
+        }
+    }
+
+    /// Tokens that the shard should get: what it needs, and of what it wants a part so small
+    /// that little is stranded if it goes unused.
+    fn slice(&self, pending: &Pending, shards: u16, now: Nanos) -> u64 {
+        let free = self.ready.saturating_add(self.left_at_authority(now));
+        let part = free / (SLICE_PARTS * u64::from(shards.max(1)));
+        pending.want.min(part).max(pending.need)
+    }
+
+    fn answer(
+        &mut self,
+        bucket: BucketId,
+        pending: &Pending,
+        target: u64,
+        now: Nanos,
+    ) -> RateGrant {
+        let granted = self.ready.min(target).min(u64::from(u32::MAX));
+        self.ready -= granted;
+        let mut grant = RateGrant {
+            lease: self.lease,
+            granted: granted as u32,
+            not_before: now,
+            deadline: self.deadline,
+            ..denied(bucket, Nanos(0))
+        };
+        if granted < pending.need {
+            match self.runs.front_mut() {
+                Some(run) if run.at <= now.after(PARK) => {
+                    if granted == 0 {
+                        let ahead = run.ripe(now.after(RUN_AHEAD));
+                        let part = run.split(ahead.min(pending.want).min(u64::from(u32::MAX)));
+                        grant.granted = part.count as u32;
+                        grant.not_before = part.at;
+                        grant.spacing = part.spacing;
+                    }
+                }
+                Some(run) => grant.deny_until = run.at,
+                None if self.deny_until > now => grant.deny_until = self.deny_until,
+                None if granted == 0 => grant.deny_until = now.after(PARK),
+                None => {}
+            }
+            self.runs.retain(|run| run.count > 0);
+        }
+        grant.left = self.left_at_authority(now).saturating_add(self.ready);
+        grant
+    }
+
+    /// The call to send now: the one in flight again, or a new one.
+    pub fn call(
+        &mut self,
+        bucket: BucketId,
+        next_seq: &mut u64,
+        config: &PoolConfig,
+        now: Nanos,
+    ) -> Option<Flight<RateAsk>> {
+        if let Some(flight) = &mut self.flight {
+            if now < flight.repeat_at {
+                return None;
+            }
+            flight.send(config.rtt, now);
+            return Some(*flight);
+        }
+        if !self.call_wanted {
+            return None;
+        }
+        self.ripen(now);
+        self.measure_demand(now);
+        let want = self.want(config.shards, now);
+        let mut ask = RateAsk {
+            bucket,
+            rate_per_s: self.rate_per_s,
+            burst: self.burst,
+            lease: self.lease,
+            want,
+            demand_per_s: self.demand_per_s,
+            used: core::mem::take(&mut self.used),
+            returned: 0,
+        };
+        if want == 0 {
+            let later: u64 = self.runs.drain(..).map(|run| run.count).sum();
+            ask.returned = core::mem::take(&mut self.ready) + later;
+        }
+        for pending in &mut self.pending {
+            pending.asked = true;
+        }
+        self.call_wanted = false;
+        self.next_call_at = now.after(config.call_gap);
+        let mut flight = Flight::new(*next_seq, ask);
+        *next_seq += 1;
+        flight.send(config.rtt, now);
+        self.flight = Some(flight);
+        Some(flight)
+    }
+
+    /// Tokens to ask for: what the shards wait for, what a lease's span will need, or twice the
+    /// last grant if that was gone in no time. Nothing if no shard waits.
+    fn want(&self, shards: u16, now: Nanos) -> u64 {
+        if self.pending.is_empty() {
+            return 0;
+        }
+        let span = lease_span(self.rate_per_s, self.burst);
+        let targets: u64 =
+            self.pending.iter().map(|pending| self.slice(pending, shards, now)).sum();
+        let held = self.ready + self.runs.iter().map(|run| run.count).sum::<u64>();
+        let ahead = u128::from(self.demand_per_s) * u128::from(span.0) * 5 / 4 / 1_000_000_000;
+        let drained = now.since(self.granted_at) < Nanos(span.0 / 2);
+        let twice = if drained { self.last_granted.saturating_mul(2) } else { 0 };
+        let ahead = u64::try_from(ahead).unwrap_or(u64::MAX).max(twice).max(targets);
+        ahead.saturating_sub(held).clamp(1, self.burst.max(1))
+    }
+
+    fn measure_demand(&mut self, now: Nanos) {
+        let span = now.since(self.demand_at);
+        if span < Nanos::from_ms(1) {
+            return;
+        }
+        let seen = u128::from(self.demand) * 1_000_000_000 / u128::from(span.0);
+        let weight = u128::from(span.min(DEMAND_WINDOW).0);
+        let window = u128::from(DEMAND_WINDOW.0);
+        let mean = (u128::from(self.demand_per_s) * (window - weight) + seen * weight) / window;
+        self.demand_per_s = u64::try_from(mean).unwrap_or(u64::MAX);
+        self.demand = 0;
+        self.demand_at = now;
+    }
+
+    /// Takes the answer to the call in flight; false if it answers none.
+    pub fn on_answer(&mut self, seq: u64, answer: &RateAnswer, sent_at: Nanos, now: Nanos) -> bool {
+        if self.flight.as_ref().is_none_or(|flight| flight.seq != seq) {
+            return false;
+        }
+        self.flight = None;
+        self.ripen(now);
+        if answer.lease != 0 && answer.lease != self.lease {
+            // The authority starts a lease only once the last one has lapsed.
+            self.lapse();
+            self.used = 0;
+            self.lease = answer.lease;
+            self.deadline = Nanos(0);
+        }
+        if answer.lease != 0 {
+            self.ttl = answer.ttl;
+            self.deadline = self.deadline.max(ends_early(sent_at, answer.ttl));
+        }
+        if answer.status == Status::Revoked {
+            self.lapse();
+        }
+        if answer.deny_for > Nanos(0) {
+            self.deny_until = ends_late(now, answer.deny_for);
+        }
+        if answer.granted > 0 {
+            self.last_granted = answer.granted;
+            self.granted_at = now;
+        }
+        if now >= self.deadline {
+            self.used += answer.granted;
+        } else if answer.not_before == Nanos(0) && answer.spacing == Nanos(0) {
+            self.ready += answer.granted;
+        } else if answer.granted > 0 {
+            self.runs.push_back(Run {
+                count: answer.granted,
+                at: ends_late(now, answer.not_before),
+                spacing: ends_late(Nanos(0), answer.spacing),
+            });
+        }
+        self.left = answer.left;
+        self.left_at = now;
+        true
+    }
+
+    /// Wants a call that gives everything back if no shard has asked for a while.
+    pub fn return_if_idle(&mut self, now: Nanos) {
+        let holds = self.ready > 0 || self.used > 0 || !self.runs.is_empty();
+        if holds && self.is_quiet() && now >= self.idle_at() {
+            self.call_wanted = true;
+        }
+    }
+
+    /// When a call may be made, if one is wanted.
+    pub fn call_at(&self) -> Option<Nanos> {
+        match &self.flight {
+            Some(flight) => Some(flight.repeat_at),
+            None => self.call_wanted.then_some(self.next_call_at),
+        }
+    }
+
+    /// When something else than a call is due.
+    pub fn due(&self) -> Nanos {
+        if let Some(pending) = self.pending.front() {
+            return pending.since.after(PARK);
+        }
+        if !self.is_quiet() {
+            return NEVER;
+        }
+        let holds = self.ready > 0 || self.used > 0 || !self.runs.is_empty();
+        if holds { self.idle_at() } else { forget_at(self.last_word) }
+    }
+
+    /// Does it hold nothing, and has it not been used for long?
+    pub fn is_forgettable(&self, now: Nanos) -> bool {
+        let holds = self.ready > 0 || self.used > 0 || !self.runs.is_empty();
+        !holds && self.is_quiet() && now >= forget_at(self.last_word)
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.flight.is_none() && self.pending.is_empty() && !self.call_wanted
+    }
+
+    /// Shards that were told to come back later are given the time to.
+    fn idle_at(&self) -> Nanos {
+        let next = self.runs.front().map_or(Nanos(0), |run| run.at);
+        self.last_word.max(next).max(self.deny_until).after(RATE_IDLE)
+    }
+
+    fn ripen(&mut self, now: Nanos) {
+        if self.lease != 0 && now >= self.deadline {
+            self.lapse();
+        }
+        if !self.runs.is_empty() {
+            self.ready += self.runs.iter_mut().map(|run| run.ripen(now)).sum::<u64>();
+            self.runs.retain(|run| run.count > 0);
+        }
+    }
+
+    /// Tokens past their deadline are burned: reported like spent ones.
+    fn lapse(&mut self) {
+        let later: u64 = self.runs.drain(..).map(|run| run.count).sum();
+        self.used += core::mem::take(&mut self.ready) + later;
+    }
+
+    /// What the authority has left by now, as far as is known here.
+    fn left_at_authority(&self, now: Nanos) -> u64 {
+        let span = now.since(self.left_at);
+        let accrued = u128::from(self.rate_per_s) * u128::from(span.0) / 1_000_000_000;
+        let left = i128::from(self.left) + i128::try_from(accrued).unwrap_or(i128::MAX / 2);
+        (left.max(0) as u128).min(u128::from(self.burst)) as u64
+    }
+}

@@ -1,0 +1,368 @@
+//! One shard's slices of consumers' months.
+//!
+//! A call reserves what it may use at most, and settles what it did use: the rest is free again,
+//! an overrun is a debt that the next slice pays first. It must never promise a token twice, nor
+//! lose count of one that was used, whatever the month has left.
+
+use crate::lease::{FORGET_AFTER, QUOTA_IDLE};
+use crate::limits::QUOTAS_MAX;
+use crate::message::{QuotaGrant, QuotaWant};
+use crate::units::{ConsumerId, Nanos, Period};
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+
+/// A slice that was reserved sooner than this is followed by one of twice its size.
+const SLICE_GROWS_BELOW: Nanos = Nanos::from_s(1);
+/// A slice that lasted longer than this is followed by one of half its size.
+const SLICE_SHRINKS_ABOVE: Nanos = Nanos::from_s(4);
+/// A spent month is refused without asking for this long.
+const EXHAUSTED_FOR: Nanos = Nanos::from_ms(100);
+
+/// Whether a call's tokens can be reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserve {
+    /// Yes, this many.
+    Reserved {
+        /// What to pass to [`Quotas::reserve`].
+        tokens: u64,
+    },
+    /// Park the call; try again after the next grant for the month.
+    Wait,
+    /// The month's tokens are spent, or the table is full.
+    Exhausted,
+}
+
+/// What a caller is told about its month.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaView {
+    /// Tokens left, as far as is known here.
+    pub remaining: u64,
+}
+
+type Key = (ConsumerId, Period);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Quotas {
+    shard: u16,
+    entries: HashMap<Key, Entry, FixedState>,
+    wants: VecDeque<(Key, Word)>,
+    /// Looked at for idleness; every month that holds or awaits something, once.
+    idle: VecDeque<(Nanos, Key)>,
+    /// Looked at for forgetting; every month, once.
+    quiet: VecDeque<(Nanos, Key)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Want,
+    Report,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// Free tokens; below zero a debt.
+    slack: i64,
+    reserved: u64,
+    consumed: u64,
+    returning: u64,
+    /// What calls have waited for since the last grant.
+    waiting: u64,
+    slice: u64,
+    last_granted: u64,
+    granted_at: Nanos,
+    last_use: Nanos,
+    exhausted_until: Nanos,
+    left: u64,
+    plan: u32,
+    /// A want is posted or unanswered.
+    asked: bool,
+    reporting: bool,
+    in_idle: bool,
+}
+
+impl Quotas {
+    /// No month yet.
+    pub fn new(shard: u16) -> Self {
+        Self {
+            shard,
+            entries: HashMap::default(),
+            wants: VecDeque::new(),
+            idle: VecDeque::new(),
+            quiet: VecDeque::new(),
+        }
+    }
+
+    /// Could `tokens` be reserved now? Takes nothing; asks for more where they are short.
+    /// `strict`: nothing less will do; else whatever the month has left will.
+    pub fn check(
+        &mut self,
+        consumer: ConsumerId,
+        plan: u32,
+        period: Period,
+        tokens: u64,
+        strict: bool,
+        now: Nanos,
+    ) -> Reserve {
+        let key = (consumer, period);
+        if !self.entries.contains_key(&key) && !self.add(key, now) {
+            return Reserve::Exhausted;
+        }
+        let Some(entry) = self.entries.get_mut(&key) else { return Reserve::Exhausted };
+        entry.last_use = now;
+        entry.plan = plan;
+        let free = u64::try_from(entry.slack).unwrap_or(0);
+        let exhausted = now < entry.exhausted_until;
+        let reserve = if free >= tokens {
+            Reserve::Reserved { tokens }
+        } else if !exhausted {
+            entry.waiting = entry.waiting.saturating_add(tokens);
+            Reserve::Wait
+        } else if free > 0 && !strict {
+            Reserve::Reserved { tokens: free }
+        } else {
+            Reserve::Exhausted
+        };
+        let low = free.saturating_sub(tokens) < entry.last_granted / 4;
+        if !exhausted && (reserve == Reserve::Wait || low) {
+            entry.ask(key, &mut self.wants, now);
+        }
+        self.watch(key, now);
+        reserve
+    }
+
+    /// Reserves what [`Self::check`] has just found.
+    pub fn reserve(&mut self, consumer: ConsumerId, period: Period, tokens: u64) {
+        if let Some(entry) = self.entries.get_mut(&(consumer, period)) {
+            assert!(
+                i64::try_from(tokens).is_ok_and(|tokens| tokens <= entry.slack.max(0)),
+                "reserved more than was found"
+            );
+            entry.slack -= tokens as i64;
+            entry.reserved += tokens;
+        }
+    }
+
+    /// Ends a reservation with what the call did use.
+    pub fn settle(
+        &mut self,
+        consumer: ConsumerId,
+        period: Period,
+        reserved: u64,
+        actual: u64,
+        now: Nanos,
+    ) {
+        let key = (consumer, period);
+        if let Some(entry) = self.entries.get_mut(&key) {
+            assert!(reserved <= entry.reserved, "settled more than was reserved");
+            entry.reserved -= reserved;
+            entry.slack =
+                entry.slack.saturating_add_unsigned(reserved).saturating_sub_unsigned(actual);
+            entry.consumed = entry.consumed.saturating_add(actual);
+            entry.last_use = now;
+            self.watch(key, now);
+        }
+    }
+
+    /// Tokens left of the month's `quota_tokens`, for the headers of an answer.
+    pub fn view(&self, consumer: ConsumerId, period: Period, quota_tokens: u64) -> QuotaView {
+        let remaining = self.entries.get(&(consumer, period)).map_or(quota_tokens, |entry| {
+            entry.left.saturating_add_signed(entry.slack).min(quota_tokens)
+        });
+        QuotaView { remaining }
+    }
+
+    /// Control's answer to a want. All parked calls of the month are to try again.
+    pub fn on_grant(&mut self, grant: QuotaGrant, now: Nanos) {
+        let key = (grant.consumer, grant.period);
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.asked = false;
+        entry.waiting = 0;
+        entry.slack = entry.slack.saturating_add_unsigned(grant.granted);
+        entry.left = grant.left;
+        if grant.granted > 0 {
+            entry.last_granted = grant.granted;
+            entry.granted_at = now;
+        }
+        if grant.exhausted {
+            entry.exhausted_until = now.after(EXHAUSTED_FOR);
+            entry.last_granted = 0;
+        }
+        self.watch(key, now);
+    }
+
+    /// Another shard is short: gives back what is free, even if that is nothing.
+    pub fn on_recall(&mut self, consumer: ConsumerId, period: Period, now: Nanos) {
+        let key = (consumer, period);
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.give_back();
+            entry.report(key, &mut self.wants);
+            self.watch(key, now);
+        } else {
+            self.wants.push_back((key, Word::Report));
+        }
+    }
+
+    /// The next word to send to control, if any.
+    pub fn poll_want(&mut self) -> Option<QuotaWant> {
+        let (key, word) = self.wants.pop_front()?;
+        let mut nothing = Entry::default();
+        let entry = self.entries.get_mut(&key).unwrap_or(&mut nothing);
+        Some(entry.word(self.shard, key, word))
+    }
+
+    /// When [`Self::on_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Nanos> {
+        let idle = self.idle.front().map(|(at, _)| *at);
+        let quiet = self.quiet.front().map(|(at, _)| *at);
+        [idle, quiet].into_iter().flatten().min()
+    }
+
+    /// Reports, gives back what lies idle, forgets the unused.
+    pub fn on_timeout(&mut self, now: Nanos) {
+        while self.idle.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, key)) = self.idle.pop_front() else { break };
+            self.look_for_idleness(key, now);
+        }
+        while self.quiet.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, key)) = self.quiet.pop_front() else { break };
+            self.forget_if_unused(key, now.after(FORGET_AFTER), |entry| {
+                now >= entry.last_use.after(FORGET_AFTER)
+            });
+        }
+    }
+
+    /// Gives everything back that is not reserved: the shard stops.
+    pub fn release_all(&mut self, _now: Nanos) {
+        let mut keys: Vec<Key> = self.entries.keys().copied().collect();
+        keys.sort_unstable();
+        for key in keys {
+            if let Some(entry) = self.entries.get_mut(&key) {
+                entry.give_back();
+                if entry.consumed > 0 || entry.returning > 0 {
+                    entry.report(key, &mut self.wants);
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, key: Key, now: Nanos) -> bool {
+        if self.entries.len() >= QUOTAS_MAX {
+            let Some((at, oldest)) = self.quiet.pop_front() else { return false };
+            self.forget_if_unused(oldest, at, |_| true);
+            if self.entries.len() >= QUOTAS_MAX {
+                return false;
+            }
+        }
+        self.quiet.push_back((now.after(FORGET_AFTER), key));
+        self.entries.insert(key, Entry::default());
+        true
+    }
+
+    /// Drops a month that holds and awaits nothing, or looks at it again at `again_at`.
+    fn forget_if_unused(&mut self, key: Key, again_at: Nanos, old_enough: impl Fn(&Entry) -> bool) {
+        match self.entries.get(&key) {
+            Some(entry) if entry.is_empty() && old_enough(entry) => {
+                self.entries.remove(&key);
+            }
+            Some(_) => self.quiet.push_back((again_at, key)),
+            None => {}
+        }
+    }
+
+    fn watch(&mut self, key: Key, now: Nanos) {
+        if let Some(entry) = self.entries.get_mut(&key)
+            && !entry.in_idle
+            && (entry.slack != 0 || entry.consumed > 0)
+        {
+            entry.in_idle = true;
+            self.idle.push_back((now.after(QUOTA_IDLE), key));
+        }
+    }
+
+    fn look_for_idleness(&mut self, key: Key, now: Nanos) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.in_idle = false;
+        if !entry.asked {
+            if entry.slack < 0 && now >= entry.exhausted_until {
+                entry.ask(key, &mut self.wants, now);
+            } else if now >= entry.last_use.after(QUOTA_IDLE) {
+                entry.give_back();
+            }
+            if entry.consumed > 0 || entry.returning > 0 {
+                entry.report(key, &mut self.wants);
+            }
+        }
+        self.watch(key, now);
+    }
+}
+
+impl Entry {
+    /// Is there nothing to spend, to report or to wait for? A debt is counted already.
+    const fn is_empty(&self) -> bool {
+        self.slack <= 0
+            && self.reserved == 0
+            && self.consumed == 0
+            && self.returning == 0
+            && !self.asked
+            && !self.reporting
+    }
+
+    /// Posts a want for a slice that should last a while.
+    fn ask(&mut self, key: Key, wants: &mut VecDeque<(Key, Word)>, now: Nanos) {
+        if self.asked {
+            return;
+        }
+        let lasted = now.since(self.granted_at);
+        self.slice = if lasted < SLICE_GROWS_BELOW {
+            self.last_granted.saturating_mul(2)
+        } else if lasted > SLICE_SHRINKS_ABOVE {
+            self.last_granted / 2
+        } else {
+            self.last_granted
+        };
+        self.asked = true;
+        wants.push_back((key, Word::Want));
+    }
+
+    fn report(&mut self, key: Key, wants: &mut VecDeque<(Key, Word)>) {
+        if !self.reporting {
+            self.reporting = true;
+            wants.push_back((key, Word::Report));
+        }
+    }
+
+    fn give_back(&mut self) {
+        if self.slack > 0 {
+            self.returning += self.slack.unsigned_abs();
+            self.left = self.left.saturating_add(self.slack.unsigned_abs());
+            self.slack = 0;
+        }
+    }
+
+    fn word(&mut self, shard: u16, (consumer, period): Key, word: Word) -> QuotaWant {
+        let (want, need) = match word {
+            Word::Report => {
+                self.reporting = false;
+                (0, 0)
+            }
+            Word::Want => {
+                let free = self.slack.max(0).unsigned_abs();
+                let debt = self.slack.min(0).unsigned_abs();
+                let need = self.waiting.saturating_sub(free).saturating_add(debt);
+                (need.max(self.slice).max(1), need)
+            }
+        };
+        QuotaWant {
+            shard,
+            consumer,
+            plan: self.plan,
+            period,
+            want,
+            need,
+            consumed: core::mem::take(&mut self.consumed),
+            returned: core::mem::take(&mut self.returning),
+        }
+    }
+}
