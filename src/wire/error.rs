@@ -167,7 +167,8 @@ impl ApiError {
                 "This API key may not use this service. GET /v1/models lists those that it may use."
             }
             Self::ServiceNotFound => {
-                "There is no such service or model. GET /v1/models lists those that this key may use."
+                "There is no such service or model. GET /v1/models lists those that this key may \
+                 use."
             }
             Self::NotFound => {
                 "There is no such route. Check the method and the path of the request."

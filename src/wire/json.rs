@@ -400,6 +400,12 @@ pub fn scan_object<'a>(
     Ok(())
 }
 
+/// The members of the object that `text` is, as far as it is one: for texts that were validated, or
+/// that nothing depends on. The iteration ends at the first error.
+pub fn members(text: &[u8]) -> Members<'_> {
+    Value { raw: text, kind: Kind::Object }.members()
+}
+
 fn hex4(digits: &[u8]) -> Option<u32> {
     digits
         .get(..4)?

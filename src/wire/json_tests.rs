@@ -174,7 +174,8 @@ proptest! {
         document in document(),
         pretty: bool,
         edits in proptest::collection::vec(
-            (any::<prop::sample::Index>(), any::<u8>(), any::<prop::sample::Index>(), 0u8..4), 0..4),
+            (any::<prop::sample::Index>(), any::<u8>(), any::<prop::sample::Index>(), 0u8..4),
+            0..4),
     ) {
         let mut text = if pretty {
             serde_json::to_vec_pretty(&document).unwrap()

@@ -7,10 +7,14 @@
 pub mod call;
 pub mod chunked;
 pub mod error;
+pub mod fuzz;
 mod head;
 pub mod json;
 pub mod key_text;
 pub mod request;
 pub mod response;
 pub mod span;
+pub mod sse;
+mod text;
+pub mod usage;
 mod write;

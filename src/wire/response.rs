@@ -261,7 +261,8 @@ mod tests {
         fn any_bytes_in_any_pieces_give_one_answer(
             text in prop_oneof![
                 proptest::collection::vec(any::<u8>(), 0..200),
-                "HTTP/1\\.[01] [0-9]{3} ?[a-z]{0,3}\r\n(([a-z]|Content-Length): ?[0-9]{0,3}\r\n){0,3}\r\n"
+                "HTTP/1\\.[01] [0-9]{3} ?[a-z]{0,3}\r\n\
+                 (([a-z]|Content-Length): ?[0-9]{0,3}\r\n){0,3}\r\n"
                     .prop_map(String::into_bytes),
             ],
             cut in 0usize..200,

@@ -1,0 +1,180 @@
+//! What must hold for any bytes at all, one function per fuzz target: each panics where it does
+//! not. The targets in `tests/fuzz` call these, and so does the test that replays their corpora.
+//!
+//! The first byte of the input says how the rest is cut into reads.
+
+use super::call::{scan_call, write_with_include_usage};
+use super::chunked::{ChunkDecoder, ChunkError, Step};
+use super::json::{DEPTH_MAX, JsonError, Reader};
+use super::request::{HeadLimits, RequestHead, parse_request_head};
+use super::response::{ResponseHead, parse_response_head};
+use super::sse::SseSplitter;
+use super::usage::{StreamMeter, answer_text, delta_text, prompt_text, usage_from_body};
+use serde::de::IgnoredAny;
+
+const LIMITS: HeadLimits = HeadLimits { head_bytes: 4096, uri_bytes: 512, headers: 32 };
+
+/// A head read in pieces is the head read at once; what is refused so is refused so.
+pub fn head(input: &[u8]) {
+    let (cut, text) = cut_and_rest(input);
+    let ends = || (cut..text.len()).step_by(cut).chain([text.len()]);
+    let (mut whole, mut pieces) = (RequestHead::default(), RequestHead::default());
+    let expected = parse_request_head(text, &LIMITS, &mut whole);
+    let result = ends()
+        .map(|end| parse_request_head(&text[..end], &LIMITS, &mut pieces))
+        .find(|result| *result != Ok(false))
+        .unwrap_or(Ok(false));
+    assert_eq!(result.is_err(), expected.is_err());
+    if expected.is_ok() {
+        assert_eq!((result, format!("{pieces:?}")), (expected, format!("{whole:?}")));
+    }
+    if expected == Ok(true) {
+        assert!(whole.path.of(text).starts_with(b"/") && whole.head_len <= text.len());
+        assert!(text[..whole.head_len].ends_with(b"\r\n\r\n"));
+    }
+    let (mut whole, mut pieces) = (ResponseHead::default(), ResponseHead::default());
+    let expected = parse_response_head(text, &LIMITS, &mut whole, false);
+    let result = ends()
+        .map(|end| parse_response_head(&text[..end], &LIMITS, &mut pieces, false))
+        .find(|result| *result != Ok(false))
+        .unwrap_or(Ok(false));
+    assert_eq!(result, expected);
+    if expected.is_ok() {
+        assert_eq!(format!("{pieces:?}"), format!("{whole:?}"));
+    }
+}
+
+/// A chunked body decoded in pieces is the body decoded at once.
+pub fn chunk(input: &[u8]) {
+    let (cut, body) = cut_and_rest(input);
+    let whole = decode(body, body.len().max(1));
+    assert_eq!(decode(body, cut), whole);
+}
+
+/// Data and bytes consumed.
+fn decode(body: &[u8], cut: usize) -> Result<(Vec<u8>, usize), ChunkError> {
+    let mut decoder = ChunkDecoder::new();
+    let (mut data, mut total) = (Vec::new(), 0);
+    for piece in body.chunks(cut) {
+        let mut at = 0;
+        while at < piece.len() && !decoder.is_done() {
+            at += match decoder.decode(&piece[at..])? {
+                Step::Data { payload, consumed } => {
+                    assert!(consumed > 0, "data without progress");
+                    data.extend_from_slice(&piece[at..][payload]);
+                    consumed
+                }
+                Step::More { consumed } | Step::End { consumed } => consumed,
+            };
+        }
+        total += at;
+    }
+    Ok((data, total))
+}
+
+/// A stream splits into the same events however it is cut, and no byte of it is lost.
+pub fn sse(input: &[u8]) {
+    let (cut, stream) = cut_and_rest(input);
+    let whole = events(stream, stream.len().max(1));
+    assert_eq!(events(stream, cut), whole);
+}
+
+/// Name and data of each event that has either.
+fn events(stream: &[u8], cut: usize) -> Vec<(Option<Vec<u8>>, Option<Vec<u8>>)> {
+    let mut splitter = SseSplitter::new();
+    let (mut found, mut scratch) = (Vec::new(), Vec::new());
+    let (mut start, mut end) = (0, 0);
+    for piece in stream.chunks(cut) {
+        end += piece.len();
+        while let Ok(Some(event)) = splitter.next_event(&stream[start..end]) {
+            let buf = &stream[start..end];
+            assert!(event.bytes > 0 && event.bytes <= buf.len(), "events take what is there");
+            let name = event.name.map(|name| name.of(buf).to_vec());
+            let data = event.data(buf, &mut scratch).map(<[u8]>::to_vec);
+            if name.is_some() || data.is_some() {
+                found.push((name, data));
+            }
+            start += event.bytes;
+        }
+    }
+    found
+}
+
+/// JSON is what serde_json takes for it, down to 64 levels, and a call that asks for usage is the
+/// call that it was.
+pub fn json(text: &[u8]) {
+    let mut reader = Reader::new(text);
+    let verdict = loop {
+        match reader.next_token() {
+            Ok(Some(_)) => assert!(reader.depth() <= DEPTH_MAX),
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    if let Ok(text) = std::str::from_utf8(text)
+        && verdict != Err(JsonError::TooDeep)
+    {
+        assert_eq!(verdict.is_ok(), serde_json::from_str::<IgnoredAny>(text).is_ok());
+    }
+    let Ok(fields) = scan_call(text) else { return };
+    assert_eq!(verdict, Ok(()));
+    let mut asked = Vec::new();
+    write_with_include_usage(text, &fields, &mut asked);
+    // One level may be added; at the bound of levels that is not the same call any more.
+    let Ok(again) = scan_call(&asked) else { return };
+    assert!(again.include_usage_asked && again.include_usage_splice.is_none());
+    assert_eq!((again.stream, again.max_tokens), (fields.stream, fields.max_tokens));
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let model = fields.model.map(|model| model.decode(text, &mut left));
+    assert_eq!(again.model.map(|model| model.decode(&asked, &mut right)), model);
+}
+
+/// Whatever an upstream sends is metered without harm, and its text is the same to meter and reader.
+pub fn usage(data: &[u8]) {
+    if let Some(counts) = usage_from_body(data) {
+        assert!(counts.cached <= counts.input);
+    }
+    let mut meter = StreamMeter::new();
+    let (mut text, mut delta) = (Vec::new(), Vec::new());
+    let role = meter.event(data, &mut text);
+    assert_eq!(delta_text(data, &mut delta), role.has_text);
+    assert_eq!(delta, text);
+    if let Some(counts) = meter.counts() {
+        assert!(counts.cached <= counts.input);
+    }
+    prompt_text(data, &mut text);
+    answer_text(data, &mut text);
+}
+
+fn cut_and_rest(input: &[u8]) -> (usize, &[u8]) {
+    input.split_first().map_or((1, input), |(cut, rest)| (usize::from(*cut).max(1), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn the_corpora_hold() {
+        let corpora = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");
+        let targets: [(&str, fn(&[u8])); 5] =
+            [("head", head), ("chunk", chunk), ("sse", sse), ("json", json), ("usage", usage)];
+        for (name, target) in targets {
+            let mut files = 0;
+            for entry in std::fs::read_dir(corpora.join(name)).unwrap() {
+                let input = std::fs::read(entry.unwrap().path()).unwrap();
+                target(&input);
+                // Cut everywhere and broken at each byte as well: a corpus is only a start.
+                for at in 0..input.len() {
+                    target(&input[..at]);
+                    let mut broken = input.clone();
+                    broken[at] = broken[at].wrapping_add(1);
+                    target(&broken);
+                }
+                files += 1;
+            }
+            assert!(files >= 3, "{name} has {files} files");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! How many tokens a call took, as the upstream reports it: in a body, or along a stream.
+//!
+//! What is no plain count (negative, a fraction, over 32 bits) is no report: the call is then
+//! estimated, never billed on nonsense.
+
+use super::json::{Kind, Value, members};
+use super::text::{append_text, holds_delta};
+use memchr::memmem;
+
+pub use super::text::{TEXT_BYTES_MAX, answer_text, delta_text, prompt_text};
+
+/// Tokens of one call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenCounts {
+    /// Of the prompt, cached ones included.
+    pub input: u32,
+    /// Of those, read from the upstream's cache.
+    pub cached: u32,
+    /// Of the answer.
+    pub output: u32,
+}
+
+/// The usage that a whole answer reports: OpenAI's chat, completions, embeddings and responses,
+/// and Anthropic's messages.
+pub fn usage_from_body(json: &[u8]) -> Option<TokenCounts> {
+    memmem::find(json, b"\"usage\"")?;
+    let (_, usage) = members(json).filter(|(key, _)| key.is("usage")).last()?;
+    let report = Report::read(usage)?;
+    let (input, cached) = report.input()?;
+    Some(TokenCounts { input, cached, output: report.output.unwrap_or(0) })
+}
+
+/// What an event of a stream means for the relay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventRole {
+    /// Only there to report usage: hidden from a caller who did not ask for it.
+    pub is_usage_only: bool,
+    /// The answer is complete with it.
+    pub is_end: bool,
+    /// The upstream says that it failed.
+    pub is_error: bool,
+    /// It carries text of the answer.
+    pub has_text: bool,
+}
+
+/// Reads the usage from a stream's events as they pass.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StreamMeter {
+    input: Option<(u32, u32)>,
+    output: u32,
+    is_complete: bool,
+}
+
+impl StreamMeter {
+    /// At the start of a stream.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes note of one event's data; its text, if there is any, goes to `text`.
+    pub fn event(&mut self, data: &[u8], text: &mut Vec<u8>) -> EventRole {
+        if data == b"[DONE]" {
+            return EventRole { is_end: true, ..EventRole::default() };
+        }
+        let mut role = EventRole::default();
+        let mut has_no_choices = false;
+        let (mut kind, mut usage, mut inner) = (EventKind::Other, None, None);
+        for (key, value) in members(data) {
+            if holds_delta(key) {
+                has_no_choices |= key.is("choices") && value.elements().next().is_none();
+                role.has_text |= append_text(value, b"", text);
+            } else if key.is("usage") && value.kind == Kind::Object {
+                usage = Some(value);
+            } else if key.is("type") {
+                kind = EventKind::of(value);
+            } else if key.is("message") || key.is("response") {
+                inner = value.member("usage");
+            } else if key.is("error") {
+                role.is_error |= value.kind != Kind::Null;
+            }
+        }
+        role.is_usage_only = has_no_choices && usage.is_some();
+        role.is_end = matches!(kind, EventKind::MessageStop | EventKind::ResponseEnd { .. });
+        role.is_error |=
+            matches!(kind, EventKind::Error | EventKind::ResponseEnd { is_failure: true });
+        match kind {
+            EventKind::MessageStart => self.take(inner, false),
+            EventKind::ResponseEnd { .. } => self.take(inner, true),
+            _ => self.take(usage, true),
+        }
+        role
+    }
+
+    /// The whole stream's counts, once the upstream has reported them; the last report holds.
+    pub fn counts(&self) -> Option<TokenCounts> {
+        let (input, cached) = self.input?;
+        self.is_complete.then_some(TokenCounts { input, cached, output: self.output })
+    }
+
+    /// The prompt's counts (input, cached), which Anthropic reports at a stream's start already.
+    pub fn input_counts(&self) -> Option<(u32, u32)> {
+        self.input
+    }
+
+    fn take(&mut self, usage: Option<Value<'_>>, is_final: bool) {
+        let Some(report) = usage.and_then(Report::read) else { return };
+        // Anthropic's closing report may leave the prompt out, or set it to 0: the first one holds.
+        if let Some((input, cached)) = report.input()
+            && (input > 0 || self.input.is_none())
+        {
+            self.input = Some((input, cached));
+        }
+        if self.input.is_some() && is_final {
+            self.output = report.output.unwrap_or(0);
+            self.is_complete = true;
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EventKind {
+    MessageStart,
+    MessageStop,
+    ResponseEnd { is_failure: bool },
+    Error,
+    Other,
+}
+
+impl EventKind {
+    fn of(value: Value<'_>) -> Self {
+        let Some(text) = value.as_text() else { return Self::Other };
+        match text.raw {
+            b"message_start" => Self::MessageStart,
+            b"message_stop" => Self::MessageStop,
+            b"response.completed" | b"response.incomplete" => {
+                Self::ResponseEnd { is_failure: false }
+            }
+            b"response.failed" => Self::ResponseEnd { is_failure: true },
+            b"error" => Self::Error,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// A usage object as it stands.
+#[derive(Default)]
+struct Report {
+    prompt: Option<u32>,
+    input: Option<u32>,
+    output: Option<u32>,
+    cached: Option<u32>,
+    cache_read: Option<u32>,
+    cache_creation: Option<u32>,
+}
+
+impl Report {
+    fn read(usage: Value<'_>) -> Option<Self> {
+        let mut report = Self::default();
+        for (key, value) in usage.members() {
+            let is = |name: &str| key.is(name);
+            let (place, value) = if is("prompt_tokens") {
+                (&mut report.prompt, value)
+            } else if is("input_tokens") {
+                (&mut report.input, value)
+            } else if is("completion_tokens") || is("output_tokens") {
+                (&mut report.output, value)
+            } else if is("cache_read_input_tokens") {
+                (&mut report.cache_read, value)
+            } else if is("cache_creation_input_tokens") {
+                (&mut report.cache_creation, value)
+            } else if is("prompt_tokens_details") || is("input_tokens_details") {
+                let Some(cached) = value.member("cached_tokens") else { continue };
+                (&mut report.cached, cached)
+            } else {
+                continue;
+            };
+            if value.kind != Kind::Null {
+                *place = Some(u32::try_from(value.as_u64()?).ok()?);
+            }
+        }
+        Some(report)
+    }
+
+    /// The prompt's tokens, and those of them that were cached. OpenAI counts the cached ones in;
+    /// Anthropic counts neither those read from the cache nor those written to it.
+    fn input(&self) -> Option<(u32, u32)> {
+        let (total, cached) = match (self.prompt, self.input) {
+            (Some(prompt), _) => (prompt, self.cached),
+            (None, Some(fresh)) => {
+                let read = self.cache_read.unwrap_or(0);
+                let total =
+                    fresh.saturating_add(read).saturating_add(self.cache_creation.unwrap_or(0));
+                (total, self.cache_read.or(self.cached))
+            }
+            (None, None) => return None,
+        };
+        Some((total, cached.unwrap_or(0).min(total)))
+    }
+}
+
+#[cfg(test)]
+#[path = "usage_tests.rs"]
+mod tests;
