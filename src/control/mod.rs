@@ -2,6 +2,9 @@
 pub(crate) mod admin;
 pub(crate) mod book;
 pub(crate) mod failures;
+pub(crate) mod leases;
+pub(crate) mod months;
+pub(crate) mod post;
 pub(crate) mod price_json;
 pub(crate) mod secret;
 pub(crate) mod store;

@@ -3,8 +3,8 @@
 //! The o200k tables take tens of MB, so they are loaded at the first question only. Where the
 //! queue is full the answer is bytes/4 at once: such a record is marked `estimated` either way.
 
+use super::post::Post;
 use shard::message::ToShard;
-use std::sync::Arc;
 
 /// Questions that wait.
 const QUEUE_MAX: usize = 256;
@@ -21,42 +21,38 @@ struct Question {
 /// The counting thread's front.
 pub(crate) struct Tokenizer {
     questions: flume::Sender<Question>,
-    to_shards: Arc<[flume::Sender<ToShard>]>,
+    post: Post,
 }
 
 impl Tokenizer {
     /// Starts the thread, which ends when this is dropped.
-    pub(crate) fn start(to_shards: Arc<[flume::Sender<ToShard>]>) -> std::io::Result<Self> {
+    pub(crate) fn start(post: Post) -> std::io::Result<Self> {
         let (questions, asked) = flume::bounded::<Question>(QUEUE_MAX);
-        let answers = Arc::clone(&to_shards);
+        let answers = post.clone();
         std::thread::Builder::new().name("tokenizer".to_owned()).spawn(move || {
             while let Ok(question) = asked.recv() {
                 answer(&answers, &question, count);
             }
         })?;
-        Ok(Self { questions, to_shards })
+        Ok(Self { questions, post })
     }
 
     /// Counts `input` and `output` and tells the shard.
     pub(crate) fn ask(&self, shard: u16, ticket: u64, input: Vec<u8>, output: Vec<u8>) {
         let question = Question { shard, ticket, input, output };
         if let Err(refused) = self.questions.try_send(question) {
-            answer(&self.to_shards, &refused.into_inner(), estimate);
+            answer(&self.post, &refused.into_inner(), estimate);
         }
     }
 }
 
-fn answer(to_shards: &[flume::Sender<ToShard>], question: &Question, count: fn(&[u8]) -> u32) {
+fn answer(post: &Post, question: &Question, count: fn(&[u8]) -> u32) {
     let counted = ToShard::Counted {
         ticket: question.ticket,
         input_tokens: count(&question.input),
         output_tokens: count(&question.output),
     };
-    if let Some(to_shard) = to_shards.get(usize::from(question.shard))
-        && to_shard.try_send(counted).is_err()
-    {
-        tracing::error!(shard = question.shard, "a count was lost: the shard reads no mail");
-    }
+    post.tell(question.shard, counted);
 }
 
 fn estimate(text: &[u8]) -> u32 {
@@ -87,7 +83,7 @@ mod tests {
     #[test]
     fn every_question_is_answered_once() {
         let (to_shard, from_control) = flume::unbounded();
-        let tokenizer = Tokenizer::start(Arc::from([to_shard])).ok();
+        let tokenizer = Tokenizer::start(Post::new(vec![to_shard])).ok();
         let asked = 3 * QUEUE_MAX as u64;
         for ticket in 0..asked {
             let text = b"four words are here".to_vec();
