@@ -53,9 +53,9 @@ impl Book {
         self.consumers.get(&id)
     }
 
-    /// Takes over a new or changed consumer.
-    pub(crate) fn set_consumer(&mut self, id: ConsumerId, consumer: Consumer) {
-        self.consumers.insert(id, consumer);
+    /// Takes over a new or changed consumer; answers what it was before.
+    pub(crate) fn set_consumer(&mut self, id: ConsumerId, consumer: Consumer) -> Option<Consumer> {
+        self.consumers.insert(id, consumer)
     }
 
     /// Takes over a new or changed key; a revoked one is forgotten.

@@ -38,7 +38,8 @@ pub(crate) struct Question {
 /// A thread's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Checked {
-    digest: KeyDigest,
+    /// Of the text.
+    pub(crate) digest: KeyDigest,
     matches: bool,
 }
 

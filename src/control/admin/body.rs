@@ -75,6 +75,12 @@ impl Fields {
         self.map.contains_key(name)
     }
 
+    /// Has a problem of the field been noted?
+    pub(crate) fn has_problem(&self, name: &str) -> bool {
+        let path = self.path(name);
+        self.problems.iter().any(|problem| problem.field == path)
+    }
+
     /// The field's value unless absent or null.
     pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
         self.map.remove(name).filter(|value| !value.is_null())

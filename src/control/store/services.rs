@@ -2,7 +2,7 @@
 
 use super::{Failure, Page, created_now, id_at, unreadable};
 use crate::control::price_json;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, Row};
 use serde_json::Value;
 use shard::catalog::{PriceModel, PriceVersion};
 use shard::units::ServiceId;
@@ -130,16 +130,6 @@ pub(crate) fn get(connection: &Connection, id: ServiceId) -> Result<ServiceRow, 
     let query = format!("SELECT {COLUMNS} FROM services WHERE id = ?1");
     let row = connection.query_row(&query, [id.to_string()], read)?;
     Ok(ServiceRow { prices: prices_of(connection, id)?, ..row })
-}
-
-/// The service with this id or, if there is none, this name.
-pub(crate) fn find(connection: &Connection, text: &str) -> Result<Option<ServiceId>, Failure> {
-    let found = connection.query_row(
-        "SELECT id FROM services WHERE id = ?1 OR name = ?1 ORDER BY id <> ?1 LIMIT 1",
-        [text],
-        |row| id_at(row, 0),
-    );
-    Ok(found.optional()?.map(ServiceId))
 }
 
 /// One page of the services.
