@@ -13,3 +13,6 @@ pub mod pool;
 pub mod quota;
 pub mod record;
 pub mod units;
+
+#[cfg(test)]
+mod simulation;

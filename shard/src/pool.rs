@@ -125,7 +125,7 @@ impl Pool {
         let (_, lease) = self
             .rates
             .entry(want.bucket)
-            .or_insert_with(|| (Place::NEW, rate::Lease::new(plan, now)));
+            .or_insert_with(|| (Place::NEW, rate::Lease::new(plan, self.config.rtt, now)));
         lease.on_word(&want, plan, now);
         lease.serve(want.bucket, self.config.shards, now, &mut self.out);
         self.settle(Key::Rate(want.bucket), now);
@@ -250,6 +250,12 @@ impl Pool {
             }
             self.settle(key, now);
         }
+    }
+
+    /// What could still be handed out.
+    #[cfg(test)]
+    pub(crate) fn probe(&self, bucket: BucketId, now: Nanos) -> u64 {
+        self.rates.get(&bucket).map_or(0, |(_, lease)| lease.probe(now))
     }
 
     /// Brings the queue of calls and the timers in line with an entry that has changed.
