@@ -1,6 +1,6 @@
-//! What the lease loop and the admin API share. A change goes in one order: the store, the book,
-//! the shards, the answer. Everything runs on control's thread; the book's lock is held for
-//! single steps and never across an await.
+//! What the lease loop and the admin API share. A change of people goes in one order: the store,
+//! the book, the shards, the answer; one of terms tells the shards before the book. Everything
+//! runs on control's thread; the book's lock is held for single steps and never across an await.
 
 use super::book::{Book, Consumer};
 use super::catalog;
@@ -66,8 +66,9 @@ impl Desk {
         let new = catalog::load(&self.store, &old, refresh_addrs).await?;
         if new.version != old.version {
             let new = Arc::new(new);
-            self.book().set_catalog(Arc::clone(&new));
-            self.post.tell_all(&ToShard::Catalog(new)).await;
+            // Shards first: no verdict may name a plan that its shard has not heard of.
+            self.post.tell_all(&ToShard::Catalog(Arc::clone(&new))).await;
+            self.book().set_catalog(new);
         }
         Ok(())
     }

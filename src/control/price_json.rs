@@ -166,7 +166,8 @@ mod tests {
         for price in [
             json!({"kind": "per_token", INPUT: 1, CACHED: 2, OUTPUT: 3}),
             json!({"kind": "tiered", "tiers": [
-                {"up_to_tokens": 10, INPUT: 5, OUTPUT: 6}, {"up_to_tokens": null, INPUT: 1, OUTPUT: 2}
+                {"up_to_tokens": 10, INPUT: 5, OUTPUT: 6},
+                {"up_to_tokens": null, INPUT: 1, OUTPUT: 2}
             ]}),
             json!({"kind": "subscription", "fee_nanousd": 9, "allowance_tokens": 8,
                    "overage": {"kind": "per_token", INPUT: 1, CACHED: 1, OUTPUT: 3}}),
@@ -191,7 +192,8 @@ mod tests {
             ),
             (
                 json!({"kind": "tiered", "tiers": [
-                    {"up_to_tokens": 5, INPUT: 1, OUTPUT: 1}, {"up_to_tokens": 5, INPUT: 1, OUTPUT: 1},
+                    {"up_to_tokens": 5, INPUT: 1, OUTPUT: 1},
+                    {"up_to_tokens": 5, INPUT: 1, OUTPUT: 1},
                     {"up_to_tokens": null, INPUT: 1, OUTPUT: 1}
                 ]}),
                 "price.tiers[1].up_to_tokens",

@@ -319,6 +319,18 @@ mod tests {
     }
 
     #[test]
+    fn a_keys_budget_holds_whoever_tries_it() {
+        let (jobs, _waiting) = flume::bounded(100);
+        let mut verifier =
+            Verifier::new(&Keys { failures_per_minute_per_key: 1, ..config() }, jobs);
+        let (book, metrics) = (book_with_key(KEY, "h"), ControlMetrics::default());
+        assert_eq!(verifier.ask(&question(0, 0), &book, at(), &metrics), None);
+        verifier.checked(Checked { digest: [0; 32], matches: false }, &book, at(), &metrics);
+        let elsewhere = Question { peer: [10, 0, 0, 1].into(), ..question(0, 1) };
+        assert_eq!(verifier.ask(&elsewhere, &book, at(), &metrics), Some(Verdict::Busy));
+    }
+
+    #[test]
     fn a_full_queue_makes_no_one_wait() {
         let (jobs, _waiting) = flume::bounded(config().verifier_queue_max);
         let mut verifier = Verifier::new(&config(), jobs);

@@ -98,7 +98,8 @@ fn sums_are_apart_by_what_was_asked() {
                 (two, chat, "2026-11-02", 1_000),
             ] {
                 db.execute(
-                    "INSERT INTO usage_daily VALUES (?1, ?2, ?3, substr(?3, 1, 7), 2, ?4, 0, ?4, ?4)",
+                    "INSERT INTO usage_daily
+                     VALUES (?1, ?2, ?3, substr(?3, 1, 7), 2, ?4, 0, ?4, ?4)",
                     (consumer.to_string(), service.to_string(), day, tokens),
                 )?;
             }
