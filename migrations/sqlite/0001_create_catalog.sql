@@ -1,7 +1,10 @@
 -- Identities are 12 characters of Crockford's base 32, as the API shows them.
 -- Times are RFC 3339 text in UTC unless a name says _unix_us.
+-- No row is ever deleted: place, the order of creation, is what lists are paged by and what gives
+-- plans and services their index in the shards.
 CREATE TABLE plans (
-    id           TEXT PRIMARY KEY,
+    place        INTEGER PRIMARY KEY,
+    id           TEXT NOT NULL UNIQUE,
     name         TEXT NOT NULL UNIQUE,
     rate_per_s   INTEGER NOT NULL CHECK (rate_per_s > 0),
     burst        INTEGER NOT NULL CHECK (burst > 0),
@@ -11,14 +14,17 @@ CREATE TABLE plans (
 ) STRICT;
 
 CREATE TABLE consumers (
-    id         TEXT PRIMARY KEY,
+    place      INTEGER PRIMARY KEY,
+    id         TEXT NOT NULL UNIQUE,
     name       TEXT NOT NULL,
     plan_id    TEXT NOT NULL REFERENCES plans (id),
     created_at TEXT NOT NULL
 ) STRICT;
 
+-- credential_header is a whole header line without its line end.
 CREATE TABLE services (
-    id                TEXT PRIMARY KEY,
+    place             INTEGER PRIMARY KEY,
+    id                TEXT NOT NULL UNIQUE,
     name              TEXT NOT NULL UNIQUE,
     base_url          TEXT NOT NULL,
     default_path      TEXT NOT NULL,
@@ -40,7 +46,8 @@ CREATE TABLE prices (
 -- secret_hash is an Argon2id PHC string. bucket_id is shared by a rotated key and its successor.
 -- services is a JSON array of ids, or null: all.
 CREATE TABLE keys (
-    id                 TEXT PRIMARY KEY,
+    place              INTEGER PRIMARY KEY,
+    id                 TEXT NOT NULL UNIQUE,
     consumer_id        TEXT NOT NULL REFERENCES consumers (id),
     bucket_id          TEXT NOT NULL,
     name               TEXT,
@@ -50,4 +57,4 @@ CREATE TABLE keys (
     revoked_at         TEXT,
     created_at         TEXT NOT NULL
 ) STRICT;
-CREATE INDEX keys_by_consumer ON keys (consumer_id);
+CREATE INDEX keys_by_consumer ON keys (consumer_id, place);

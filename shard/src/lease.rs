@@ -106,6 +106,8 @@ pub enum Status {
     Done,
     /// Reports taken; nothing will be granted for a while.
     Denied,
+    /// As `Denied`, since every token is on lease: a report of spent ones ends it.
+    AllOnLease,
     /// The bucket's key is revoked: nothing will be granted any more.
     Revoked,
     /// A later call of the holder came first: nothing was done.

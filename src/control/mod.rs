@@ -1,1 +1,184 @@
-//! To be written.
+//! The thread `control`: answers the shards' questions (tokens, keys, months, counts), keeps the
+//! catalog, serves the admin API and the metrics page. One thread with a current-thread runtime;
+//! SQLite, Argon2, name lookups and tokenizing run on other threads, so that no shard waits for
+//! them behind another's tokens.
+//!
+//! It knows nothing of the gateway and of the writer: they meet in `mail` and in the store.
+
+mod admin;
+mod admin_token;
+mod book;
+mod catalog;
+mod desk;
+mod failures;
+mod leases;
+mod months;
+mod post;
+mod price_json;
+mod run;
+mod secret;
+mod store;
+mod time_text;
+mod tokenizer;
+mod upstream_url;
+mod verifier;
+
+use crate::config::Config;
+use crate::mail::ControlMail;
+use crate::metrics::Metrics;
+use crate::sqlite::StoreError;
+use book::{Book, Consumer};
+use desk::Desk;
+use post::Post;
+use shard::catalog::Catalog;
+use std::fmt;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use store::{Failure, Page, Store, consumers, keys};
+use tokio::runtime::Runtime;
+
+/// Threads for SQLite, new keys' hashes and name lookups; they end when idle.
+const BLOCKING_THREADS_MAX: usize = 8;
+/// What an admin call may still take when the thread has been told to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why control cannot start.
+#[derive(Debug)]
+pub enum OpenError {
+    /// A file or a thread.
+    Io(io::Error),
+    /// The store.
+    Store(StoreError),
+    /// What is in the store.
+    Catalog(String),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "control cannot start: {error}"),
+            Self::Store(error) => write!(f, "{error}"),
+            Self::Catalog(cause) => write!(f, "the catalog cannot be read: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<Failure> for OpenError {
+    fn from(failure: Failure) -> Self {
+        Self::Catalog(failure.to_string())
+    }
+}
+
+/// The store, opened and read; [`spawn`] goes on from here.
+pub struct Opened {
+    runtime: Runtime,
+    store: Store,
+    book: Book,
+    admin_token: String,
+}
+
+impl Opened {
+    /// The catalog that shards start with.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.book.catalog()
+    }
+
+    /// What the admin API asks for.
+    pub fn admin_token(&self) -> &str {
+        &self.admin_token
+    }
+}
+
+/// Opens the store in `data_dir`, which exists, and reads all that control knows by heart.
+pub fn open(config: &Config) -> Result<Opened, OpenError> {
+    let admin_token = admin_token::load(config)?;
+    let store = Store::open(&config.server.data_dir).map_err(OpenError::Store)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_name("control-blocking")
+        .build()?;
+    let catalog = runtime.block_on(catalog::load(&store, &Catalog::default(), true))?;
+    let mut book = Book::default();
+    book.set_catalog(Arc::new(catalog));
+    store.run_here(|db| {
+        for row in consumers::list(db, Page::EVERYTHING)? {
+            book.set_consumer(row.id, Consumer { name: row.name.into(), plan: row.plan });
+        }
+        keys::each_unrevoked(db, |row| book.set_key(&row))
+    })?;
+    Ok(Opened { runtime, store, book, admin_token })
+}
+
+/// What [`spawn`] needs.
+pub struct ControlArgs {
+    /// From [`open`].
+    pub opened: Opened,
+    /// The same configuration.
+    pub config: Arc<Config>,
+    /// Control's ends of the channels.
+    pub mail: ControlMail,
+    /// All counters.
+    pub metrics: Arc<Metrics>,
+    /// Where the admin API is served.
+    pub admin_listener: TcpListener,
+    /// Names this process to the authority; a new one at each start.
+    pub instance: u128,
+}
+
+/// The running thread.
+pub struct ControlHandle {
+    commands: flume::Sender<run::Command>,
+    drained: flume::Receiver<()>,
+    thread: JoinHandle<()>,
+}
+
+impl ControlHandle {
+    /// Asks every shard to drain. Control goes on answering them.
+    pub fn drain(&self) {
+        // A thread that has ended has no shards to ask.
+        let _ = self.commands.send(run::Command::Drain);
+    }
+
+    /// Waits until every shard has drained; false if one has not in time.
+    pub fn wait_drained(&self, timeout: Duration) -> bool {
+        self.drained.recv_timeout(timeout).is_ok()
+    }
+
+    /// Ends the thread and waits for its end.
+    pub fn stop(self) {
+        let _ = self.commands.send(run::Command::Stop);
+        if self.thread.join().is_err() {
+            tracing::error!("control ended by a panic");
+        }
+    }
+}
+
+/// Starts the thread.
+pub fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
+    let ControlArgs { opened, config, mail, metrics, admin_listener, instance } = args;
+    let Opened { runtime, store, book, admin_token } = opened;
+    admin_listener.set_nonblocking(true)?;
+    let post = Post::new(mail.to_shards);
+    let (commands, commanded) = flume::bounded(16);
+    let (tell_drained, drained) = flume::bounded(1);
+    let inbox = run::Inbox { from_shards: mail.from_shards, commanded };
+    let workers = run::Workers::start(&config, &post)?;
+    let desk = Arc::new(Desk::new(config, metrics, admin_token, store, book, post));
+    let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+        runtime.block_on(run::run(desk, inbox, workers, admin_listener, instance, tell_drained));
+        runtime.shutdown_timeout(STOP_TIMEOUT);
+    })?;
+    Ok(ControlHandle { commands, drained, thread })
+}

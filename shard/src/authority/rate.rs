@@ -138,7 +138,8 @@ impl Bucket {
         holder.seq = call.seq;
         holder.called_at = now;
         holder.demand_per_s = ask.demand_per_s.max(1);
-        holder.active_until = if ask.want > 0 { now.after(ttl) } else { now };
+        let active = ask.want > 0 || holder.outstanding > 0;
+        holder.active_until = if active { now.after(ttl) } else { now };
         let mut answer = if self.revoked {
             RateAnswer { status: Status::Revoked, ..denied(ask.bucket, Nanos::from_s(1)) }
         } else if ask.want == 0 {
@@ -292,7 +293,7 @@ impl Bucket {
         let room = self.burst.saturating_sub(self.outstanding);
         if room == 0 {
             let deny_for = Nanos(TOKEN as u64 / self.rate_per_s).max(ALL_ON_LEASE_DENY).min(span);
-            return RateAnswer { deny_for, ..nothing };
+            return RateAnswer { status: Status::AllOnLease, deny_for, ..nothing };
         }
         let now = self.last;
         let active = || self.holders.iter().filter(|holder| holder.active_until > now);
@@ -382,8 +383,10 @@ impl Bucket {
     }
 
     #[cfg(test)]
-    pub fn probe_holder(&self, id: u128) -> u64 {
-        self.holders.iter().find(|holder| holder.id == id).map_or(0, |holder| holder.outstanding)
+    pub fn probe_holder(&self, id: u128, now: Nanos) -> u64 {
+        let holder = self.holders.iter().find(|holder| holder.id == id);
+        let live = holder.filter(|holder| holder.expires_at > now.max(self.last));
+        live.map_or(0, |holder| holder.outstanding)
     }
 }
 

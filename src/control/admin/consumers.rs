@@ -1,0 +1,93 @@
+//! `/admin/v1/consumers`
+
+use super::body::Fields;
+use super::error::ApiError;
+use super::query::{self, Pairs};
+use super::{Body, page_of, parse_id, refuse};
+use crate::control::desk::Desk;
+use crate::control::store::consumers::{self, ConsumerRow};
+use crate::control::store::{new_id, plans};
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+use shard::units::{ConsumerId, PlanId};
+use std::sync::Arc;
+
+const FIELDS: [&str; 2] = ["name", "plan"];
+const NAME_CHARS_MAX: usize = 256;
+
+pub(super) async fn list(
+    State(desk): State<Arc<Desk>>,
+    Query(pairs): Query<Pairs>,
+) -> Result<Json<Value>, ApiError> {
+    let page = query::only_page(pairs)?;
+    let read = desk.store.run(move |db| consumers::list(db, page)).await;
+    Ok(page_of(&read.map_err(refuse("consumer", ""))?, page.limit, |row| row.place, shown))
+}
+
+pub(super) async fn show(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let id: ConsumerId = parse_id("consumer", &id)?;
+    let read = desk.store.run(move |db| consumers::get(db, id)).await;
+    Ok(Json(shown(&read.map_err(refuse("consumer", id))?)))
+}
+
+pub(super) async fn create(
+    State(desk): State<Arc<Desk>>,
+    Body(body): Body,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let mut fields = Fields::of_body(&body, &FIELDS)?;
+    let name = fields.required_text("name", NAME_CHARS_MAX);
+    let plan = fields.required_text("plan", NAME_CHARS_MAX);
+    let plan = if plan.is_empty() { None } else { find_plan(&desk, &mut fields, plan).await? };
+    fields.finish()?;
+    let plan = plan.unwrap_or_default();
+    let id = ConsumerId(new_id().map_err(refuse("consumer", ""))?);
+    let made = desk.change_consumer(move |db| consumers::insert(db, id, &name, plan)).await;
+    Ok((StatusCode::CREATED, Json(shown(&made.map_err(refuse("consumer", ""))?))))
+}
+
+pub(super) async fn change(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+    Body(body): Body,
+) -> Result<Json<Value>, ApiError> {
+    let id: ConsumerId = parse_id("consumer", &id)?;
+    let mut fields = Fields::of_body(&body, &FIELDS)?;
+    let name = fields.text("name", NAME_CHARS_MAX);
+    let plan = match fields.text("plan", NAME_CHARS_MAX) {
+        Some(text) => find_plan(&desk, &mut fields, text).await?,
+        None => None,
+    };
+    fields.finish()?;
+    let changed =
+        desk.change_consumer(move |db| consumers::update(db, id, name.as_deref(), plan)).await;
+    Ok(Json(shown(&changed.map_err(refuse("consumer", id))?)))
+}
+
+/// The plan with this id or name; its absence is a problem of the field.
+async fn find_plan(
+    desk: &Desk,
+    fields: &mut Fields,
+    text: String,
+) -> Result<Option<PlanId>, ApiError> {
+    let found =
+        desk.store.run(move |db| plans::find(db, &text)).await.map_err(refuse("plan", ""))?;
+    if found.is_none() {
+        fields.problem("plan", "must be the id or the name of a plan");
+    }
+    Ok(found)
+}
+
+fn shown(row: &ConsumerRow) -> Value {
+    json!({
+        "id": row.id.to_string(),
+        "name": row.name,
+        "plan": row.plan_name,
+        "plan_id": row.plan.to_string(),
+        "created_at": row.created_at,
+    })
+}

@@ -1,0 +1,102 @@
+//! The one place where a refusal of the admin API becomes an answer, in the data plane's shape.
+//! What the store said goes to the log, never to the caller.
+
+use super::body::Problem;
+use axum::Json;
+use axum::http::StatusCode;
+use axum::http::header::{self, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+/// A refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    param: Option<String>,
+}
+
+impl ApiError {
+    /// 400: the caller's fault, with the field at fault.
+    pub(crate) fn invalid(param: Option<&str>, message: String) -> Self {
+        let param = param.map(str::to_owned);
+        Self { status: StatusCode::BAD_REQUEST, code: "invalid_request", message, param }
+    }
+
+    /// 401.
+    pub(crate) fn unauthorized() -> Self {
+        let message = "Send the admin token as `Authorization: Bearer …`. It is set by \
+                       TOLLGATE_ADMIN__TOKEN or kept in admin.token in the data directory.";
+        Self::of(StatusCode::UNAUTHORIZED, "invalid_admin_token", message)
+    }
+
+    /// 404 of an object.
+    pub(crate) fn no_such(kind: &str, id: &str) -> Self {
+        Self::of(StatusCode::NOT_FOUND, "not_found", format!("There is no {kind} {id:?}."))
+    }
+
+    /// 404 of a route.
+    pub(crate) fn no_route() -> Self {
+        Self::of(StatusCode::NOT_FOUND, "not_found", "There is no such route.")
+    }
+
+    /// 405.
+    pub(crate) fn no_method() -> Self {
+        let message = "This route does not know that method.";
+        Self::of(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+    }
+
+    /// 409: the object's state, or another object, is in the way.
+    pub(crate) fn conflict(param: &str, message: String) -> Self {
+        let param = Some(param.to_owned());
+        Self { param, ..Self::of(StatusCode::CONFLICT, "conflict", message) }
+    }
+
+    /// 413.
+    pub(crate) fn too_large() -> Self {
+        let message = "The body is larger than 64 KiB.";
+        Self::of(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+    }
+
+    /// 500: our fault or the host's; `cause` goes to the log.
+    pub(crate) fn internal(cause: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%cause, "an admin call failed");
+        let message = "The instance could not carry this out; its log says why.";
+        Self::of(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+    }
+
+    fn of(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), param: None }
+    }
+}
+
+impl From<Vec<Problem>> for ApiError {
+    fn from(problems: Vec<Problem>) -> Self {
+        let lines: Vec<String> = problems
+            .iter()
+            .map(|problem| format!("{} {}", problem.field, problem.message))
+            .collect();
+        let param = problems.first().map(|problem| problem.field.as_str());
+        Self::invalid(param, format!("{}.", lines.join("; ")))
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let kind = match self.status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            status if status.is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        };
+        let body = json!({"error": {
+            "message": self.message, "type": kind, "param": self.param, "code": self.code
+        }});
+        let mut response = (self.status, Json(body)).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}

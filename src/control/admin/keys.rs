@@ -1,0 +1,191 @@
+//! `/admin/v1/keys`. A key's text is in the answer that makes it, and nowhere else.
+
+use super::body::Fields;
+use super::error::ApiError;
+use super::query::{self, Pairs};
+use super::{Body, page_of, parse_id, refuse};
+use crate::clock;
+use crate::control::desk::Desk;
+use crate::control::secret;
+use crate::control::store::keys::{self, KeyRow, NewKey};
+use crate::control::store::{Failure, new_id};
+use crate::control::time_text::rfc3339;
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+use shard::units::{BucketId, ConsumerId, KeyId, ServiceId};
+use std::sync::Arc;
+
+const NAME_CHARS_MAX: usize = 256;
+const SERVICES_MAX: usize = 1_000;
+/// A year.
+const GRACE_S_MAX: u64 = 366 * 86_400;
+
+pub(super) async fn list(
+    State(desk): State<Arc<Desk>>,
+    Query(pairs): Query<Pairs>,
+) -> Result<Json<Value>, ApiError> {
+    let mut fields = query::read(pairs, &["limit", "cursor", "consumer_id"])?;
+    let page = query::page(&mut fields);
+    let consumer = fields.text("consumer_id", NAME_CHARS_MAX).and_then(|text| {
+        let id = text.parse().ok();
+        if id.is_none() {
+            fields.problem("consumer_id", "must be the id of a consumer");
+        }
+        id
+    });
+    fields.finish()?;
+    let read = desk.store.run(move |db| keys::list(db, consumer, page)).await;
+    Ok(page_of(&read.map_err(refuse("key", ""))?, page.limit, |row| row.place, shown))
+}
+
+pub(super) async fn show(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let id: KeyId = parse_id("key", &id)?;
+    let row = desk.store.run(move |db| keys::get(db, id)).await.map_err(refuse("key", id))?;
+    Ok(Json(shown(&row)))
+}
+
+pub(super) async fn create(
+    State(desk): State<Arc<Desk>>,
+    Body(body): Body,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let mut fields = Fields::of_body(&body, &["consumer_id", "name", "expires_at", "services"])?;
+    let consumer = read_consumer(&desk, &mut fields);
+    let name = fields.text("name", NAME_CHARS_MAX);
+    let expires_at_unix_us = fields.instant("expires_at");
+    if expires_at_unix_us.is_some_and(|at| at <= clock::unix_us()) {
+        fields.problem("expires_at", "must be in the future");
+    }
+    let services = read_services(&desk, &mut fields);
+    fields.finish()?;
+    let (id, text, secret_hash) = make(&desk).await.map_err(refuse("key", ""))?;
+    let bucket = BucketId(new_id().map_err(refuse("key", ""))?);
+    let new = NewKey { id, consumer, bucket, name, secret_hash, services, expires_at_unix_us };
+    let made = desk.change_keys(move |db| Ok([keys::insert(db, &new)?])).await;
+    let [row] = made.map_err(refuse("key", ""))?;
+    Ok((StatusCode::CREATED, Json(shown_once(&row, &text))))
+}
+
+pub(super) async fn rotate(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+    Body(body): Body,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let id: KeyId = parse_id("key", &id)?;
+    let body: &[u8] = if body.is_empty() { b"{}" } else { &body };
+    let mut fields = Fields::of_body(body, &["grace_s"])?;
+    let grace_s = fields.integer("grace_s", 0..=GRACE_S_MAX).unwrap_or(0);
+    fields.finish()?;
+    let old = desk.store.run(move |db| keys::get(db, id)).await.map_err(refuse("key", id))?;
+    if status(&old) != "active" {
+        let message = format!("The key is {} and cannot be rotated.", status(&old));
+        return Err(ApiError::conflict("id", message));
+    }
+    let (new_id, text, secret_hash) = make(&desk).await.map_err(refuse("key", ""))?;
+    let new = NewKey {
+        id: new_id,
+        consumer: old.consumer,
+        bucket: old.bucket,
+        name: old.name,
+        secret_hash,
+        services: old.services,
+        expires_at_unix_us: old.expires_at_unix_us,
+    };
+    let ends_at =
+        (grace_s > 0).then(|| clock::unix_us().saturating_add(grace_s as i64 * 1_000_000));
+    let rotated = desk
+        .change_keys(move |db| keys::rotate(db, id, &new, ends_at).map(|(old, new)| [old, new]))
+        .await;
+    let [old, row] = rotated.map_err(refuse("key", id))?;
+    let mut answer = shown_once(&row, &text);
+    answer["replaces"] = shown(&old);
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+pub(super) async fn revoke(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let id: KeyId = parse_id("key", &id)?;
+    let revoked = desk.change_keys(move |db| Ok([keys::revoke(db, id)?])).await;
+    let [row] = revoked.map_err(refuse("key", id))?;
+    Ok(Json(shown(&row)))
+}
+
+/// A new key's id, text and hash.
+async fn make(desk: &Arc<Desk>) -> Result<(KeyId, String, String), Failure> {
+    let id = KeyId(new_id()?);
+    let internal = |error: tokio::task::JoinError| Failure::Internal(error.to_string());
+    let _turn = desk.hashes.acquire().await;
+    let config = desk.config.keys.clone();
+    let made = tokio::task::spawn_blocking(move || secret::make(id, &config)).await;
+    let (text, secret_hash) = made.map_err(internal)?.map_err(Failure::Internal)?;
+    Ok((id, text, secret_hash))
+}
+
+fn read_consumer(desk: &Desk, fields: &mut Fields) -> ConsumerId {
+    let text = fields.required_text("consumer_id", NAME_CHARS_MAX);
+    let id = text.parse().ok().filter(|id| desk.book().consumer(*id).is_some());
+    if id.is_none() && !text.is_empty() {
+        fields.problem("consumer_id", "must be the id of a consumer");
+    }
+    id.unwrap_or_default()
+}
+
+fn read_services(desk: &Desk, fields: &mut Fields) -> Option<Arc<[ServiceId]>> {
+    let value = fields.take("services")?;
+    let catalog = desk.book().catalog();
+    let Some(names) = value.as_array().filter(|names| names.len() <= SERVICES_MAX) else {
+        let message = format!("must be a list of at most {SERVICES_MAX} services, or null: all");
+        fields.problem("services", message);
+        return None;
+    };
+    let mut services = Vec::with_capacity(names.len());
+    for (place, name) in names.iter().enumerate() {
+        let text = name.as_str().unwrap_or_default();
+        let by_id = text.parse().ok().and_then(|id| catalog.service_by_id(id));
+        match by_id.or_else(|| catalog.service_by_name(text.as_bytes())) {
+            Some(index) => services.push(catalog.services[index as usize].id),
+            None => fields
+                .problem(&format!("services[{place}]"), "must be the id or the name of a service"),
+        }
+    }
+    services.sort_unstable();
+    services.dedup();
+    Some(services.into())
+}
+
+fn status(row: &KeyRow) -> &'static str {
+    match row.expires_at_unix_us {
+        _ if row.revoked_at.is_some() => "revoked",
+        Some(expires_at) if expires_at <= clock::unix_us() => "expired",
+        _ => "active",
+    }
+}
+
+fn shown_once(row: &KeyRow, text: &str) -> Value {
+    let mut value = shown(row);
+    value["key"] = text.into();
+    value
+}
+
+fn shown(row: &KeyRow) -> Value {
+    let services = row
+        .services
+        .as_ref()
+        .map(|services| services.iter().map(ToString::to_string).collect::<Vec<_>>());
+    json!({
+        "id": row.id.to_string(),
+        "consumer_id": row.consumer.to_string(),
+        "name": row.name,
+        "status": status(row),
+        "services": services,
+        "expires_at": row.expires_at_unix_us.map(rfc3339),
+        "revoked_at": row.revoked_at,
+        "created_at": row.created_at,
+    })
+}

@@ -1,0 +1,142 @@
+//! The admin API: plans, consumers, keys, services, prices and usage over HTTP/1.1, for holders
+//! of the admin token. Handlers are thin: read the call, change through the desk, show the row.
+//!
+//! A call runs to its end even where the caller has gone: a change is never left in the store
+//! without the shards having been told.
+
+pub(crate) mod body;
+mod consumers;
+pub(crate) mod error;
+mod keys;
+mod plans;
+mod query;
+mod services;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+use super::desk::Desk;
+use super::store::Failure;
+use axum::Json;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use error::ApiError;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
+
+const BODY_BYTES_MAX: usize = 64 * 1_024;
+
+/// All routes. They need the caller's address (`ConnectInfo<SocketAddr>`).
+pub(crate) fn router(desk: Arc<Desk>) -> Router {
+    let admin = Router::new()
+        .route("/plans", get(plans::list).post(plans::create))
+        .route("/plans/{id}", get(plans::show).patch(plans::change))
+        .route("/consumers", get(consumers::list).post(consumers::create))
+        .route("/consumers/{id}", get(consumers::show).patch(consumers::change))
+        .route("/keys", get(keys::list).post(keys::create))
+        .route("/keys/{id}", get(keys::show).delete(keys::revoke))
+        .route("/keys/{id}/rotate", post(keys::rotate))
+        .route("/services", get(services::list).post(services::create))
+        .route("/services/{id}", get(services::show).patch(services::change))
+        .route("/services/{id}/prices", get(services::prices).post(services::add_price))
+        .route("/usage", get(usage::sums));
+    Router::new()
+        .nest("/admin/v1", admin)
+        .route("/healthz", get(|| async { Json(json!({ "status": "ok" })) }))
+        .route("/metrics", get(metrics))
+        .fallback(|| async { ApiError::no_route() })
+        .method_not_allowed_fallback(|| async { ApiError::no_method() })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(Arc::clone(&desk), guard))
+        .with_state(desk)
+}
+
+/// Lets a call pass that carries the token or needs none, and sees it through.
+async fn guard(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> Response {
+    let is_open = match request.uri().path() {
+        "/healthz" => true,
+        "/metrics" => is_from_loopback(&request),
+        _ => false,
+    };
+    if !is_open && !has_token(&request, &desk.admin_token) {
+        return ApiError::unauthorized().into_response();
+    }
+    match tokio::spawn(next.run(request)).await {
+        Ok(response) => response,
+        Err(error) => ApiError::internal(&error).into_response(),
+    }
+}
+
+fn is_from_loopback(request: &Request) -> bool {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    peer.is_some_and(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback())
+}
+
+fn has_token(request: &Request, token: &str) -> bool {
+    let Some(value) = request.headers().get(header::AUTHORIZATION) else {
+        return false;
+    };
+    let Some((scheme, given)) = value.as_bytes().split_at_checked(b"Bearer ".len()) else {
+        return false;
+    };
+    scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(given.ct_eq(token.as_bytes()))
+}
+
+async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
+    let catalog = desk.book().catalog();
+    let page = desk.metrics.page(&catalog);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page)
+}
+
+/// A body of at most 64 KiB.
+struct Body(Bytes);
+
+impl FromRequest<Arc<Desk>> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, desk: &Arc<Desk>) -> Result<Self, ApiError> {
+        Bytes::from_request(request, desk).await.map(Self).map_err(|rejection| {
+            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                return ApiError::too_large();
+            }
+            ApiError::invalid(None, "The body could not be read to its end.".to_owned())
+        })
+    }
+}
+
+/// A list's answer; a full page names the place to go on from.
+fn page_of<T>(
+    rows: &[T],
+    limit: u32,
+    place: fn(&T) -> i64,
+    show: impl Fn(&T) -> Value,
+) -> Json<Value> {
+    let next = rows.last().filter(|_| rows.len() >= limit as usize);
+    let next_cursor = next.map(|last| place(last).to_string());
+    let data: Vec<Value> = rows.iter().map(show).collect();
+    Json(json!({ "data": data, "next_cursor": next_cursor }))
+}
+
+/// Reads an identity from a path.
+fn parse_id<T: std::str::FromStr>(kind: &str, text: &str) -> Result<T, ApiError> {
+    text.parse().map_err(|_| ApiError::no_such(kind, text))
+}
+
+/// What a failed read or change of one object says.
+fn refuse(kind: &'static str, id: impl ToString) -> impl FnOnce(Failure) -> ApiError {
+    let id = id.to_string();
+    move |failure| match failure {
+        Failure::Missing => ApiError::no_such(kind, &id),
+        Failure::Duplicate => {
+            ApiError::conflict("name", format!("There is a {kind} with this name already."))
+        }
+        Failure::Internal(cause) => ApiError::internal(&cause),
+    }
+}

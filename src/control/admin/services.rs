@@ -1,0 +1,248 @@
+//! `/admin/v1/services` and their prices. The upstream's credential goes in and never comes out.
+
+use super::body::{Fields, Problem};
+use super::error::ApiError;
+use super::query::{self, Pairs};
+use super::{Body, page_of, parse_id, refuse};
+use crate::clock;
+use crate::control::desk::Desk;
+use crate::control::store::services::{self, NewService, PriceRow, ServiceChange, ServiceRow};
+use crate::control::store::{Failure, new_id};
+use crate::control::time_text::rfc3339;
+use crate::control::{price_json, upstream_url};
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+use shard::catalog::PriceModel;
+use shard::units::ServiceId;
+use std::sync::Arc;
+
+const FIELDS: [&str; 6] =
+    ["name", "base_url", "default_path", "upstream_credential", "price", "enabled"];
+const DEFAULT_PATH: &str = "/v1/chat/completions";
+const NAME_CHARS_MAX: usize = 128;
+const TEXT_CHARS_MAX: usize = 2_048;
+const CREDENTIAL_CHARS_MAX: usize = 4_096;
+/// Headers that frame a message or name its target: not the credential's to set.
+const HEADERS_REFUSED: [&str; 10] = [
+    "host",
+    "connection",
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "keep-alive",
+];
+
+pub(super) async fn list(
+    State(desk): State<Arc<Desk>>,
+    Query(pairs): Query<Pairs>,
+) -> Result<Json<Value>, ApiError> {
+    let page = query::only_page(pairs)?;
+    let read = desk.store.run(move |db| services::list(db, page)).await;
+    Ok(page_of(&read.map_err(refuse("service", ""))?, page.limit, |row| row.place, shown))
+}
+
+pub(super) async fn show(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let id: ServiceId = parse_id("service", &id)?;
+    let read = desk.store.run(move |db| services::get(db, id)).await;
+    Ok(Json(shown(&read.map_err(refuse("service", id))?)))
+}
+
+pub(super) async fn create(
+    State(desk): State<Arc<Desk>>,
+    Body(body): Body,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let mut fields = Fields::of_body(&body, &FIELDS)?;
+    let name = fields.required_text("name", NAME_CHARS_MAX);
+    if !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\') {
+        fields.problem("name", "must be visible ASCII without spaces, quotes and backslashes");
+    }
+    let base_url = read_base_url(&mut fields);
+    if base_url.is_none() && !fields.has_problem("base_url") {
+        fields.problem("base_url", "is required");
+    }
+    let new = NewService {
+        id: ServiceId(new_id().map_err(refuse("service", ""))?),
+        name,
+        base_url: base_url.unwrap_or_default(),
+        default_path: read_path(&mut fields).unwrap_or_else(|| DEFAULT_PATH.to_owned()),
+        credential_header: read_credential(&mut fields),
+        enabled: fields.boolean("enabled").unwrap_or(true),
+        price: read_price(&mut fields),
+        effective_at_unix_us: clock::unix_us(),
+    };
+    fields.finish()?;
+    let made = desk.store.run(move |db| services::insert(db, &new)).await;
+    let row = made.map_err(refuse("service", ""))?;
+    desk.publish(false).await.map_err(refuse("service", row.id))?;
+    Ok((StatusCode::CREATED, Json(shown(&row))))
+}
+
+pub(super) async fn change(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+    Body(body): Body,
+) -> Result<Json<Value>, ApiError> {
+    let id: ServiceId = parse_id("service", &id)?;
+    let mut fields = Fields::of_body(&body, &FIELDS)?;
+    if fields.has("name") {
+        fields.problem("name", "cannot be changed: it is the model name that callers send");
+    }
+    if fields.has("price") {
+        fields.problem("price", "has versions: POST it to /admin/v1/services/{id}/prices");
+    }
+    let has_credential = fields.has("upstream_credential");
+    let change = ServiceChange {
+        base_url: read_base_url(&mut fields),
+        default_path: read_path(&mut fields),
+        credential_header: has_credential.then(|| read_credential(&mut fields)),
+        enabled: fields.boolean("enabled"),
+    };
+    fields.finish()?;
+    let changed = desk.store.run(move |db| services::update(db, id, &change)).await;
+    let row = changed.map_err(refuse("service", id))?;
+    desk.publish(false).await.map_err(refuse("service", id))?;
+    Ok(Json(shown(&row)))
+}
+
+pub(super) async fn prices(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+    Query(pairs): Query<Pairs>,
+) -> Result<Json<Value>, ApiError> {
+    let id: ServiceId = parse_id("service", &id)?;
+    let page = query::only_page(pairs)?;
+    let read = desk.store.run(move |db| match services::prices_of(db, id)? {
+        prices if prices.is_empty() => Err(Failure::Missing),
+        prices => Ok(prices),
+    });
+    let mut rows = read.await.map_err(refuse("service", id))?;
+    // By version: the order of creation, as in every list.
+    rows.sort_by_key(|row| row.price.version);
+    rows.retain(|row| i64::from(row.price.version) > page.after);
+    rows.truncate(page.limit as usize);
+    let place = |row: &PriceRow| i64::from(row.price.version);
+    Ok(page_of(&rows, page.limit, place, |row| shown_price(id, row)))
+}
+
+pub(super) async fn add_price(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+    Body(body): Body,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let id: ServiceId = parse_id("service", &id)?;
+    let mut fields = Fields::of_body(&body, &["price", "effective_at"])?;
+    let price = read_price(&mut fields);
+    let effective_at_unix_us = fields.instant("effective_at").unwrap_or_else(clock::unix_us);
+    fields.finish()?;
+    let added =
+        desk.store.run(move |db| services::add_price(db, id, &price, effective_at_unix_us)).await;
+    let row = added.map_err(refuse("service", id))?;
+    desk.publish(false).await.map_err(refuse("service", id))?;
+    Ok((StatusCode::CREATED, Json(shown_price(id, &row))))
+}
+
+fn read_base_url(fields: &mut Fields) -> Option<String> {
+    let url = fields.text("base_url", TEXT_CHARS_MAX)?;
+    match upstream_url::parse(&url) {
+        Ok(_) => Some(url),
+        Err(cause) => {
+            fields.problem("base_url", cause);
+            None
+        }
+    }
+}
+
+fn read_path(fields: &mut Fields) -> Option<String> {
+    let path = fields.text("default_path", TEXT_CHARS_MAX)?;
+    if path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        return Some(path);
+    }
+    fields.problem("default_path", "must begin with / and be visible ASCII without #");
+    None
+}
+
+/// A token, sent as `authorization: Bearer …`, or `{header, value}`: a whole header line.
+fn read_credential(fields: &mut Fields) -> Option<String> {
+    let name = "upstream_credential";
+    match fields.take(name)? {
+        Value::String(token) if is_header_value(&token) => {
+            return Some(format!("authorization: Bearer {token}"));
+        }
+        value @ Value::Object(_) => match read_header(&value, name) {
+            Ok(line) => return Some(line),
+            Err(problems) => fields.add(problems),
+        },
+        _ => fields.problem(
+            name,
+            "must be a token of visible ASCII, or {\"header\": …, \"value\": …}, or null: none",
+        ),
+    }
+    None
+}
+
+fn read_header(value: &Value, path: &str) -> Result<String, Vec<Problem>> {
+    let mut inner = Fields::nested(value, path, &["header", "value"])?;
+    let header = inner.required_text("header", NAME_CHARS_MAX).to_ascii_lowercase();
+    let is_name =
+        header.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    if !is_name || HEADERS_REFUSED.contains(&header.as_str()) {
+        inner.problem("header", "must be the name of a header that carries a credential");
+    }
+    let text = inner.required_text("value", CREDENTIAL_CHARS_MAX);
+    if !text.is_empty() && !is_header_value(&text) {
+        inner.problem("value", "must be visible ASCII, with single spaces inside at the most");
+    }
+    inner.finish().map(|()| format!("{header}: {text}"))
+}
+
+fn is_header_value(text: &str) -> bool {
+    let is_visible = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    is_visible && !text.is_empty() && text.trim() == text && text.len() <= CREDENTIAL_CHARS_MAX
+}
+
+fn read_price(fields: &mut Fields) -> PriceModel {
+    match fields.take("price") {
+        None => fields.problem("price", "is required"),
+        Some(value) => match price_json::read(&value, "price") {
+            Ok(price) => return price,
+            Err(problems) => fields.add(problems),
+        },
+    }
+    PriceModel::PerToken(Default::default())
+}
+
+fn shown(row: &ServiceRow) -> Value {
+    let now_unix_us = clock::unix_us();
+    let begun = row.prices.iter().rev().find(|it| it.price.effective_at_unix_us <= now_unix_us);
+    let current = begun.or_else(|| row.prices.first()).map(|it| &it.price);
+    json!({
+        "id": row.id.to_string(),
+        "name": row.name,
+        "base_url": row.base_url,
+        "default_path": row.default_path,
+        "has_upstream_credential": row.credential_header.is_some(),
+        "enabled": row.enabled,
+        "price": current.map(|price| price_json::write(&price.model)),
+        "price_version": current.map(|price| price.version),
+        "created_at": row.created_at,
+    })
+}
+
+fn shown_price(service: ServiceId, row: &PriceRow) -> Value {
+    json!({
+        "service_id": service.to_string(),
+        "version": row.price.version,
+        "price": price_json::write(&row.price.model),
+        "effective_at": rfc3339(row.price.effective_at_unix_us),
+        "created_at": row.created_at,
+    })
+}

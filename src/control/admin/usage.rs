@@ -1,0 +1,118 @@
+//! `/admin/v1/usage`: sums of the ledger. They lag the calls by a batch of the writer, 100 ms.
+
+use super::body::Fields;
+use super::error::ApiError;
+use super::query::{self, Pairs};
+use super::refuse;
+use crate::control::desk::Desk;
+use crate::control::store::usage::{self, By, Span, Sum};
+use crate::control::time_text::{day, parse_day, parse_rfc3339, rfc3339};
+use axum::Json;
+use axum::extract::{Query, State};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+const PARAMETERS: [&str; 5] = ["by", "from", "to", "limit", "cursor"];
+const ROWS_MAX: i64 = 10_000;
+const TEXT_CHARS_MAX: usize = 64;
+const DAY_US: i64 = 86_400_000_000;
+
+pub(super) async fn sums(
+    State(desk): State<Arc<Desk>>,
+    Query(pairs): Query<Pairs>,
+) -> Result<Json<Value>, ApiError> {
+    let mut fields = query::read(pairs, &PARAMETERS)?;
+    let by = read_by(&mut fields);
+    let span = read_span(&mut fields);
+    let limit = query::number(&mut fields, "limit", ROWS_MAX).unwrap_or(ROWS_MAX);
+    let offset = query::number(&mut fields, "cursor", i64::MAX).unwrap_or(0);
+    fields.finish()?;
+    let asked = by.clone();
+    let read = desk.store.run(move |db| usage::sums(db, &asked, &span, limit as u32, offset)).await;
+    let sums = read.map_err(refuse("usage", ""))?;
+    let next_cursor = (sums.len() as i64 >= limit && !by.is_empty())
+        .then(|| offset.saturating_add(limit).to_string());
+    let data: Vec<Value> = sums.iter().map(|sum| shown(&desk, &by, sum)).collect();
+    Ok(Json(json!({ "data": data, "next_cursor": next_cursor })))
+}
+
+fn read_by(fields: &mut Fields) -> Vec<By> {
+    let mut by = Vec::new();
+    let Some(text) = fields.text("by", TEXT_CHARS_MAX) else {
+        return by;
+    };
+    for name in text.split(',') {
+        let known = match name.trim() {
+            "consumer" => By::Consumer,
+            "service" => By::Service,
+            "day" => By::Day,
+            _ => {
+                fields.problem("by", "must be some of consumer, service and day, with commas");
+                return by;
+            }
+        };
+        if by.contains(&known) {
+            fields.problem("by", format!("names {} twice", name.trim()));
+            return by;
+        }
+        by.push(known);
+    }
+    by
+}
+
+/// Days where the bounds are days (`to` is inclusive) or midnights, else instants (`to` is not).
+fn read_span(fields: &mut Fields) -> Span {
+    let mut span = Span::default();
+    for (name, is_end) in [("from", false), ("to", true)] {
+        let Some(text) = fields.text(name, TEXT_CHARS_MAX) else { continue };
+        // A + for the offset arrives as a space where the caller did not escape it.
+        let (date, instant) = (parse_day(&text), parse_rfc3339(&text.replace(' ', "+")));
+        let bound = match (date, instant) {
+            (Some(_), _) => (text, true),
+            (None, Some(at)) if at % DAY_US == 0 => (day(at - i64::from(is_end)), true),
+            (None, Some(at)) => (rfc3339(at), false),
+            (None, None) => {
+                fields.problem(
+                    name,
+                    "must be a day or a time, such as 2030-01-31 or 2030-01-31T00:00:00Z",
+                );
+                continue;
+            }
+        };
+        match (bound, is_end) {
+            ((text, true), false) => span.from_day = Some(text),
+            ((text, true), true) => span.to_day = Some(text),
+            ((text, false), false) => span.from_instant = Some(text),
+            ((text, false), true) => span.before_instant = Some(text),
+        }
+    }
+    span
+}
+
+fn shown(desk: &Desk, by: &[By], sum: &Sum) -> Value {
+    let mut value = json!({});
+    for (by, text) in by.iter().zip(&sum.group) {
+        match by {
+            By::Day => value["day"] = text.as_str().into(),
+            By::Consumer => {
+                let book = desk.book();
+                let consumer = text.parse().ok().and_then(|id| book.consumer(id));
+                value["consumer_id"] = text.as_str().into();
+                value["consumer"] = consumer.map(|consumer| consumer.name.to_string()).into();
+            }
+            By::Service => {
+                let catalog = desk.book().catalog();
+                let index = text.parse().ok().and_then(|id| catalog.service_by_id(id));
+                let name = index.map(|index| catalog.services[index as usize].name.to_string());
+                value["service_id"] = text.as_str().into();
+                value["service"] = name.into();
+            }
+        }
+    }
+    value["calls"] = sum.calls.into();
+    value["input_tokens"] = sum.input_tokens.into();
+    value["cached_tokens"] = sum.cached_tokens.into();
+    value["output_tokens"] = sum.output_tokens.into();
+    value["cost_nanousd"] = sum.cost.0.into();
+    value
+}

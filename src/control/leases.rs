@@ -1,0 +1,196 @@
+//! The instance's pool of leases and the authority it leases from, which in the embedded default
+//! run here, in the same thread: a call is a function call. A month that the authority does not
+//! know is read from the ledger first; until then its calls stay unanswered, as if on the way.
+
+use super::post::Post;
+use crate::metrics::ControlMetrics;
+use shard::authority::{Authority, AuthorityConfig};
+use shard::catalog::Catalog;
+use shard::lease::{Answer, LeaseCall, Status};
+use shard::message::{QuotaWant, RateWant};
+use shard::pool::{Pool, PoolConfig};
+use shard::units::{ConsumerId, Nanos, Period};
+use std::collections::HashMap;
+
+/// A month whose consumption the ledger has to tell.
+pub(crate) type Month = (ConsumerId, Period);
+
+/// See the module.
+pub(crate) struct Leases {
+    pool: Pool,
+    authority: Authority,
+    /// Months being read, each with the call that waits for it.
+    seeding: HashMap<Month, LeaseCall>,
+}
+
+impl Leases {
+    /// No leases. `holder` names the process and is never used again.
+    pub(crate) fn new(holder: u128, shards: u16) -> Self {
+        // Embedded: no network, so no round trip and nothing to be spared.
+        let (rtt, call_gap) = (Nanos(0), Nanos(0));
+        Self {
+            pool: Pool::new(PoolConfig { holder, shards, rtt, call_gap }),
+            authority: Authority::new(AuthorityConfig { rtt }),
+            seeding: HashMap::new(),
+        }
+    }
+
+    /// A shard's word on a bucket; [`Leases::advance`] answers.
+    pub(crate) fn on_rate(&mut self, want: RateWant, catalog: &Catalog, now: Nanos) {
+        if let Some(plan) = catalog.plans.get(want.plan as usize) {
+            self.pool.on_rate(want, plan, now);
+        }
+    }
+
+    /// A shard's word on a month; [`Leases::advance`] answers.
+    pub(crate) fn on_quota(&mut self, want: QuotaWant, catalog: &Catalog, now: Nanos) {
+        if let Some(plan) = catalog.plans.get(want.plan as usize) {
+            self.pool.on_quota(want, plan, now);
+        }
+    }
+
+    /// The ledger's word on a month that [`Leases::advance`] asked for. `None`: it could not be
+    /// read; the pool repeats its call, and the question comes again.
+    pub(crate) fn on_seed(&mut self, month: Month, tokens: Option<u64>, now: Nanos) {
+        let Some(call) = self.seeding.remove(&month) else { return };
+        if let Some(tokens) = tokens {
+            self.authority.seed_quota(month.0, month.1, tokens);
+            let reply = self.authority.call(&call, now);
+            self.pool.on_reply(reply, now);
+        }
+    }
+
+    /// When [`Leases::advance`] has something to do that no message brings about.
+    pub(crate) fn timeout(&self) -> Option<Nanos> {
+        self.pool.poll_timeout()
+    }
+
+    /// Does all that is due and answers the shards; months that the ledger must tell come back.
+    pub(crate) fn advance(
+        &mut self,
+        now: Nanos,
+        post: &Post,
+        metrics: &ControlMetrics,
+    ) -> Vec<Month> {
+        let mut unknown = Vec::new();
+        self.pool.on_timeout(now);
+        while let Some(call) = self.pool.poll_call(now) {
+            metrics.authority_calls.add(1);
+            let reply = self.authority.call(&call, now);
+            match reply.answer {
+                Answer::Quota(answer) if answer.status == Status::NeedSeed => {
+                    let month = (answer.consumer, answer.period);
+                    if self.seeding.insert(month, call).is_none() {
+                        unknown.push(month);
+                    }
+                }
+                _ => self.pool.on_reply(reply, now),
+            }
+        }
+        while let Some((shard, message)) = self.pool.poll_shard() {
+            post.tell(shard, message);
+        }
+        unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shard::catalog::Plan;
+    use shard::message::{QuotaGrant, ToShard};
+    use shard::units::{BucketId, PlanId};
+
+    const MONTH: Month = (ConsumerId(1), Period(202_611));
+
+    fn catalog() -> Catalog {
+        let plan = Plan {
+            id: PlanId(1),
+            name: "p".into(),
+            rate_per_s: 10,
+            burst: 10,
+            quota_tokens: 100,
+            when_lost: None,
+        };
+        Catalog::new(1, vec![plan], Vec::new())
+    }
+
+    fn quota_want(need: u64) -> QuotaWant {
+        QuotaWant {
+            shard: 0,
+            consumer: MONTH.0,
+            plan: 0,
+            period: MONTH.1,
+            want: need,
+            need,
+            consumed: 0,
+            returned: 0,
+        }
+    }
+
+    fn quota_grant(mail: &flume::Receiver<ToShard>) -> Option<QuotaGrant> {
+        match mail.try_recv() {
+            Ok(ToShard::Quota(grant)) => Some(grant),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn rate_is_granted_in_the_same_turn() {
+        let (to_shard, mail) = flume::unbounded();
+        let (post, metrics) = (Post::new(vec![to_shard]), ControlMetrics::default());
+        let (mut leases, now) = (Leases::new(1, 1), Nanos::from_s(100));
+        let want = RateWant {
+            shard: 0,
+            bucket: BucketId(1),
+            plan: 0,
+            lease: 0,
+            want: 1,
+            need: 1,
+            demand: 1,
+            used: 0,
+            returned: 0,
+        };
+        leases.on_rate(want, &catalog(), now);
+        assert!(leases.advance(now, &post, &metrics).is_empty());
+        let granted = match mail.try_recv() {
+            Ok(ToShard::Rate(grant)) => grant.granted,
+            _ => 0,
+        };
+        assert!(granted >= 1);
+        assert_eq!(metrics.authority_calls.get(), 1);
+        assert!(leases.timeout().is_some());
+    }
+
+    #[test]
+    fn a_month_goes_on_where_the_ledger_says() {
+        let (to_shard, mail) = flume::unbounded();
+        let (post, metrics) = (Post::new(vec![to_shard]), ControlMetrics::default());
+        let (mut leases, now) = (Leases::new(1, 1), Nanos::from_s(100));
+        leases.on_quota(quota_want(10), &catalog(), now);
+        assert_eq!(leases.advance(now, &post, &metrics), [MONTH]);
+        assert_eq!(quota_grant(&mail), None);
+        leases.on_seed(MONTH, Some(85), now);
+        assert!(leases.advance(now, &post, &metrics).is_empty());
+        let grant = quota_grant(&mail);
+        assert!(grant.is_some_and(|grant| grant.granted >= 10 && !grant.exhausted), "{grant:?}");
+        leases.on_quota(quota_want(10), &catalog(), now);
+        assert!(leases.advance(now, &post, &metrics).is_empty());
+        assert!(quota_grant(&mail).is_some_and(|grant| grant.granted < 10 && grant.exhausted));
+    }
+
+    #[test]
+    fn a_month_that_could_not_be_read_is_asked_for_again() {
+        let (to_shard, mail) = flume::unbounded();
+        let (post, metrics) = (Post::new(vec![to_shard]), ControlMetrics::default());
+        let (mut leases, now) = (Leases::new(1, 1), Nanos::from_s(100));
+        leases.on_quota(quota_want(10), &catalog(), now);
+        assert_eq!(leases.advance(now, &post, &metrics), [MONTH]);
+        leases.on_seed(MONTH, None, now);
+        let later = now.after(Nanos::from_ms(50));
+        assert_eq!(leases.advance(later, &post, &metrics), [MONTH]);
+        let even_later = later.after(Nanos::from_s(1));
+        assert!(leases.advance(even_later, &post, &metrics).is_empty(), "one read at a time");
+        drop(mail);
+    }
+}

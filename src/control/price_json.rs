@@ -1,0 +1,210 @@
+//! Prices as the API's JSON. Read with every problem named by its field; written as they were.
+
+use super::admin::body::{Fields, Problem};
+use serde_json::{Value, json};
+use shard::catalog::{PriceModel, Tier, TokenPrices};
+
+/// Largest price and fee, nano-USD: a million dollars. Far above any, far below an overflow.
+const NANOUSD_MAX: u64 = 1_000_000_000_000_000;
+/// Largest count of tokens; JSON readers that hold numbers as doubles keep it whole.
+const TOKENS_MAX: u64 = (1 << 53) - 1;
+/// Tiers of one price.
+const TIERS_MAX: usize = 64;
+const INPUT: &str = "input_nanousd_per_mtok";
+const CACHED: &str = "cached_input_nanousd_per_mtok";
+const OUTPUT: &str = "output_nanousd_per_mtok";
+
+/// Reads a price; `path` is the name of the field that holds it.
+pub(crate) fn read(value: &Value, path: &str) -> Result<PriceModel, Vec<Problem>> {
+    let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
+    let known: &[&str] = match kind {
+        "per_token" => &["kind", INPUT, CACHED, OUTPUT],
+        "tiered" => &["kind", "tiers"],
+        "subscription" => &["kind", "fee_nanousd", "allowance_tokens", "overage"],
+        _ => {
+            let message = "must be \"per_token\", \"tiered\" or \"subscription\"";
+            return Err(vec![Problem::new(format!("{path}.kind"), message)]);
+        }
+    };
+    let mut fields = Fields::nested(value, path, known)?;
+    let model = match kind {
+        "per_token" => PriceModel::PerToken(read_token_prices(&mut fields)),
+        "tiered" => PriceModel::Tiered(read_tiers(&mut fields)),
+        _ => read_subscription(&mut fields),
+    };
+    fields.finish().map(|()| model)
+}
+
+/// Writes what [`read`] reads.
+pub(crate) fn write(model: &PriceModel) -> Value {
+    match model {
+        PriceModel::PerToken(prices) => per_token(prices),
+        PriceModel::Tiered(tiers) => {
+            let tiers: Vec<Value> = tiers
+                .iter()
+                .map(|tier| {
+                    json!({
+                        "up_to_tokens": tier.up_to_tokens,
+                        INPUT: tier.prices.input_nanousd_per_mtok,
+                        OUTPUT: tier.prices.output_nanousd_per_mtok,
+                    })
+                })
+                .collect();
+            json!({ "kind": "tiered", "tiers": tiers })
+        }
+        PriceModel::Subscription { fee_nanousd, allowance_tokens, overage } => json!({
+            "kind": "subscription",
+            "fee_nanousd": fee_nanousd,
+            "allowance_tokens": allowance_tokens,
+            "overage": per_token(overage),
+        }),
+    }
+}
+
+fn per_token(prices: &TokenPrices) -> Value {
+    json!({
+        "kind": "per_token",
+        INPUT: prices.input_nanousd_per_mtok,
+        CACHED: prices.cached_input_nanousd_per_mtok,
+        OUTPUT: prices.output_nanousd_per_mtok,
+    })
+}
+
+/// Cached input costs what input costs where no other price is named.
+fn read_token_prices(fields: &mut Fields) -> TokenPrices {
+    let input = fields.required_integer(INPUT, 0..=NANOUSD_MAX);
+    TokenPrices {
+        input_nanousd_per_mtok: input,
+        cached_input_nanousd_per_mtok: fields.integer(CACHED, 0..=NANOUSD_MAX).unwrap_or(input),
+        output_nanousd_per_mtok: fields.required_integer(OUTPUT, 0..=NANOUSD_MAX),
+    }
+}
+
+fn read_tiers(fields: &mut Fields) -> Box<[Tier]> {
+    let Some(Value::Array(values)) = fields.take("tiers") else {
+        fields.problem("tiers", "must be a list of tiers");
+        return Box::default();
+    };
+    if values.is_empty() || values.len() > TIERS_MAX {
+        fields.problem("tiers", format!("must have 1 to {TIERS_MAX} tiers"));
+        return Box::default();
+    }
+    let (mut tiers, mut below, last) = (Vec::with_capacity(values.len()), 0, values.len() - 1);
+    for (place, value) in values.iter().enumerate() {
+        let path = fields.path(&format!("tiers[{place}]"));
+        let mut tier_fields = match Fields::nested(value, &path, &["up_to_tokens", INPUT, OUTPUT]) {
+            Ok(tier_fields) => tier_fields,
+            Err(problems) => {
+                fields.add(problems);
+                continue;
+            }
+        };
+        let up_to_tokens = tier_fields.integer("up_to_tokens", 1..=TOKENS_MAX);
+        match up_to_tokens {
+            None if place != last => {
+                tier_fields.problem("up_to_tokens", "may be null in the last tier only");
+            }
+            Some(_) if place == last => {
+                tier_fields.problem("up_to_tokens", "must be null in the last tier");
+            }
+            Some(end) if end <= below => {
+                tier_fields.problem("up_to_tokens", "must be above the tier before");
+            }
+            _ => {}
+        }
+        below = up_to_tokens.unwrap_or(below);
+        let input = tier_fields.required_integer(INPUT, 0..=NANOUSD_MAX);
+        let output = tier_fields.required_integer(OUTPUT, 0..=NANOUSD_MAX);
+        let prices = TokenPrices {
+            input_nanousd_per_mtok: input,
+            cached_input_nanousd_per_mtok: input,
+            output_nanousd_per_mtok: output,
+        };
+        tiers.push(Tier { up_to_tokens, prices });
+        if let Err(problems) = tier_fields.finish() {
+            fields.add(problems);
+        }
+    }
+    tiers.into()
+}
+
+fn read_subscription(fields: &mut Fields) -> PriceModel {
+    let fee_nanousd = fields.required_integer("fee_nanousd", 0..=NANOUSD_MAX);
+    let allowance_tokens = fields.required_integer("allowance_tokens", 0..=TOKENS_MAX);
+    let mut overage = TokenPrices::default();
+    match fields.take("overage") {
+        None => fields.problem("overage", "is required"),
+        Some(value) => {
+            let (path, known) = (fields.path("overage"), ["kind", INPUT, CACHED, OUTPUT]);
+            if !matches!(value.get("kind"), None | Some(Value::Null))
+                && value["kind"] != "per_token"
+            {
+                fields.problem("overage.kind", "must be \"per_token\" or left out");
+            }
+            let read = Fields::nested(&value, &path, &known).and_then(|mut inner| {
+                overage = read_token_prices(&mut inner);
+                inner.finish()
+            });
+            if let Err(problems) = read {
+                fields.add(problems);
+            }
+        }
+    }
+    PriceModel::Subscription { fee_nanousd, allowance_tokens, overage }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(value: &Value) -> Vec<String> {
+        read(value, "price").err().into_iter().flatten().map(|problem| problem.field).collect()
+    }
+
+    #[test]
+    fn each_kind_round_trips() {
+        for price in [
+            json!({"kind": "per_token", INPUT: 1, CACHED: 2, OUTPUT: 3}),
+            json!({"kind": "tiered", "tiers": [
+                {"up_to_tokens": 10, INPUT: 5, OUTPUT: 6},
+                {"up_to_tokens": null, INPUT: 1, OUTPUT: 2}
+            ]}),
+            json!({"kind": "subscription", "fee_nanousd": 9, "allowance_tokens": 8,
+                   "overage": {"kind": "per_token", INPUT: 1, CACHED: 1, OUTPUT: 3}}),
+        ] {
+            let model = read(&price, "price").ok();
+            assert_eq!(model.as_ref().map(write), Some(price));
+        }
+    }
+
+    #[test]
+    fn problems_carry_the_path_of_their_field() {
+        for (price, path) in [
+            (json!(7), "price.kind"),
+            (json!({"kind": "free"}), "price.kind"),
+            (json!({"kind": "per_token", INPUT: 1}), "price.output_nanousd_per_mtok"),
+            (json!({"kind": "per_token", INPUT: -1, OUTPUT: 1}), "price.input_nanousd_per_mtok"),
+            (json!({"kind": "per_token", INPUT: 1, OUTPUT: 1, "x": 1}), "price.x"),
+            (json!({"kind": "tiered", "tiers": []}), "price.tiers"),
+            (
+                json!({"kind": "tiered", "tiers": [{"up_to_tokens": 5, INPUT: 1, OUTPUT: 1}]}),
+                "price.tiers[0].up_to_tokens",
+            ),
+            (
+                json!({"kind": "tiered", "tiers": [
+                    {"up_to_tokens": 5, INPUT: 1, OUTPUT: 1},
+                    {"up_to_tokens": 5, INPUT: 1, OUTPUT: 1},
+                    {"up_to_tokens": null, INPUT: 1, OUTPUT: 1}
+                ]}),
+                "price.tiers[1].up_to_tokens",
+            ),
+            (
+                json!({"kind": "subscription", "fee_nanousd": 1, "allowance_tokens": 1,
+                       "overage": {INPUT: 1.5, OUTPUT: 1}}),
+                "price.overage.input_nanousd_per_mtok",
+            ),
+        ] {
+            assert_eq!(paths(&price), [path], "{price}");
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Control's loop: one message, one finished check or one due timer at a time, and after each the
+//! leases. Nothing in here waits but for the next of them.
+
+use super::admin;
+use super::desk::Desk;
+use super::leases::{Leases, Month};
+use super::months::{Asked, Months, Place};
+use super::post::Post;
+use super::store::usage;
+use super::tokenizer::Tokenizer;
+use super::verifier::{Checked, Question, Verifier};
+use crate::clock;
+use crate::config::Config;
+use shard::catalog::{Catalog, PriceModel};
+use shard::message::{ToControl, ToShard};
+use shard::units::{ConsumerId, NanoUsd, Nanos, Period};
+use std::collections::HashSet;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// Messages handled before timers, checks and the admin API get their turn.
+const BATCH_MAX: usize = 256;
+/// Answers of the ledger on their way to the loop; more wait in their tasks.
+const READS_MAX: usize = 1_024;
+/// How often upstream hosts are looked up again, and the catalog compared with the store.
+const REFRESH_EVERY: Duration = Duration::from_secs(30);
+/// A month that could not be read is read again after this.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// What the owner of the thread asks for.
+pub(super) enum Command {
+    Drain,
+    Stop,
+}
+
+/// What wakes the loop from outside.
+pub(super) struct Inbox {
+    pub(super) from_shards: flume::Receiver<ToControl>,
+    pub(super) commanded: flume::Receiver<Command>,
+}
+
+/// The threads that work for the loop.
+pub(super) struct Workers {
+    verifier: Verifier,
+    checks: flume::Receiver<Checked>,
+    tokenizer: Tokenizer,
+}
+
+impl Workers {
+    pub(super) fn start(config: &Config, post: &Post) -> io::Result<Self> {
+        let (verifier, checks) = Verifier::start(&config.keys)?;
+        Ok(Self { verifier, checks, tokenizer: Tokenizer::start(post.clone())? })
+    }
+}
+
+/// The ledger's answer to a task of the loop.
+enum Read {
+    Seed(Month, Option<u64>),
+    Place(Place, u64),
+}
+
+/// The loop's own state.
+struct Loop {
+    desk: Arc<Desk>,
+    verifier: Verifier,
+    tokenizer: Tokenizer,
+    leases: Leases,
+    months: Months,
+    reads: flume::Sender<Read>,
+    drained: HashSet<u16>,
+    tell_drained: flume::Sender<()>,
+}
+
+/// Runs until told to stop.
+pub(super) async fn run(
+    desk: Arc<Desk>,
+    inbox: Inbox,
+    workers: Workers,
+    admin_listener: TcpListener,
+    instance: u128,
+    tell_drained: flume::Sender<()>,
+) {
+    tokio::spawn(serve_admin(Arc::clone(&desk), admin_listener));
+    let mut refresh = tokio::time::interval(REFRESH_EVERY);
+    refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    refresh.reset();
+    let (reads, read) = flume::bounded(READS_MAX);
+    let leases = Leases::new(instance, desk.post.shards() as u16);
+    let Workers { verifier, checks, tokenizer } = workers;
+    let (months, drained) = (Months::default(), HashSet::new());
+    let mut state =
+        Loop { desk, verifier, tokenizer, leases, months, reads, drained, tell_drained };
+    loop {
+        let due = due_instant(state.leases.timeout());
+        tokio::select! {
+            message = inbox.from_shards.recv_async() => match message {
+                Ok(message) => state.on_messages(message, &inbox.from_shards),
+                Err(flume::RecvError::Disconnected) => return,
+            },
+            Ok(checked) = checks.recv_async() => state.on_checked(checked),
+            Ok(read) = read.recv_async() => state.on_read(read),
+            command = inbox.commanded.recv_async() => match command {
+                Ok(Command::Drain) => state.desk.post.tell_all(&ToShard::Drain).await,
+                Ok(Command::Stop) | Err(flume::RecvError::Disconnected) => return,
+            },
+            _ = refresh.tick() => { tokio::spawn(refresh_catalog(Arc::clone(&state.desk))); }
+            () = tokio::time::sleep_until(due) => {}
+        }
+        state.advance_leases();
+        // Mail that never ends must not keep the admin API from its turn.
+        tokio::task::coop::consume_budget().await;
+    }
+}
+
+async fn serve_admin(desk: Arc<Desk>, listener: TcpListener) {
+    let service = admin::router(desk).into_make_service_with_connect_info::<SocketAddr>();
+    let served = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => axum::serve(listener, service).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
+        tracing::error!(%error, "the admin API is not served any more");
+    }
+}
+
+async fn refresh_catalog(desk: Arc<Desk>) {
+    if let Err(failure) = desk.publish(true).await {
+        tracing::error!(%failure, "the catalog was not refreshed");
+    }
+}
+
+/// The loop's timer; far away where nothing is due.
+fn due_instant(due: Option<Nanos>) -> Instant {
+    let wait = due.map_or(REFRESH_EVERY, |due| Duration::from_nanos(due.since(clock::now()).0));
+    Instant::now() + wait.min(REFRESH_EVERY)
+}
+
+impl Loop {
+    fn on_messages(&mut self, first: ToControl, more: &flume::Receiver<ToControl>) {
+        let catalog = self.desk.book().catalog();
+        self.on_message(first, &catalog);
+        for message in more.try_iter().take(BATCH_MAX) {
+            self.on_message(message, &catalog);
+        }
+    }
+
+    fn on_message(&mut self, message: ToControl, catalog: &Catalog) {
+        match message {
+            ToControl::Rate(want) => self.leases.on_rate(want, catalog, clock::now()),
+            ToControl::Quota(want) => self.leases.on_quota(want, catalog, clock::now()),
+            ToControl::Verify { shard, digest, text, peer } => {
+                self.verify(&Question { shard, digest, text, peer });
+            }
+            ToControl::Month { shard, consumer, service, period } => {
+                self.find_month(shard, Place { consumer, service, period });
+            }
+            ToControl::Count { shard, ticket, input, output } => {
+                self.tokenizer.ask(shard, ticket, input, output);
+            }
+            ToControl::Account { shard, ticket, consumer, period } => {
+                let desk = Arc::clone(&self.desk);
+                tokio::spawn(answer_account(desk, shard, ticket, consumer, period));
+            }
+            ToControl::Drained { shard } => {
+                self.drained.insert(shard);
+                if self.drained.len() == self.desk.post.shards() {
+                    // Told once; nobody may be waiting any more.
+                    let _ = self.tell_drained.try_send(());
+                }
+            }
+        }
+    }
+
+    fn verify(&mut self, question: &Question) {
+        let metrics = &self.desk.metrics.control;
+        let verdict = self.verifier.ask(question, &self.desk.book(), clock::moment(), metrics);
+        if let Some(verdict) = verdict {
+            let digest = question.digest;
+            self.desk.post.tell(question.shard, ToShard::Verdict { digest, verdict });
+        }
+    }
+
+    /// The book is read and the verdict sent in one step: a revocation comes wholly before it or
+    /// wholly after it, with its `Forget` after the verdict.
+    fn on_checked(&mut self, checked: Checked) {
+        let (book, metrics) = (self.desk.book(), &self.desk.metrics.control);
+        let (shards, verdict) = self.verifier.checked(checked, &book, clock::moment(), metrics);
+        for shard in shards {
+            let (digest, verdict) = (checked.digest, verdict.clone());
+            self.desk.post.tell(shard, ToShard::Verdict { digest, verdict });
+        }
+    }
+
+    fn find_month(&mut self, shard: u16, place: Place) {
+        match self.months.ask(shard, place) {
+            Asked::Answer(message) => self.desk.post.tell(shard, message),
+            Asked::Wait => {}
+            Asked::Read => {
+                tokio::spawn(read_place(Arc::clone(&self.desk), place, self.reads.clone()));
+            }
+        }
+    }
+
+    fn on_read(&mut self, read: Read) {
+        match read {
+            Read::Seed(month, tokens) => self.leases.on_seed(month, tokens, clock::now()),
+            Read::Place(place, tokens) => {
+                if let Some((shards, message)) = self.months.on_read(place, tokens) {
+                    for shard in shards {
+                        self.desk.post.tell(shard, message.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    fn advance_leases(&mut self) {
+        let metrics = &self.desk.metrics.control;
+        for month in self.leases.advance(clock::now(), &self.desk.post, metrics) {
+            tokio::spawn(read_seed(Arc::clone(&self.desk), month, self.reads.clone()));
+        }
+    }
+}
+
+async fn read_seed(desk: Arc<Desk>, month: Month, reads: flume::Sender<Read>) {
+    let (consumer, period) = month;
+    let read = desk.store.run(move |db| usage::month_tokens(db, consumer, None, period)).await;
+    let tokens =
+        read.inspect_err(|failure| tracing::error!(%failure, "a month's quota was not read")).ok();
+    // The loop has ended where it takes no answer.
+    let _ = reads.send_async(Read::Seed(month, tokens)).await;
+}
+
+/// Shards wait for the word and do not ask again, so it is read until it can be.
+async fn read_place(desk: Arc<Desk>, place: Place, reads: flume::Sender<Read>) {
+    let Place { consumer, service, period } = place;
+    let tokens = loop {
+        let read = move |db: &mut rusqlite::Connection| {
+            usage::month_tokens(db, consumer, Some(service), period)
+        };
+        match desk.store.run(read).await {
+            Ok(tokens) => break tokens,
+            Err(failure) => tracing::error!(%failure, "a month's tokens were not read"),
+        }
+        tokio::time::sleep(READ_AGAIN_AFTER).await;
+    };
+    let _ = reads.send_async(Read::Place(place, tokens)).await;
+}
+
+/// The month by the ledger, which lags the calls by a batch of the writer. A month that cannot
+/// be read is not answered: the shard's own timeout is.
+async fn answer_account(
+    desk: Arc<Desk>,
+    shard: u16,
+    ticket: u64,
+    consumer: ConsumerId,
+    period: Period,
+) {
+    let read = desk.store.run(move |db| usage::month_costs(db, consumer, period)).await;
+    let month = match read {
+        Ok(month) => month,
+        Err(failure) => {
+            tracing::error!(%failure, "a month's cost was not read");
+            return;
+        }
+    };
+    let (catalog, consumer_name) = {
+        let book = desk.book();
+        let name = book.consumer(consumer).map_or_else(|| "".into(), |it| Arc::clone(&it.name));
+        (book.catalog(), name)
+    };
+    let (mut cost, mut fees, mut calls) = (NanoUsd(0), NanoUsd(0), 0);
+    for (service, service_cost, service_calls) in month {
+        cost.0 = cost.0.saturating_add(service_cost.0);
+        calls += service_calls;
+        let index = catalog.service_by_id(service);
+        let price = index.map(|it| catalog.services[it as usize].price_at(clock::unix_us()));
+        if let Some(PriceModel::Subscription { fee_nanousd, .. }) = price.map(|it| &it.model) {
+            fees.0 = fees.0.saturating_add_unsigned(*fee_nanousd);
+        }
+    }
+    let account = ToShard::Account { ticket, cost, fees, calls, consumer_name };
+    desk.post.tell(shard, account);
+}

@@ -1,0 +1,73 @@
+//! The table `consumers`.
+
+use super::{Failure, Page, created_now, id_at};
+use rusqlite::{Connection, Row};
+use shard::units::{ConsumerId, PlanId};
+
+const SELECT: &str = "SELECT consumers.place, consumers.id, consumers.name, plan_id, plans.name,
+    consumers.created_at FROM consumers JOIN plans ON plans.id = plan_id";
+
+/// A row, with its plan's name.
+#[derive(Clone, Debug)]
+pub(crate) struct ConsumerRow {
+    pub(crate) place: i64,
+    pub(crate) id: ConsumerId,
+    pub(crate) name: String,
+    pub(crate) plan: PlanId,
+    pub(crate) plan_name: String,
+    pub(crate) created_at: String,
+}
+
+/// A new consumer.
+pub(crate) fn insert(
+    connection: &Connection,
+    id: ConsumerId,
+    name: &str,
+    plan: PlanId,
+) -> Result<ConsumerRow, Failure> {
+    connection.execute(
+        "INSERT INTO consumers (id, name, plan_id, created_at) VALUES (?1, ?2, ?3, ?4)",
+        (id.to_string(), name, plan.to_string(), created_now()),
+    )?;
+    get(connection, id)
+}
+
+/// Changes a consumer's name, plan or both.
+pub(crate) fn update(
+    connection: &Connection,
+    id: ConsumerId,
+    name: Option<&str>,
+    plan: Option<PlanId>,
+) -> Result<ConsumerRow, Failure> {
+    connection.execute(
+        "UPDATE consumers SET name = coalesce(?2, name), plan_id = coalesce(?3, plan_id)
+         WHERE id = ?1",
+        (id.to_string(), name, plan.map(|plan| plan.to_string())),
+    )?;
+    get(connection, id)
+}
+
+/// One consumer.
+pub(crate) fn get(connection: &Connection, id: ConsumerId) -> Result<ConsumerRow, Failure> {
+    let query = format!("{SELECT} WHERE consumers.id = ?1");
+    Ok(connection.query_row(&query, [id.to_string()], read)?)
+}
+
+/// One page of the consumers.
+pub(crate) fn list(connection: &Connection, page: Page) -> Result<Vec<ConsumerRow>, Failure> {
+    let query = format!("{SELECT} WHERE consumers.place > ?1 ORDER BY consumers.place LIMIT ?2");
+    let mut statement = connection.prepare(&query)?;
+    let rows = statement.query_map((page.after, page.limit), read)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<ConsumerRow> {
+    Ok(ConsumerRow {
+        place: row.get(0)?,
+        id: ConsumerId(id_at(row, 1)?),
+        name: row.get(2)?,
+        plan: PlanId(id_at(row, 3)?),
+        plan_name: row.get(4)?,
+        created_at: row.get(5)?,
+    })
+}

@@ -1,0 +1,146 @@
+//! The table `keys`.
+
+use super::{Failure, Page, created_now, id_at};
+use rusqlite::{Connection, Row};
+use serde_json::Value;
+use shard::units::{BucketId, ConsumerId, KeyId, ServiceId};
+use std::sync::Arc;
+
+const SELECT: &str = "SELECT place, id, consumer_id, bucket_id, name, secret_hash, services,
+    expires_at_unix_us, revoked_at, created_at FROM keys";
+
+/// A row. No `Debug`: it holds the secret's hash.
+#[derive(Clone)]
+pub(crate) struct KeyRow {
+    pub(crate) place: i64,
+    pub(crate) id: KeyId,
+    pub(crate) consumer: ConsumerId,
+    pub(crate) bucket: BucketId,
+    pub(crate) name: Option<String>,
+    pub(crate) secret_hash: Arc<str>,
+    pub(crate) services: Option<Arc<[ServiceId]>>,
+    pub(crate) expires_at_unix_us: Option<i64>,
+    pub(crate) revoked_at: Option<String>,
+    pub(crate) created_at: String,
+}
+
+/// A key to be made. No `Debug`: it holds the secret's hash.
+pub(crate) struct NewKey {
+    pub(crate) id: KeyId,
+    pub(crate) consumer: ConsumerId,
+    pub(crate) bucket: BucketId,
+    pub(crate) name: Option<String>,
+    pub(crate) secret_hash: String,
+    pub(crate) services: Option<Arc<[ServiceId]>>,
+    pub(crate) expires_at_unix_us: Option<i64>,
+}
+
+/// A new key.
+pub(crate) fn insert(connection: &Connection, key: &NewKey) -> Result<KeyRow, Failure> {
+    let services = key
+        .services
+        .as_ref()
+        .map(|services| Value::from_iter(services.iter().map(ToString::to_string)).to_string());
+    connection.execute(
+        "INSERT INTO keys (id, consumer_id, bucket_id, name, secret_hash, services,
+             expires_at_unix_us, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        (
+            key.id.to_string(),
+            key.consumer.to_string(),
+            key.bucket.to_string(),
+            &key.name,
+            &key.secret_hash,
+            services,
+            key.expires_at_unix_us,
+            created_now(),
+        ),
+    )?;
+    get(connection, key.id)
+}
+
+/// Inserts `successor` and lets the key `old` live until `old_ends_at_unix_us` at the most;
+/// `None`: it is revoked at once. Answers the old and the new row.
+pub(crate) fn rotate(
+    connection: &mut Connection,
+    old: KeyId,
+    successor: &NewKey,
+    old_ends_at_unix_us: Option<i64>,
+) -> Result<(KeyRow, KeyRow), Failure> {
+    let transaction = connection.transaction()?;
+    let successor = insert(&transaction, successor)?;
+    match old_ends_at_unix_us {
+        Some(ends_at) => transaction.execute(
+            "UPDATE keys SET expires_at_unix_us = min(coalesce(expires_at_unix_us, ?2), ?2)
+             WHERE id = ?1",
+            (old.to_string(), ends_at),
+        )?,
+        None => set_revoked(&transaction, old)?,
+    };
+    let old = get(&transaction, old)?;
+    transaction.commit()?;
+    Ok((old, successor))
+}
+
+/// Revokes a key, for good.
+pub(crate) fn revoke(connection: &Connection, id: KeyId) -> Result<KeyRow, Failure> {
+    set_revoked(connection, id)?;
+    get(connection, id)
+}
+
+fn set_revoked(connection: &Connection, id: KeyId) -> rusqlite::Result<usize> {
+    connection.execute(
+        "UPDATE keys SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL",
+        (id.to_string(), created_now()),
+    )
+}
+
+/// One key.
+pub(crate) fn get(connection: &Connection, id: KeyId) -> Result<KeyRow, Failure> {
+    Ok(connection.query_row(&format!("{SELECT} WHERE id = ?1"), [id.to_string()], read)?)
+}
+
+/// One page of the keys, of one consumer if named.
+pub(crate) fn list(
+    connection: &Connection,
+    consumer: Option<ConsumerId>,
+    page: Page,
+) -> Result<Vec<KeyRow>, Failure> {
+    let filter = if consumer.is_some() { "consumer_id = ?3" } else { "?3 IS NULL" };
+    let query = format!("{SELECT} WHERE {filter} AND place > ?1 ORDER BY place LIMIT ?2");
+    let consumer = consumer.map(|consumer| consumer.to_string());
+    let mut statement = connection.prepare(&query)?;
+    let rows = statement.query_map((page.after, page.limit, consumer), read)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Hands over every key that is not revoked, for a start.
+pub(crate) fn each_unrevoked(
+    connection: &Connection,
+    mut take: impl FnMut(KeyRow),
+) -> Result<(), Failure> {
+    let mut statement = connection.prepare(&format!("{SELECT} WHERE revoked_at IS NULL"))?;
+    for row in statement.query_map((), read)? {
+        take(row?);
+    }
+    Ok(())
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<KeyRow> {
+    let services: Option<String> = row.get(6)?;
+    let services = services.map(|text| {
+        let ids: Vec<String> = serde_json::from_str(&text).unwrap_or_default();
+        ids.iter().filter_map(|id| id.parse().ok()).collect()
+    });
+    Ok(KeyRow {
+        place: row.get(0)?,
+        id: KeyId(id_at(row, 1)?),
+        consumer: ConsumerId(id_at(row, 2)?),
+        bucket: BucketId(id_at(row, 3)?),
+        name: row.get(4)?,
+        secret_hash: row.get::<_, String>(5)?.into(),
+        services,
+        expires_at_unix_us: row.get(7)?,
+        revoked_at: row.get(8)?,
+        created_at: row.get(9)?,
+    })
+}

@@ -1,0 +1,148 @@
+//! The table `plans`.
+
+use super::{Failure, Page, created_now, id_at, new_id, signed, unsigned};
+use rusqlite::{Connection, OptionalExtension, Row};
+use shard::catalog::{Plan, WhenLost};
+use shard::units::PlanId;
+
+const COLUMNS: &str = "place, id, name, rate_per_s, burst, quota_tokens, when_lost, created_at";
+
+/// A row.
+#[derive(Clone, Debug)]
+pub(crate) struct PlanRow {
+    pub(crate) place: i64,
+    pub(crate) plan: Plan,
+    pub(crate) created_at: String,
+}
+
+/// What a change sets; `None` leaves a column as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PlanChange {
+    pub(crate) rate_per_s: Option<u64>,
+    pub(crate) burst: Option<u64>,
+    pub(crate) quota_tokens: Option<u64>,
+    pub(crate) when_lost: Option<Option<WhenLost>>,
+}
+
+/// Gives a new store the plans of the contract, part 4.
+pub(super) fn seed(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    let count: i64 = transaction.query_row("SELECT count(*) FROM plans", (), |row| row.get(0))?;
+    if count == 0 {
+        for (name, rate, quota_tokens) in [
+            ("basic", 10, 100_000),
+            ("premium", 100, 10_000_000),
+            ("enterprise", 1_000, 1_000_000_000),
+        ] {
+            let id = new_id().map_err(|failure| {
+                rusqlite::Error::ToSqlConversionFailure(failure.to_string().into())
+            })?;
+            let plan = Plan {
+                id: PlanId(id),
+                name: name.into(),
+                rate_per_s: rate,
+                burst: rate,
+                quota_tokens,
+                when_lost: None,
+            };
+            insert_row(&transaction, &plan)?;
+        }
+    }
+    transaction.commit()
+}
+
+/// A new plan.
+pub(crate) fn insert(connection: &Connection, plan: &Plan) -> Result<PlanRow, Failure> {
+    insert_row(connection, plan)?;
+    get(connection, plan.id)
+}
+
+fn insert_row(connection: &Connection, plan: &Plan) -> rusqlite::Result<usize> {
+    connection.execute(
+        "INSERT INTO plans (id, name, rate_per_s, burst, quota_tokens, when_lost, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        (
+            plan.id.to_string(),
+            &*plan.name,
+            signed(plan.rate_per_s),
+            signed(plan.burst),
+            signed(plan.quota_tokens),
+            plan.when_lost.map(when_lost_name),
+            created_now(),
+        ),
+    )
+}
+
+/// Changes a plan.
+pub(crate) fn update(
+    connection: &Connection,
+    id: PlanId,
+    change: PlanChange,
+) -> Result<PlanRow, Failure> {
+    let old = get(connection, id)?.plan;
+    connection.execute(
+        "UPDATE plans SET rate_per_s = ?2, burst = ?3, quota_tokens = ?4, when_lost = ?5
+         WHERE id = ?1",
+        (
+            id.to_string(),
+            signed(change.rate_per_s.unwrap_or(old.rate_per_s)),
+            signed(change.burst.unwrap_or(old.burst)),
+            signed(change.quota_tokens.unwrap_or(old.quota_tokens)),
+            change.when_lost.unwrap_or(old.when_lost).map(when_lost_name),
+        ),
+    )?;
+    get(connection, id)
+}
+
+/// One plan.
+pub(crate) fn get(connection: &Connection, id: PlanId) -> Result<PlanRow, Failure> {
+    let query = format!("SELECT {COLUMNS} FROM plans WHERE id = ?1");
+    Ok(connection.query_row(&query, [id.to_string()], read)?)
+}
+
+/// The plan with this id or, if there is none, this name.
+pub(crate) fn find(connection: &Connection, text: &str) -> Result<Option<PlanId>, Failure> {
+    let found = connection.query_row(
+        "SELECT id FROM plans WHERE id = ?1 OR name = ?1 ORDER BY id <> ?1 LIMIT 1",
+        [text],
+        |row| id_at(row, 0),
+    );
+    Ok(found.optional()?.map(PlanId))
+}
+
+/// One page of the plans.
+pub(crate) fn list(connection: &Connection, page: Page) -> Result<Vec<PlanRow>, Failure> {
+    let query = format!("SELECT {COLUMNS} FROM plans WHERE place > ?1 ORDER BY place LIMIT ?2");
+    let mut statement = connection.prepare(&query)?;
+    let rows = statement.query_map((page.after, page.limit), read)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The API's word for a stance.
+pub(crate) const fn when_lost_name(when_lost: WhenLost) -> &'static str {
+    match when_lost {
+        WhenLost::Closed => "closed",
+        WhenLost::Degraded => "degraded",
+        WhenLost::Open => "open",
+    }
+}
+
+/// The stance of that word.
+pub(crate) fn when_lost_of(name: &str) -> Option<WhenLost> {
+    [WhenLost::Closed, WhenLost::Degraded, WhenLost::Open]
+        .into_iter()
+        .find(|when_lost| when_lost_name(*when_lost) == name)
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<PlanRow> {
+    let when_lost: Option<String> = row.get(6)?;
+    let plan = Plan {
+        id: PlanId(id_at(row, 1)?),
+        name: row.get::<_, String>(2)?.into(),
+        rate_per_s: unsigned(row.get(3)?),
+        burst: unsigned(row.get(4)?),
+        quota_tokens: unsigned(row.get(5)?),
+        when_lost: when_lost.as_deref().and_then(when_lost_of),
+    };
+    Ok(PlanRow { place: row.get(0)?, plan, created_at: row.get(7)? })
+}

@@ -1,0 +1,134 @@
+//! A service's `base_url`: read by hand, because `http://host[:port][/prefix]` is all there is to
+//! it, and resolved to addresses with a bound on the waiting.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A change waits for its host's addresses this long; the refresh finds them later.
+const LOOKUP_TIMEOUT: Duration = Duration::from_millis(500);
+/// Addresses kept of one host.
+const ADDRS_MAX: usize = 16;
+const URL_BYTES_MAX: usize = 2_048;
+
+/// The parts of a base URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UpstreamUrl {
+    /// `host[:port]`, as given.
+    pub(crate) authority: String,
+    /// Path prefix without a trailing slash, often empty.
+    pub(crate) base_path: String,
+}
+
+/// Reads a base URL; the error completes the sentence "base_url …".
+pub(crate) fn parse(url: &str) -> Result<UpstreamUrl, &'static str> {
+    if url.starts_with("https://") {
+        return Err("must begin with http://: TLS to upstreams is not supported yet");
+    }
+    let Some(rest) = url.strip_prefix("http://") else {
+        return Err("must begin with http://");
+    };
+    if url.len() > URL_BYTES_MAX || !url.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("must be at most 2048 visible ASCII characters");
+    }
+    if rest.contains(['?', '#', '@', '\\', '"', '<', '>']) {
+        return Err("must be http://host[:port][/prefix], without credentials, query or fragment");
+    }
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let Some(host) = host_of(authority) else {
+        return Err("must name a host, and a port from 1 to 65535 if any");
+    };
+    if host.is_empty() {
+        return Err("must name a host");
+    }
+    Ok(UpstreamUrl {
+        authority: authority.to_owned(),
+        base_path: path.trim_end_matches('/').to_owned(),
+    })
+}
+
+/// The addresses of `host[:port]`; none where they cannot be found (in time).
+pub(crate) async fn resolve(authority: &str) -> Box<[SocketAddr]> {
+    let has_port = port_of(authority).is_some();
+    let target = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+    match tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host(target)).await {
+        Ok(Ok(addrs)) => addrs.take(ADDRS_MAX).collect(),
+        Ok(Err(error)) => {
+            tracing::warn!(authority, %error, "an upstream's host was not found");
+            Box::default()
+        }
+        Err(_) => {
+            tracing::warn!(authority, "an upstream's host was not found in time");
+            Box::default()
+        }
+    }
+}
+
+/// The host, where host and port have the right form.
+fn host_of(authority: &str) -> Option<&str> {
+    let Some(port) = port_of(authority) else {
+        return (authority.starts_with('[') == authority.ends_with(']')).then_some(authority);
+    };
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
+    let number: u16 = port.parse().ok()?;
+    let host = &authority[..authority.len() - port.len() - 1];
+    (is_port && number > 0 && host.starts_with('[') == host.ends_with(']')).then_some(host)
+}
+
+/// What follows the last colon, unless that colon is inside of `[…]`.
+fn port_of(authority: &str) -> Option<&str> {
+    let (_, port) = authority.rsplit_once(':')?;
+    (!port.contains(']')).then_some(port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_are_found() {
+        for (url, authority, base_path) in [
+            ("http://a", "a", ""),
+            ("http://a.example:8080/", "a.example:8080", ""),
+            ("http://[::1]:80/v2//", "[::1]:80", "/v2"),
+            ("http://[::1]/a/b", "[::1]", "/a/b"),
+        ] {
+            let parts =
+                UpstreamUrl { authority: authority.to_owned(), base_path: base_path.to_owned() };
+            assert_eq!(parse(url), Ok(parts), "{url}");
+        }
+    }
+
+    #[test]
+    fn other_urls_are_refused() {
+        for url in [
+            "",
+            "a",
+            "ftp://a",
+            "https://a",
+            "http://",
+            "http:///x",
+            "http://:80",
+            "http://a:0",
+            "http://a:70000",
+            "http://a:+80",
+            "http://u@a",
+            "http://a/?q",
+            "http://a/#f",
+            "http://a b",
+            "http://[::1",
+            "http://ü",
+        ] {
+            assert!(parse(url).is_err(), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_needs_no_lookup() {
+        let addrs = resolve("127.0.0.1").await;
+        assert_eq!(&*addrs, [SocketAddr::from(([127, 0, 0, 1], 80))]);
+        assert_eq!(
+            &*resolve("[::1]:8080").await,
+            [SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 8080))]
+        );
+    }
+}
