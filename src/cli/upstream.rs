@@ -1,11 +1,11 @@
 //! `tollgate upstream`: the simulated model server as a program of its own.
 
+use super::Failure;
 use crate::model_server::{self, Behaviour, Fault};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use super::Failure;
 
 const AFTER_HELP: &str = "\
 Paths: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses, /v1/messages,

@@ -30,14 +30,18 @@ use crate::sqlite::StoreError;
 use book::{Book, Consumer};
 use desk::Desk;
 use post::Post;
+use rusqlite::Connection;
 use shard::catalog::Catalog;
+use shard::price::price;
+use shard::record::Record;
+use shard::units::NanoUsd;
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use store::{Failure, Page, Store, consumers, keys};
+use store::{Failure, Page, Store, consumers, keys, services};
 use tokio::runtime::Runtime;
 
 /// Threads for SQLite, new keys' hashes and name lookups; they end when idle.
@@ -181,4 +185,17 @@ pub fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
         runtime.shutdown_timeout(STOP_TIMEOUT);
     })?;
     Ok(ControlHandle { commands, drained, thread })
+}
+
+/// Prices records by the catalog in the store: those that died with their process before they
+/// were priced. The second argument is the tokens of the consumer's month on the service so far.
+pub fn pricer(db: &Connection) -> Result<Box<dyn Fn(&Record, u64) -> NanoUsd>, String> {
+    let services = services::list(db, Page::EVERYTHING).map_err(|failure| failure.to_string())?;
+    Ok(Box::new(move |record, before| {
+        let service = services.iter().find(|service| service.id == record.service);
+        let mut prices = service.into_iter().flat_map(|service| &service.prices);
+        prices
+            .find(|row| row.price.version == record.price_version)
+            .map_or(NanoUsd(0), |row| price(&row.price.model, &record.usage, before))
+    }))
 }

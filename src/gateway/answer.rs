@@ -5,9 +5,7 @@ use super::connection::Client;
 use super::settle::RequestId;
 use crate::wire::error::{ApiError, Shape};
 use crate::wire::response::ResponseHead;
-use crate::wire::write::{
-    write_duration, write_header, write_header_u64, write_status_line,
-};
+use crate::wire::write::{write_duration, write_header, write_header_u64, write_status_line};
 use shard::LimitsView;
 use shard::units::{NanoUsd, Nanos};
 

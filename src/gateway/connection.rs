@@ -7,9 +7,7 @@ use super::watch::{Ends, Socket};
 use crate::clock;
 use crate::wire::chunked::{ChunkDecoder, Step};
 use crate::wire::error::ApiError;
-use crate::wire::request::{
-    BodyFraming, HeadLimits, Method, RequestHead, parse_request_head,
-};
+use crate::wire::request::{BodyFraming, HeadLimits, Method, RequestHead, parse_request_head};
 use shard::units::Nanos;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -210,9 +208,7 @@ impl Client {
             self.decoded_body.clear();
             loop {
                 let rest = &self.input[self.request_bytes..];
-                let step = decoder
-                    .decode(rest)
-                    .map_err(|error| Some(error.into()))?;
+                let step = decoder.decode(rest).map_err(|error| Some(error.into()))?;
                 match step {
                     Step::Data { payload, consumed } => {
                         if (self.decoded_body.len() + payload.len()) as u64 > most {
@@ -262,8 +258,8 @@ impl Client {
     /// Makes room for the next request: forgets this one, reading the rest of a refused body.
     async fn finish_request(&mut self, core: &Core) -> Next {
         if !self.body_is_read {
-            let skipped = self.can_continue()
-                && self.take_body(core, SKIPPED_BODY_BYTES_MAX).await.is_ok();
+            let skipped =
+                self.can_continue() && self.take_body(core, SKIPPED_BODY_BYTES_MAX).await.is_ok();
             if !skipped {
                 return Next::Close;
             }

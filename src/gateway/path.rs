@@ -224,8 +224,7 @@ fn refused(core: &Core, caller: &Caller, refusal: &Refusal) -> Stop {
 }
 
 async fn refuse(core: &Core, client: &mut Client, call: &Call, why: &Refused) -> (u16, Next) {
-    let keep_alive =
-        client.keeps_alive(core) && client.can_continue() && why.error.status() != 408;
+    let keep_alive = client.keeps_alive(core) && client.can_continue() && why.error.status() != 408;
     answer::write_refusal(client, why, call.shape, &call.beginning.request_id, keep_alive);
     let sent = client.send(core).await;
     let next = if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close };

@@ -6,8 +6,8 @@ use crate::config::{Durability, UsageConfig};
 use crate::journal::format::Entry;
 use crate::journal::scan::{Found, Scan};
 use crate::journal::{JournalShared, quarantine, sync};
-use crate::metrics::Metrics;
 use crate::mail::{Settled, WriterMail};
+use crate::metrics::Metrics;
 use rusqlite::Connection;
 use shard::units::Nanos;
 use std::io;
@@ -255,6 +255,8 @@ impl Writer {
         self.metrics.writer.rows.add(written.rows);
         self.metrics.writer.refused.add(written.refused);
         self.metrics.writer.batches.add(1);
+        let lag = clock::now().since(self.oldest);
+        self.metrics.writer.lag_us.set((lag.0 / 1_000) as i64);
         for spool in &self.spools {
             spool.journal.set_ingested(spool.end);
             spool.journal.delete_behind(spool.end);

@@ -8,8 +8,8 @@ use super::{WriterArgs, spawn};
 use crate::config::UsageConfig;
 use crate::journal::tests::{admit, config, journal, pending, record};
 use crate::journal::{DIR_NAME, Journal, Open};
-use crate::metrics::Metrics;
 use crate::mail::{self, ShardMail};
+use crate::metrics::Metrics;
 use crate::sqlite;
 use proptest::prelude::*;
 use rusqlite::Connection;
@@ -241,7 +241,14 @@ fn a_clean_end_leaves_no_journal() {
     let (shards, _, mail) = mail::open(1);
     let connection = sqlite::open(dir.path()).unwrap();
     let journals = vec![journal.shared()];
-    let writer = spawn(WriterArgs { connection, config, mail, journals }).unwrap();
+    let writer = spawn(WriterArgs {
+        connection,
+        config,
+        mail,
+        journals,
+        metrics: Arc::new(Metrics::new(1)),
+    })
+    .unwrap();
     for n in 0..200 {
         let open = admit(&mut journal, n, None);
         let settled = journal.post(open, &record(n));
