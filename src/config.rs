@@ -1,9 +1,25 @@
-//! The one configuration struct, validated once. Every table of the TOML file is a struct here,
-//! every key a field with its default; units come last in the names.
+//! The one configuration struct, read and validated once, before anything starts. Units come last
+//! in the names. What a key is called, what it may be and what it means is said in one table,
+//! [`key::KEYS`], which reads the file, reads the environment, checks, and writes the example.
+//!
+//! It must never start with a setting it did not understand: an unknown key or a bad value is an
+//! error that names the place, and all of them are reported at once.
 
-use serde::Deserialize;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+mod example;
+mod field;
+mod key;
+mod problem;
+mod read;
+
+pub use example::example;
+pub use problem::{ConfigErrors, Problem};
+
+use field::{Field as _, Given};
+use shard::catalog::WhenLost;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// How many shards to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,9 +30,19 @@ pub enum Shards {
     Exactly(u16),
 }
 
+impl FromStr for Shards {
+    type Err = String;
+
+    /// `auto` or a number, as in the environment.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut shards = Self::Auto;
+        shards.assign(&Given::Variable(text), key::SHARDS)?;
+        Ok(shards)
+    }
+}
+
 /// What a finished response survives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
     /// kill -9: the record is in the page cache.
     #[default]
@@ -125,15 +151,15 @@ pub struct Keys {
     pub failures_per_minute_per_key: u32,
 }
 
-/// The whole configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The whole configuration. Its `Debug` shows no secret.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Config {
     /// `[server]`
     pub server: Server,
     /// `[authority] url`
     pub authority_url: AuthorityUrl,
     /// `[authority] when_lost`
-    pub when_lost: shard::catalog::WhenLost,
+    pub when_lost: WhenLost,
     /// `[store] url`
     pub store_url: StoreUrl,
     /// `[usage]`
@@ -145,3 +171,99 @@ pub struct Config {
     /// `[admin] token`; `None`: made at the first start and kept in `data_dir/admin.token`.
     pub admin_token: Option<String>,
 }
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server: default_server(),
+            authority_url: AuthorityUrl::Embedded,
+            when_lost: WhenLost::Degraded,
+            store_url: StoreUrl::Embedded,
+            usage: default_usage(),
+            upstream: default_upstream(),
+            keys: default_keys(),
+            admin_token: None,
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut config = self.clone();
+        let mut map = f.debug_map();
+        for key in key::KEYS {
+            let shown = match key.secret {
+                true => "(not shown)".to_string(),
+                false => (key.field)(&mut config).render().unwrap_or_default(),
+            };
+            map.entry(&format_args!("{}.{}", key.table, key.name), &format_args!("{shown}"));
+        }
+        map.finish()
+    }
+}
+
+impl Config {
+    /// The defaults, under the file's keys, under the environment's (`TOLLGATE_SECTION__KEY`).
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigErrors> {
+        let file = path.map(read::read_file).transpose()?;
+        let file = path.zip(file.as_deref());
+        read::merge(file, std::env::vars_os())
+    }
+}
+
+fn default_server() -> Server {
+    Server {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 3000)),
+        admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 3001)),
+        shards: Shards::Auto,
+        data_dir: PathBuf::from("./tollgate-data"),
+        max_connections: 65_536,
+        max_head_bytes: 32 << 10,
+        max_uri_bytes: 8 << 10,
+        max_headers: 100,
+        max_body_bytes: 16 << 20,
+        head_timeout_ms: 10_000,
+        body_timeout_ms: 30_000,
+        idle_timeout_ms: 75_000,
+        write_timeout_ms: 30_000,
+        drain_timeout_ms: 30_000,
+    }
+}
+
+fn default_usage() -> UsageConfig {
+    UsageConfig {
+        durability: Durability::Process,
+        segment_bytes: 16 << 20,
+        journal_max_bytes: 8 << 30,
+        batch_rows: 4096,
+        batch_age_ms: 50,
+        default_reserve_tokens: 1024,
+    }
+}
+
+fn default_upstream() -> Upstream {
+    Upstream {
+        connect_timeout_ms: 2_000,
+        first_byte_timeout_ms: 60_000,
+        idle_timeout_ms: 60_000,
+        total_timeout_ms: 600_000,
+        pool_idle_max: 1024,
+        pool_idle_timeout_ms: 60_000,
+        max_head_bytes: 32 << 10,
+    }
+}
+
+/// OWASP's minimum for Argon2id: 19 MiB, two passes, one lane.
+fn default_keys() -> Keys {
+    Keys {
+        argon2_memory_kib: 19_456,
+        argon2_passes: 2,
+        verifier_threads: 2,
+        verifier_queue_max: 64,
+        failures_per_minute_per_address: 60,
+        failures_per_minute_per_key: 30,
+    }
+}
+
+#[cfg(test)]
+mod tests;

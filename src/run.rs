@@ -7,6 +7,7 @@ use crate::gateway::{self, ShardArgs, net};
 use crate::journal::{self, Journal, JournalShared};
 use crate::mail::{self, ShardMail};
 use crate::metrics::Metrics;
+use crate::model_server::{self, Behaviour};
 use crate::{control, sqlite, writer};
 use rusqlite::Connection;
 use rustix::thread::{CpuSet, sched_getaffinity};
@@ -81,6 +82,11 @@ pub fn serve(
     } else {
         Err(RunError("not all was written in time; the next start replays the journals".into()))
     }
+}
+
+/// Starts the simulated model server beside the instance; answers where it listens.
+pub fn spawn_model_server(listen: SocketAddr) -> io::Result<SocketAddr> {
+    model_server::spawn(listen, Behaviour::default())
 }
 
 struct Instance {

@@ -142,3 +142,31 @@ impl Authority {
         self.quotas.retain(|_, month| !month.is_forgettable(now));
     }
 }
+
+/// What the simulation looks at.
+#[cfg(test)]
+impl Authority {
+    pub(crate) fn probe(&mut self, bucket: BucketId, now: Nanos) -> Option<rate::Books> {
+        self.buckets.get_mut(&bucket).map(|bucket| bucket.probe(now))
+    }
+
+    pub(crate) fn probe_granted(&self, bucket: BucketId) -> u64 {
+        self.buckets.get(&bucket).map_or(0, |bucket| bucket.books.granted)
+    }
+
+    pub(crate) fn probe_holder(&self, bucket: BucketId, holder: u128) -> u64 {
+        self.buckets.get(&bucket).map_or(0, |bucket| bucket.probe_holder(holder))
+    }
+
+    pub(crate) fn probe_quota_granted(&self, consumer: ConsumerId, period: Period) -> u64 {
+        self.quotas.get(&(consumer, period)).map_or(0, |month| month.granted)
+    }
+
+    pub(crate) fn probe_quota(
+        &self,
+        consumer: ConsumerId,
+        period: Period,
+    ) -> Option<(u64, u64, i128)> {
+        self.quotas.get(&(consumer, period)).map(quota::Month::probe)
+    }
+}

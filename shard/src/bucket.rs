@@ -216,6 +216,13 @@ impl Buckets {
         }
     }
 
+    /// What could still be spent, here or where it is given back to.
+    #[cfg(test)]
+    pub(crate) fn probe(&self, bucket: BucketId, now: Nanos) -> u64 {
+        let entry = self.entries.get(&bucket).filter(|entry| now < entry.deadline);
+        entry.map_or(0, |entry| u64::from(entry.tokens + entry.returning) + entry.run.count)
+    }
+
     #[cold]
     fn add(&mut self, bucket: BucketId, now: Nanos) -> bool {
         if self.entries.len() >= BUCKETS_MAX {

@@ -22,6 +22,9 @@ pub mod quota;
 pub mod record;
 pub mod units;
 
+#[cfg(test)]
+mod simulation;
+
 pub use key_cache::{Caller, Identity};
 pub use permit::Permit;
 

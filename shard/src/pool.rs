@@ -252,6 +252,12 @@ impl Pool {
         }
     }
 
+    /// What could still be handed out.
+    #[cfg(test)]
+    pub(crate) fn probe(&self, bucket: BucketId, now: Nanos) -> u64 {
+        self.rates.get(&bucket).map_or(0, |(_, lease)| lease.probe(now))
+    }
+
     /// Brings the queue of calls and the timers in line with an entry that has changed.
     fn settle(&mut self, key: Key, now: Nanos) {
         let (place, call_at, due) = match key {

@@ -18,7 +18,6 @@ use shard::units::NanoUsd;
 use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::{fmt, fs};
 use uuid::Uuid;
 
@@ -65,7 +64,7 @@ struct Place {
 pub type Pricer = fn(&Connection) -> Result<Box<dyn Fn(&Record, u64) -> NanoUsd>, String>;
 
 /// Runs the command.
-pub fn run(args: &JournalArgs, pricer: Pricer) -> ExitCode {
+pub fn run(args: &JournalArgs, pricer: Pricer) -> Result<String, super::Failure> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let done = match &args.action {
         Action::Verify(place) => verify(place, &mut out),
@@ -73,20 +72,14 @@ pub fn run(args: &JournalArgs, pricer: Pricer) -> ExitCode {
         Action::Replay(place) => replay(place, pricer, &mut out),
     };
     match done.and_then(|good| Ok(out.flush().map(|()| good)?)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(Failure::Usage(word)) => complain(&word, 2),
-        Err(Failure::Failed(word)) => complain(&word, 1),
+        Ok(true) => Ok(String::new()),
+        Ok(false) => Err(super::Failure::Failed("the journal is damaged: see above".into())),
+        Err(Failure::Usage(word)) => Err(super::Failure::WrongUse(word)),
+        Err(Failure::Failed(word)) => Err(super::Failure::Failed(word)),
         // Whoever read has enough.
-        Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(Failure::Io(error)) => complain(&error.to_string(), 1),
+        Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(String::new()),
+        Err(Failure::Io(error)) => Err(super::Failure::Failed(error.to_string())),
     }
-}
-
-fn complain(word: &str, code: u8) -> ExitCode {
-    // Stderr gone: the exit code still tells.
-    let _ = writeln!(io::stderr(), "error: {word}");
-    ExitCode::from(code)
 }
 
 enum Failure {

@@ -1,4 +1,284 @@
-//! Commands.
+//! The command line: what can be asked for, and how an answer or a failure leaves the process.
+//!
+//! Results go to stdout, logs and failures to stderr; 0 is done, 1 failed, 2 wrong use. Commands
+//! answer with text and never print by themselves, except those that have something to say while
+//! they run: `demo`, `upstream` and `journal`.
 
-pub mod journal;
-pub mod upstream;
+mod catalog;
+mod check;
+mod client;
+mod demo;
+mod demo_text;
+mod input;
+mod journal;
+mod keys;
+mod price;
+mod render;
+mod serve;
+mod services;
+mod upstream;
+mod usage;
+
+#[cfg(test)]
+mod fake_admin;
+
+use crate::control;
+use clap::{Parser, Subcommand, ValueEnum};
+use std::io::{self, Write};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// A gateway that authenticates, limits, relays, meters and bills calls to LLM services.
+#[derive(Parser)]
+#[command(name = "tollgate", version, after_help = "Example:\n  tollgate demo")]
+pub struct Cli {
+    /// How log lines are written to stderr
+    #[arg(long, global = true, value_enum, default_value = "text", help_heading = "Logging")]
+    log_format: LogFormat,
+    /// error, warn, info, debug, trace, or directives such as tollgate::writer=debug
+    #[arg(
+        long,
+        global = true,
+        env = "TOLLGATE_LOG",
+        default_value = "info",
+        help_heading = "Logging"
+    )]
+    log_level: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a whole marketplace on this machine, with keys and curl lines to try
+    Demo(demo::DemoArgs),
+    /// Run an instance
+    Serve(serve::ServeArgs),
+    /// Validate a configuration
+    Check(check::CheckArgs),
+    /// Plans: rates and quotas
+    Plan(catalog::PlanArgs),
+    /// Consumers: who pays
+    Consumer(catalog::ConsumerArgs),
+    /// API keys
+    Key(keys::KeyArgs),
+    /// Services: the models for sale
+    Service(services::ServiceArgs),
+    /// Prices of services
+    Price(services::PriceArgs),
+    /// Metered usage and its cost
+    Usage(usage::UsageArgs),
+    /// The usage journal, offline
+    Journal(journal::JournalArgs),
+    /// A simulated model server
+    Upstream(upstream::UpstreamArgs),
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// What was asked cannot be asked: exit 2.
+    WrongUse(String),
+    /// It could be asked, and failed: exit 1.
+    Failed(String),
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self::Failed(message)
+    }
+}
+
+/// Parses the arguments, does what they say, and answers the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = start_log(cli.log_format, &cli.log_level)
+        .and_then(|()| run(&cli.command))
+        .and_then(|text| emit(&text));
+    let (message, code) = match done {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::WrongUse(message)) => (message, 2),
+        Err(Failure::Failed(message)) => (message, 1),
+    };
+    // Without a stderr there is nobody left to tell; the code says it.
+    let _ = writeln!(io::stderr(), "error: {message}");
+    ExitCode::from(code)
+}
+
+fn run(command: &Command) -> Result<String, Failure> {
+    match command {
+        Command::Demo(args) => demo::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Plan(args) => catalog::plan(args),
+        Command::Consumer(args) => catalog::consumer(args),
+        Command::Key(args) => keys::run(args),
+        Command::Service(args) => services::service(args),
+        Command::Price(args) => services::price(args),
+        Command::Usage(args) => usage::run(args),
+        Command::Journal(args) => journal::run(args, control::pricer),
+        Command::Upstream(args) => upstream::run(args),
+    }
+}
+
+fn start_log(format: LogFormat, level: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(level)
+        .map_err(|error| Failure::WrongUse(format!("--log-level {level}: {error}")))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+/// Writes a result to stdout. A reader that has seen enough, such as `head`, is no failure.
+fn emit(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Failed(format!("stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::fake_admin::FakeAdmin;
+    use super::{Cli, Command, Failure, run};
+    use clap::{CommandFactory, Parser};
+    use serde_json::{Value, json};
+
+    /// What a command line answers, with `fake` for the admin API.
+    fn answer(fake: &FakeAdmin, line: &str) -> Result<String, Failure> {
+        let url = fake.start();
+        let words = ["tollgate"].into_iter().chain(line.split(' '));
+        let admin = ["--admin-url", &url, "--admin-token", "secret"];
+        run(&Cli::try_parse_from(words.chain(admin)).unwrap().command)
+    }
+
+    #[test]
+    fn what_is_created_is_listed_page_after_page() {
+        let fake = FakeAdmin::default();
+        for name in ["one", "two", "three", "four", "five"] {
+            let line = "plan create --rate-per-s 1k --burst 5 --quota-tokens 10M --name";
+            assert!(answer(&fake, &format!("{line} {name}")).unwrap().contains(name));
+        }
+        let table = answer(&fake, "plan list").unwrap();
+        assert_eq!(table.lines().count(), 5 + 4);
+        assert!(table.contains("┆ three ┆  1,000 ┆     5 ┆   10,000,000 ┆ -         │"), "{table}");
+        let listed: Value =
+            serde_json::from_str(&answer(&fake, "plan list --json").unwrap()).unwrap();
+        assert_eq!(listed["data"][4]["name"], "five");
+    }
+
+    #[test]
+    fn an_object_is_found_by_id_or_by_its_one_name() {
+        let fake = FakeAdmin::default();
+        for line in ["--name acme", "--name twin", "--name twin"] {
+            answer(&fake, &format!("consumer create --plan basic {line}")).unwrap();
+        }
+        for given in ["acme", "consumers-0"] {
+            let update = format!("consumer update {given} --name {given} --plan premium --json");
+            answer(&fake, &update).unwrap();
+            assert_eq!(fake.rows("consumers")[0]["name"], given);
+            assert_eq!(fake.rows("consumers")[0]["plan"], "premium");
+        }
+        for (given, expected) in [
+            ("twin", "several consumers are named twin: give the id [409]"),
+            ("nobody", "none of the consumers has the id or name nobody [404]"),
+        ] {
+            let refused = answer(&fake, &format!("consumer show {given}"));
+            assert_eq!(refused, Err(Failure::Failed(expected.to_string())));
+        }
+    }
+
+    #[test]
+    fn a_key_is_for_a_consumer_and_its_services_by_name() {
+        let fake = FakeAdmin::default();
+        answer(&fake, "consumer create --name acme --plan basic").unwrap();
+        answer(&fake, "service create --name chat --base-url http://up --per-token 1,2").unwrap();
+        let shown = answer(&fake, "key create --consumer acme --service chat").unwrap();
+        assert!(shown.contains("tg_3") && shown.contains("not shown again"), "{shown}");
+        let key = &fake.rows("keys")[0];
+        assert_eq!(key["consumer_id"], "consumers-0");
+        assert_eq!(key["services"], json!(["services-1"]));
+        let rotated = answer(&fake, "key rotate keys-2 --grace-s 60 --json").unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&rotated).unwrap()["grace_s"], 60);
+        let revoked = answer(&fake, "key revoke keys-2 --json").unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&revoked).unwrap()["revoked"], true);
+        assert!(fake.rows("keys").is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_asked_is_wrong_use() {
+        for line in [
+            "plan create --name x --rate-per-s 1 --burst 1",
+            "plan update x",
+            "consumer update x",
+            "service update x",
+            "service create --name x --base-url http://up",
+            "price add x",
+        ] {
+            let refused = answer(&FakeAdmin::default(), line);
+            assert!(matches!(refused, Err(Failure::WrongUse(_))), "{line}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn the_arguments_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    /// Walks every command: each has an example in its help, and the example names it.
+    #[test]
+    fn every_command_has_an_example() {
+        fn walk(command: &clap::Command, name: &str) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example") && help.contains(name), "{name}: {help:?}");
+            for inner in command.get_subcommands() {
+                walk(inner, &format!("{name} {}", inner.get_name()));
+            }
+        }
+        walk(&Cli::command(), "tollgate");
+    }
+
+    /// Each example is itself a command line that parses.
+    #[test]
+    fn every_example_parses() {
+        fn walk(command: &clap::Command, examples: &mut Vec<String>) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines = help.lines().map(str::trim).filter(|line| line.starts_with("tollgate "));
+            examples.extend(lines.map(str::to_string));
+            for inner in command.get_subcommands() {
+                walk(inner, examples);
+            }
+        }
+        let mut examples = Vec::new();
+        walk(&Cli::command(), &mut examples);
+        assert!(examples.len() > 20);
+        for example in examples {
+            let line = example.split(['>', '|']).next().unwrap_or_default();
+            let words = line.split_whitespace().map(|word| word.trim_matches('\''));
+            let parsed = Cli::try_parse_from(words).map(|_| ());
+            assert!(parsed.is_ok(), "{example}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn options_of_the_admin_api_stand_before_and_after_the_verb() {
+        for line in ["tollgate plan --json list", "tollgate plan list --json --log-format json"] {
+            let cli = Cli::try_parse_from(line.split(' ')).ok();
+            assert!(matches!(cli.map(|cli| cli.command), Some(Command::Plan(_))), "{line}");
+        }
+    }
+}

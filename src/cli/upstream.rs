@@ -5,7 +5,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::process::ExitCode;
+use super::Failure;
 
 const AFTER_HELP: &str = "\
 Paths: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses, /v1/messages,
@@ -71,19 +71,15 @@ pub struct UpstreamArgs {
 }
 
 /// Runs the server until it fails.
-pub fn run(args: UpstreamArgs) -> ExitCode {
+pub fn run(args: &UpstreamArgs) -> Result<String, Failure> {
     let (listen, threads) = (args.listen, args.threads);
     let ready = |address| eprintln!("ready http://{address}");
-    match model_server::run(listen, threads, behaviour(args), ready) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("tollgate upstream: cannot serve on {listen}: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    model_server::run(listen, threads, behaviour(args), ready)
+        .map_err(|error| Failure::Failed(format!("cannot serve on {listen}: {error}")))?;
+    Ok(String::new())
 }
 
-fn behaviour(args: UpstreamArgs) -> Behaviour {
+fn behaviour(args: &UpstreamArgs) -> Behaviour {
     Behaviour {
         latency_ms: args.latency_ms,
         jitter_ms: args.jitter_ms,

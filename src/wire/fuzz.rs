@@ -79,8 +79,10 @@ pub fn sse(input: &[u8]) {
     assert_eq!(events(stream, cut), whole);
 }
 
-/// Name and data of each event that has either.
-fn events(stream: &[u8], cut: usize) -> Vec<(Option<Vec<u8>>, Option<Vec<u8>>)> {
+type NameAndData = (Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// Each event that has a name or data.
+fn events(stream: &[u8], cut: usize) -> Vec<NameAndData> {
     let mut splitter = SseSplitter::new();
     let (mut found, mut scratch) = (Vec::new(), Vec::new());
     let (mut start, mut end) = (0, 0);
@@ -155,10 +157,12 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
+    type Target = (&'static str, fn(&[u8]));
+
     #[test]
     fn the_corpora_hold() {
         let corpora = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");
-        let targets: [(&str, fn(&[u8])); 5] =
+        let targets: [Target; 5] =
             [("head", head), ("chunk", chunk), ("sse", sse), ("json", json), ("usage", usage)];
         for (name, target) in targets {
             let mut files = 0;

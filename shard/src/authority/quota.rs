@@ -19,6 +19,8 @@ pub struct Month {
     holders: Vec<Holder>,
     #[cfg(test)]
     pub planted: Planted,
+    #[cfg(test)]
+    pub granted: u64,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,10 @@ impl Month {
         holder.balance -= i128::from(ask.consumed) + i128::from(ask.returned);
         self.consumed = self.consumed.saturating_add(ask.consumed);
         let granted = self.grant(ask);
+        #[cfg(test)]
+        {
+            self.granted += granted;
+        }
         let holder = &mut self.holders[place];
         holder.balance += i128::from(granted);
         let left = self.left();

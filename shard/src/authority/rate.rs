@@ -28,6 +28,44 @@ pub struct Bucket {
     holders: Vec<Holder>,
     #[cfg(test)]
     pub planted: Planted,
+    #[cfg(test)]
+    pub books: Books,
+}
+
+/// Every token that came or went, apart from the protocol's own state.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Books {
+    /// What it held at first, in nano-tokens, and what a change of plan gave or took.
+    pub given: i128,
+    pub accrued: i128,
+    pub granted: u64,
+    pub used: u64,
+    pub returned: u64,
+    pub burned: u64,
+    pub level: i128,
+    pub outstanding: u64,
+    /// The largest burst that may still be on lease.
+    pub burst: u64,
+}
+
+#[cfg(test)]
+impl Books {
+    pub fn fault(&self) -> Option<String> {
+        let flow = i128::from(self.returned) - i128::from(self.granted);
+        if self.level != self.given + self.accrued + flow * TOKEN {
+            return Some(format!("conservation: tokens made or lost at the authority: {self:?}"));
+        }
+        let gone = self.used + self.returned + self.burned;
+        if self.outstanding != self.granted - gone {
+            return Some(format!("conservation: the lease does not add up: {self:?}"));
+        }
+        let bound = i128::from(self.burst) * TOKEN;
+        if self.level + i128::from(self.outstanding) * TOKEN > bound {
+            return Some(format!("L + O <= B is broken: {self:?}"));
+        }
+        None
+    }
 }
 
 #[derive(Debug)]
@@ -73,6 +111,8 @@ impl Bucket {
             holders: Vec::new(),
             #[cfg(test)]
             planted: Planted::Nothing,
+            #[cfg(test)]
+            books: Books { given: i128::from(burst) * TOKEN, burst, ..Books::default() },
         }
     }
 
@@ -140,14 +180,22 @@ impl Bucket {
         let span = until.since(self.last);
         let room =
             i128::from(self.burst) * TOKEN - i128::from(self.outstanding) * TOKEN - self.level;
-        let accrued = i128::from(self.rate_per_s) * i128::from(span.0);
-        self.level += accrued.min(room.max(0));
+        let accrued = (i128::from(self.rate_per_s) * i128::from(span.0)).min(room.max(0));
+        self.level += accrued;
+        #[cfg(test)]
+        {
+            self.books.accrued += accrued;
+        }
         self.last = self.last.max(until);
     }
 
     fn expire(&mut self, place: usize) {
         let holder = &mut self.holders[place];
         self.outstanding -= holder.outstanding;
+        #[cfg(test)]
+        {
+            self.books.burned += holder.outstanding;
+        }
         #[cfg(test)]
         if self.planted == Planted::NoBurn {
             self.level += i128::from(holder.outstanding) * TOKEN;
@@ -207,7 +255,13 @@ impl Bucket {
         self.burst = burst;
         let room = i128::from(burst) - i128::from(self.outstanding);
         let least = -self.debt_max();
-        self.level = self.level.clamp(least, room.max(0) * TOKEN);
+        let level = self.level.clamp(least, room.max(0) * TOKEN);
+        #[cfg(test)]
+        {
+            self.books.given += level - self.level;
+            self.books.burst = self.books.burst.max(burst);
+        }
+        self.level = level;
     }
 
     /// The caller's report, if it speaks of the lease that it has.
@@ -221,6 +275,11 @@ impl Bucket {
         holder.outstanding -= used + returned;
         self.outstanding -= used + returned;
         self.level += i128::from(returned) * TOKEN;
+        #[cfg(test)]
+        {
+            self.books.used += used;
+            self.books.returned += returned;
+        }
     }
 
     fn debt_max(&self) -> i128 {
@@ -281,6 +340,10 @@ impl Bucket {
         let now = self.last;
         self.level -= i128::from(answer.granted) * TOKEN;
         self.outstanding += answer.granted;
+        #[cfg(test)]
+        {
+            self.books.granted += answer.granted;
+        }
         let holder = &mut self.holders[place];
         holder.outstanding += answer.granted;
         if holder.outstanding > 0 {
@@ -313,9 +376,14 @@ impl Bucket {
     }
 
     #[cfg(test)]
-    pub fn probe(&mut self, now: Nanos) -> (i128, u64, u64) {
+    pub fn probe(&mut self, now: Nanos) -> Books {
         self.advance(now);
-        (self.level, self.outstanding, self.burst)
+        Books { level: self.level, outstanding: self.outstanding, ..self.books }
+    }
+
+    #[cfg(test)]
+    pub fn probe_holder(&self, id: u128) -> u64 {
+        self.holders.iter().find(|holder| holder.id == id).map_or(0, |holder| holder.outstanding)
     }
 }
 

@@ -343,6 +343,12 @@ impl Lease {
         !holds && self.is_quiet() && now >= forget_at(self.last_word)
     }
 
+    #[cfg(test)]
+    pub fn probe(&self, now: Nanos) -> u64 {
+        let held = self.ready + self.runs.iter().map(|run| run.count).sum::<u64>();
+        if now < self.deadline { held } else { 0 }
+    }
+
     fn is_quiet(&self) -> bool {
         self.flight.is_none() && self.pending.is_empty() && !self.call_wanted
     }

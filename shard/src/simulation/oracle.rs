@@ -1,0 +1,98 @@
+//! What must hold, kept apart from the code under test and in other words.
+
+use crate::lease::lease_span;
+use crate::units::Nanos;
+
+/// Of a run, for a look at what it did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    pub admitted: u64,
+    pub denied: u64,
+    pub exhausted: u64,
+    pub calls: u64,
+    pub words: u64,
+}
+
+impl Totals {
+    pub fn add(&mut self, other: &Self) {
+        self.admitted += other.admitted;
+        self.denied += other.denied;
+        self.exhausted += other.exhausted;
+        self.calls += other.calls;
+        self.words += other.words;
+    }
+}
+
+/// The bucket that the whole system has to look like: one place, no network.
+#[derive(Clone, Debug)]
+pub struct Ideal {
+    /// Token·10⁻¹⁵: a rate in tokens per second times parts per million times nanoseconds.
+    level: i128,
+    full: i128,
+    rate: i128,
+    allowed: i128,
+    last: Nanos,
+    /// A change of plan binds from here on.
+    binds_from: Nanos,
+}
+
+const TOKEN: i128 = 1_000_000_000_000_000;
+
+impl Ideal {
+    /// `fast_ppm`: how much faster than true time the authority's clock may run.
+    pub fn new(rate_per_s: u64, burst: u64, fast_ppm: u64) -> Self {
+        let full = i128::from(burst) * TOKEN;
+        let rate = i128::from(rate_per_s) * i128::from(1_000_000 + fast_ppm);
+        Self { level: full, full, rate, allowed: 0, last: Nanos(0), binds_from: Nanos(0) }
+    }
+
+    /// The failure table's price of one forward step of the authority's clock.
+    pub fn allow_burst(&mut self) {
+        self.allowed += self.full;
+    }
+
+    pub fn change(&mut self, rate_per_s: u64, burst: u64, fast_ppm: u64, binds_from: Nanos) {
+        *self = Self { binds_from, last: binds_from, ..Self::new(rate_per_s, burst, fast_ppm) };
+    }
+
+    pub fn admit(&mut self, at: Nanos) -> Result<(), String> {
+        if at < self.binds_from {
+            return Ok(());
+        }
+        self.level += self.rate * i128::from(at.since(self.last).0);
+        self.level = self.level.min(self.full) - TOKEN;
+        self.last = at;
+        if self.level < -self.allowed {
+            let over = (-self.level - self.allowed) as f64 / TOKEN as f64;
+            return Err(format!("bound: {over} tokens too many at {at:?}"));
+        }
+        Ok(())
+    }
+}
+
+/// No lease of such a bucket lasts longer.
+pub fn lease_max(rate_per_s: u64, burst: u64, rtt: Nanos) -> Nanos {
+    let span = lease_span(rate_per_s, burst).0;
+    let last_slot = 1_000_000_000 / rate_per_s.max(1) + 2 * span + 1_000_000;
+    Nanos(((2 * span + 2 * rtt.0).max(100_000_000) + last_slot + last_slot / 32) / 100 * 102)
+}
+
+/// A month over all instances.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Month {
+    pub limit: u64,
+    pub reserved: u64,
+    pub consumed: u64,
+    pub overrun: u64,
+    /// Reserved by instances that died, and so never settled.
+    pub lost: u64,
+}
+
+impl Month {
+    pub fn check(&self) -> Result<(), String> {
+        if self.reserved + self.consumed + self.lost > self.limit + self.overrun {
+            return Err(format!("quota: more promised than the month has: {self:?}"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,227 @@
+//! `tollgate plan` and `tollgate consumer`, over the admin API.
+
+use super::Failure;
+use super::client::AdminArgs;
+use super::input::{count, object};
+use super::render::{self, Column};
+use clap::{Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+/// `tollgate plan`
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  tollgate plan list")]
+pub struct PlanArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(subcommand)]
+    verb: PlanVerb,
+}
+
+#[derive(Subcommand)]
+enum PlanVerb {
+    /// Create a plan
+    #[command(after_help = "Example:\n  tollgate plan create --name team --rate-per-s 50 \
+                            --burst 100 --quota-tokens 5M")]
+    Create {
+        /// Unique
+        #[arg(long)]
+        name: String,
+        #[command(flatten)]
+        limits: Limits,
+    },
+    /// List all plans
+    #[command(after_help = "Example:\n  tollgate plan list --json")]
+    List,
+    /// Show one plan
+    #[command(after_help = "Example:\n  tollgate plan show basic")]
+    Show {
+        /// Id or name
+        plan: String,
+    },
+    /// Change a plan; its keys follow within a second
+    #[command(after_help = "Example:\n  tollgate plan update team --quota-tokens 10M")]
+    Update {
+        /// Id or name
+        plan: String,
+        #[command(flatten)]
+        limits: Limits,
+    },
+}
+
+#[derive(clap::Args)]
+struct Limits {
+    /// Requests per second, in the long run
+    #[arg(long, value_parser = count)]
+    rate_per_s: Option<u64>,
+    /// Requests at once
+    #[arg(long, value_parser = count)]
+    burst: Option<u64>,
+    /// Tokens per calendar month (UTC), e.g. 10M
+    #[arg(long, value_parser = count)]
+    quota_tokens: Option<u64>,
+    /// While the authority is out of reach; instance: as the instance is configured
+    #[arg(long, value_enum)]
+    when_lost: Option<Stance>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Stance {
+    Closed,
+    Degraded,
+    Open,
+    Instance,
+}
+
+impl Limits {
+    /// A new plan has to name its three numbers; an update need not.
+    fn complete(&self) -> Result<&Self, Failure> {
+        match (self.rate_per_s, self.burst, self.quota_tokens) {
+            (Some(_), Some(_), Some(_)) => Ok(self),
+            _ => Err(Failure::WrongUse(
+                "--rate-per-s, --burst and --quota-tokens are needed".to_string(),
+            )),
+        }
+    }
+
+    fn body(&self, name: Option<&str>) -> Value {
+        let when_lost = self.when_lost.map(|stance| match stance {
+            Stance::Closed => json!("closed"),
+            Stance::Degraded => json!("degraded"),
+            Stance::Open => json!("open"),
+            Stance::Instance => Value::Null,
+        });
+        object([
+            ("name", name.map(Value::from)),
+            ("rate_per_s", self.rate_per_s.map(Value::from)),
+            ("burst", self.burst.map(Value::from)),
+            ("quota_tokens", self.quota_tokens.map(Value::from)),
+            ("when_lost", when_lost),
+        ])
+    }
+}
+
+const PLAN_COLUMNS: [Column; 6] = [
+    Column { title: "ID", field: "id" },
+    Column { title: "NAME", field: "name" },
+    Column { title: "RATE/S", field: "rate_per_s" },
+    Column { title: "BURST", field: "burst" },
+    Column { title: "TOKENS/MONTH", field: "quota_tokens" },
+    Column { title: "WHEN LOST", field: "when_lost" },
+];
+
+/// Does what `tollgate plan …` asks for.
+pub fn plan(args: &PlanArgs) -> Result<String, Failure> {
+    let body = match &args.verb {
+        PlanVerb::Create { name, limits } => limits.complete()?.body(Some(name)),
+        PlanVerb::Update { limits, .. } => changes(limits.body(None))?,
+        PlanVerb::List | PlanVerb::Show { .. } => Value::Null,
+    };
+    let client = args.admin.client()?;
+    let answer = match &args.verb {
+        PlanVerb::List => return listed(&args.admin, &PLAN_COLUMNS, client.list("plans")?),
+        PlanVerb::Create { .. } => client.post("plans", &body)?,
+        PlanVerb::Show { plan } => client.find("plans", plan)?,
+        PlanVerb::Update { plan, .. } => client.patch(&client.path("plans", plan)?, &body)?,
+    };
+    shown(&args.admin, &answer)
+}
+
+/// `tollgate consumer`
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  tollgate consumer list")]
+pub struct ConsumerArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(subcommand)]
+    verb: ConsumerVerb,
+}
+
+#[derive(Subcommand)]
+enum ConsumerVerb {
+    /// Create a consumer
+    #[command(after_help = "Example:\n  tollgate consumer create --name acme --plan basic")]
+    Create {
+        /// What it is called in reports
+        #[arg(long)]
+        name: String,
+        /// Its plan's name or id
+        #[arg(long)]
+        plan: String,
+    },
+    /// List all consumers
+    #[command(after_help = "Example:\n  tollgate consumer list --json")]
+    List,
+    /// Show one consumer
+    #[command(after_help = "Example:\n  tollgate consumer show acme")]
+    Show {
+        /// Id or name
+        consumer: String,
+    },
+    /// Change a consumer's name or plan; its keys follow within a second
+    #[command(after_help = "Example:\n  tollgate consumer update acme --plan premium")]
+    Update {
+        /// Id or name
+        consumer: String,
+        /// Its new name
+        #[arg(long)]
+        name: Option<String>,
+        /// Its new plan's name or id
+        #[arg(long)]
+        plan: Option<String>,
+    },
+}
+
+const CONSUMER_COLUMNS: [Column; 4] = [
+    Column { title: "ID", field: "id" },
+    Column { title: "NAME", field: "name" },
+    Column { title: "PLAN", field: "plan" },
+    Column { title: "CREATED", field: "created_at" },
+];
+
+/// Does what `tollgate consumer …` asks for.
+pub fn consumer(args: &ConsumerArgs) -> Result<String, Failure> {
+    let body = match &args.verb {
+        ConsumerVerb::Create { name, plan } => json!({"name": name, "plan": plan}),
+        ConsumerVerb::Update { name, plan, .. } => changes(object([
+            ("name", name.as_deref().map(Value::from)),
+            ("plan", plan.as_deref().map(Value::from)),
+        ]))?,
+        ConsumerVerb::List | ConsumerVerb::Show { .. } => Value::Null,
+    };
+    let client = args.admin.client()?;
+    let answer = match &args.verb {
+        ConsumerVerb::List => {
+            return listed(&args.admin, &CONSUMER_COLUMNS, client.list("consumers")?);
+        }
+        ConsumerVerb::Create { .. } => client.post("consumers", &body)?,
+        ConsumerVerb::Show { consumer } => client.find("consumers", consumer)?,
+        ConsumerVerb::Update { consumer, .. } => {
+            client.patch(&client.path("consumers", consumer)?, &body)?
+        }
+    };
+    shown(&args.admin, &answer)
+}
+
+/// A list as it was asked for.
+pub fn listed(admin: &AdminArgs, columns: &[Column], rows: Vec<Value>) -> Result<String, Failure> {
+    Ok(match admin.json {
+        true => render::json(&json!({ "data": rows })),
+        false => render::objects(columns, &rows),
+    })
+}
+
+/// One object as it was asked for.
+pub fn shown(admin: &AdminArgs, object: &Value) -> Result<String, Failure> {
+    Ok(match admin.json {
+        true => render::json(object),
+        false => render::object(object),
+    })
+}
+
+/// The body of an update, in which something has to stand.
+pub fn changes(body: Value) -> Result<Value, Failure> {
+    match body.as_object().is_some_and(|fields| !fields.is_empty()) {
+        true => Ok(body),
+        false => Err(Failure::WrongUse("nothing to change: see --help".to_string())),
+    }
+}

@@ -1,0 +1,276 @@
+//! `tollgate demo`: a whole marketplace on one machine, with nothing else to start.
+//!
+//! What it sells and to whom is created once, through the admin API like anybody else's, and
+//! remembered in `DATA_DIR/demo.json`. That file has keys in it: only its owner may read it.
+
+use super::Failure;
+use super::client::Client;
+use super::demo_text;
+use crate::config::{Config, Shards};
+use crate::run::{self, Addresses};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+const FILE_NAME: &str = "demo.json";
+
+/// How to run the demo.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  tollgate demo --listen 127.0.0.1:3000 --shards 2")]
+pub struct DemoArgs {
+    /// Where callers connect [default: 127.0.0.1:3000]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Where the admin API is [default: 127.0.0.1:3001]
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<SocketAddr>,
+    /// Where everything is kept [default: ./tollgate-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Executors, or auto [default: auto]
+    #[arg(long)]
+    shards: Option<Shards>,
+    /// A model server of yours instead of the simulated one inside
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+    /// A configuration under these flags
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// What `DATA_DIR/demo.json` holds, for scripts. It has no `Debug`: it is full of secrets.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DemoFile {
+    /// Data plane.
+    pub data_url: String,
+    /// Control plane.
+    pub admin_url: String,
+    /// Its bearer token.
+    pub admin_token: String,
+    /// A key of each plan.
+    pub keys: DemoKeys,
+    /// The services' ids, by how they are priced.
+    pub services: DemoServices,
+    /// Their model names.
+    pub models: DemoServices,
+    /// The model server behind them.
+    pub upstream_url: String,
+}
+
+/// A key of each plan.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DemoKeys {
+    /// 10 requests a second.
+    pub basic: String,
+    /// 100 requests a second.
+    pub premium: String,
+    /// 1000 requests a second.
+    pub enterprise: String,
+    /// As many as there can be.
+    pub bench: String,
+}
+
+/// Something of each service.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DemoServices {
+    /// Of the one priced per token.
+    pub per_token: String,
+    /// Of the one with graduated prices.
+    pub tiered: String,
+    /// Of the one with a monthly fee.
+    pub subscription: String,
+}
+
+/// Runs the demo until a signal ends it.
+pub fn run(args: &DemoArgs) -> Result<String, Failure> {
+    let mut config = Config::load(args.config.as_deref())
+        .map_err(|errors| Failure::WrongUse(errors.to_string()))?;
+    let Config { server, .. } = &mut config;
+    server.listen = args.listen.unwrap_or(server.listen);
+    server.admin_listen = args.admin_listen.unwrap_or(server.admin_listen);
+    server.shards = args.shards.unwrap_or(server.shards);
+    if let Some(data_dir) = &args.data_dir {
+        server.data_dir.clone_from(data_dir);
+    }
+    let upstream_url = match &args.upstream {
+        Some(url) => url.trim_end_matches('/').to_string(),
+        None => run::spawn_model_server(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+            .map(|address| format!("http://{address}"))
+            .map_err(|error| format!("the simulated model server did not start: {error}"))?,
+    };
+    let data_dir = config.server.data_dir.clone();
+    let on_ready = |addresses: &Addresses| {
+        let Addresses { data_url, admin_url, admin_token } = addresses;
+        let demo = seed(admin_url, admin_token, &upstream_url, data_url, &data_dir)?;
+        let program = std::env::args().next().unwrap_or_default();
+        let text = demo_text::welcome(&demo, &data_dir, &program);
+        super::emit(&text).map_err(|_| "stdout cannot be written".to_string())
+    };
+    run::serve(config, on_ready).map_err(|error| Failure::Failed(error.to_string()))?;
+    Ok(String::new())
+}
+
+/// Creates the demo's plan, consumers, keys and services where they are not there yet, points the
+/// services to `upstream_url`, and keeps all of it in `data_dir/demo.json`.
+pub fn seed(
+    admin_url: &str,
+    admin_token: &str,
+    upstream_url: &str,
+    data_url: &str,
+    data_dir: &Path,
+) -> Result<DemoFile, String> {
+    let client = Client::new(admin_url, admin_token)?;
+    let path = data_dir.join(FILE_NAME);
+    let (keys, services, models) = match remembered(&client, &path, upstream_url)? {
+        Some(demo) => (demo.keys, demo.services, demo.models),
+        None => (create_keys(&client)?, create_services(&client, upstream_url)?, model_names()),
+    };
+    let demo = DemoFile {
+        data_url: data_url.to_string(),
+        admin_url: admin_url.to_string(),
+        admin_token: admin_token.to_string(),
+        keys,
+        services,
+        models,
+        upstream_url: upstream_url.to_string(),
+    };
+    write(&path, &demo).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(demo)
+}
+
+/// An earlier start's keys and services, the latter pointed to `upstream_url`; `None`: there was
+/// no earlier start, or its store is gone.
+fn remembered(
+    client: &Client,
+    path: &Path,
+    upstream_url: &str,
+) -> Result<Option<DemoFile>, String> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("{}: {error}", path.display())),
+    };
+    let demo: DemoFile = serde_json::from_str(&text).map_err(|_| {
+        format!("{} is not the demo's: remove it, and keys are made anew", path.display())
+    })?;
+    let DemoServices { per_token, tiered, subscription } = &demo.services;
+    for id in [per_token, tiered, subscription] {
+        match client.patch(&format!("services/{id}"), &json!({ "base_url": upstream_url })) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            answer => answer?,
+        };
+    }
+    Ok(Some(demo))
+}
+
+fn create_keys(client: &Client) -> Result<DemoKeys, String> {
+    let plan = json!({
+        "name": "bench",
+        "rate_per_s": 10_000_000,
+        "burst": 10_000_000,
+        "quota_tokens": 1_000_000_000_000_000_u64,
+    });
+    find_or_create(client, "plans", &plan)?;
+    let key = |plan: &str| -> Result<String, String> {
+        let consumer = json!({ "name": format!("demo-{plan}"), "plan": plan });
+        let consumer_id = find_or_create(client, "consumers", &consumer)?;
+        let body = json!({ "consumer_id": consumer_id, "name": "demo" });
+        let answer = client.post("keys", &body)?;
+        answer["key"].as_str().map(str::to_string).ok_or("a key came without its key".to_string())
+    };
+    Ok(DemoKeys {
+        basic: key("basic")?,
+        premium: key("premium")?,
+        enterprise: key("enterprise")?,
+        bench: key("bench")?,
+    })
+}
+
+/// Prices as they are asked for today, USD per million tokens: 2.50 in, 1.25 cached, 10 out; from
+/// 3 and 15 down to 1.80 and 9 by volume; 20 a month for 5 million tokens.
+fn create_services(client: &Client, upstream_url: &str) -> Result<DemoServices, String> {
+    const USD: u64 = 1_000_000_000;
+    let per_token = |input: u64, cached: u64, output: u64| {
+        json!({
+            "kind": "per_token",
+            "input_nanousd_per_mtok": input,
+            "cached_input_nanousd_per_mtok": cached,
+            "output_nanousd_per_mtok": output,
+        })
+    };
+    let tier = |up_to_tokens: Option<u64>, input: u64, output: u64| {
+        json!({
+            "up_to_tokens": up_to_tokens,
+            "input_nanousd_per_mtok": input,
+            "output_nanousd_per_mtok": output,
+        })
+    };
+    let tiers = [
+        tier(Some(1_000_000), 3 * USD, 15 * USD),
+        tier(Some(10_000_000), 24 * USD / 10, 12 * USD),
+        tier(None, 18 * USD / 10, 9 * USD),
+    ];
+    let flat = json!({
+        "kind": "subscription",
+        "fee_nanousd": 20 * USD,
+        "allowance_tokens": 5_000_000,
+        "overage": per_token(USD, USD / 2, 4 * USD),
+    });
+    let service = |name: String, price: Value| {
+        let body = json!({
+            "name": name,
+            "base_url": upstream_url,
+            "default_path": "/v1/chat/completions",
+            "price": price,
+        });
+        let id = find_or_create(client, "services", &body)?;
+        client.patch(&format!("services/{id}"), &json!({ "base_url": upstream_url }))?;
+        Ok::<_, String>(id)
+    };
+    let names = model_names();
+    Ok(DemoServices {
+        per_token: service(names.per_token, per_token(25 * USD / 10, 125 * USD / 100, 10 * USD))?,
+        tiered: service(names.tiered, json!({ "kind": "tiered", "tiers": tiers }))?,
+        subscription: service(names.subscription, flat)?,
+    })
+}
+
+fn model_names() -> DemoServices {
+    DemoServices {
+        per_token: "demo-chat".to_string(),
+        tiered: "demo-chat-tiered".to_string(),
+        subscription: "demo-chat-flat".to_string(),
+    }
+}
+
+/// The id of the object with the body's name, which an interrupted start may have left.
+fn find_or_create(client: &Client, collection: &str, body: &Value) -> Result<String, String> {
+    let mut rows = client.list(collection)?.into_iter();
+    let found = match rows.find(|row| row["name"] == body["name"]) {
+        Some(row) => row,
+        None => client.post(collection, body)?,
+    };
+    Ok(client.id(&found)?)
+}
+
+/// Replaces the file in one step; no other user can read it at any time.
+fn write(path: &Path, demo: &DemoFile) -> std::io::Result<()> {
+    let new = path.with_extension("json.new");
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    serde_json::to_writer_pretty(&mut file, demo)?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)
+}
+
+#[cfg(test)]
+#[path = "demo_tests.rs"]
+pub mod tests;

@@ -1,0 +1,154 @@
+//! What `tollgate demo` says once it serves: the keys, and lines that work as they are pasted.
+
+use super::client::token_in;
+use super::demo::DemoFile;
+use super::render::table;
+use std::path::Path;
+
+/// The text; `program` is how this program was started.
+pub fn welcome(demo: &DemoFile, data_dir: &Path, program: &str) -> String {
+    let DemoFile { data_url, admin_url, keys, services, models, upstream_url, .. } = demo;
+    let key = &keys.premium;
+    let bearer = format!("-H 'authorization: Bearer {key}'");
+    let json = "-H 'content-type: application/json'";
+    let model = &models.per_token;
+    let body = format!(
+        "{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]"
+    );
+    let service_id = &services.per_token;
+    let admin = quoted(&format!("authorization: Bearer {}", demo.admin_token));
+    let usage = usage_command(demo, data_dir, program);
+    format!(
+        "Tollgate demo: a marketplace of three services and four consumers.\n\
+         \n  calls         {data_url}\
+         \n  admin API     {admin_url}\
+         \n  model server  {upstream_url}\
+         \n  kept in       {data_dir}   ({file} has all of this, for scripts)\n\n\
+         {keys}{services}\n\
+         Call a model:\n  \
+         curl {data_url}/v1/chat/completions {bearer} {json} -d '{body}}}'\n\n\
+         Stream it:\n  \
+         curl -N {data_url}/v1/chat/completions {bearer} {json} -d '{body},\"stream\":true}}'\n\n\
+         Call a service by its id; a bare GET will do:\n  \
+         curl {data_url}/api/v1/consume/{service_id} {bearer}\n\n\
+         See what the caller has left:\n  \
+         curl {data_url}/api/v1/account {bearer}\n\n\
+         See what it cost:\n  \
+         {usage}\n\n\
+         Administer:\n  \
+         curl {admin_url}/admin/v1/plans -H {admin}\n\n\
+         Ctrl-C ends it; the same keys are good at the next start.\n",
+        data_dir = data_dir.display(),
+        file = "demo.json",
+        keys = key_table(demo),
+        services = service_table(demo),
+    )
+}
+
+fn key_table(demo: &DemoFile) -> String {
+    let keys = &demo.keys;
+    let row = |plan: &str, rate: &str, quota: &str, key: &str| {
+        [plan, rate, quota, key].map(str::to_string).to_vec()
+    };
+    table(
+        &["PLAN", "RATE/S", "TOKENS/MONTH", "KEY"],
+        &[
+            row("basic", "10", "100,000", &keys.basic),
+            row("premium", "100", "10,000,000", &keys.premium),
+            row("enterprise", "1,000", "1,000,000,000", &keys.enterprise),
+            row("bench", "10,000,000", "1,000,000,000,000,000", &keys.bench),
+        ],
+    )
+}
+
+fn service_table(demo: &DemoFile) -> String {
+    let row =
+        |pricing: &str, model: &str, id: &str| [pricing, model, id].map(str::to_string).to_vec();
+    let (models, services) = (&demo.models, &demo.services);
+    table(
+        &["PRICED", "MODEL", "SERVICE ID"],
+        &[
+            row("per token", &models.per_token, &services.per_token),
+            row("tiered", &models.tiered, &services.tiered),
+            row("subscription", &models.subscription, &services.subscription),
+        ],
+    )
+}
+
+/// The command with just the options that it needs to reach this instance.
+fn usage_command(demo: &DemoFile, data_dir: &Path, program: &str) -> String {
+    let program = if program.contains('/') { program } else { "tollgate" };
+    let mut command = format!("{} usage --by consumer,service", quoted(program));
+    if demo.admin_url != "http://127.0.0.1:3001" {
+        command.push_str(&format!(" --admin-url {}", quoted(&demo.admin_url)));
+    }
+    match token_in(data_dir).as_deref() == Some(&demo.admin_token) {
+        true if data_dir == Path::new("./tollgate-data") => {}
+        true => command.push_str(&format!(" --data-dir {}", quoted(&data_dir.to_string_lossy()))),
+        false => command.push_str(&format!(" --admin-token {}", quoted(&demo.admin_token))),
+    }
+    command
+}
+
+/// As one word for a shell.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_string(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{quoted, usage_command, welcome};
+    use crate::cli::demo::tests::example;
+    use std::path::Path;
+
+    #[test]
+    fn every_key_service_and_line_is_there() {
+        let text = welcome(&example(), Path::new("/data"), "target/release/tollgate");
+        for expected in [
+            "│ premium    ┆        100 ┆            10,000,000 ┆ tg_premium    │",
+            "│ tiered       ┆ demo-chat-tiered ┆ s-tiered       │",
+            "tg_basic",
+            "tg_enterprise",
+            "tg_bench",
+            "  curl http://127.0.0.1:3000/v1/chat/completions -H 'authorization: Bearer tg_premium' \
+             -H 'content-type: application/json' -d '{\"model\":\"demo-chat\",\"messages\":\
+             [{\"role\":\"user\",\"content\":\"Hello\"}]}'\n",
+            "\"content\":\"Hello\"}],\"stream\":true}'\n",
+            "  curl http://127.0.0.1:3000/api/v1/consume/s-per-token -H 'authorization: Bearer tg_p",
+            "  curl http://127.0.0.1:3000/api/v1/account -H 'authorization: Bearer tg_premium'\n",
+            "  target/release/tollgate usage --by consumer,service --admin-token secret\n",
+            "  curl http://127.0.0.1:3001/admin/v1/plans -H 'authorization: Bearer secret'\n",
+        ] {
+            assert!(text.contains(expected), "{expected} is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_usage_command_has_the_options_that_it_needs() {
+        let dir = tempfile::tempdir().unwrap_or_else(|error| unreachable!("{error}"));
+        let written = std::fs::write(dir.path().join("admin.token"), "secret\n");
+        assert!(written.is_ok());
+        let mut demo = example();
+        demo.admin_url = "http://127.0.0.1:4001".to_string();
+        assert_eq!(
+            usage_command(&demo, dir.path(), "tollgate"),
+            format!(
+                "tollgate usage --by consumer,service --admin-url http://127.0.0.1:4001 \
+                 --data-dir {}",
+                dir.path().display()
+            )
+        );
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quoted("target/release/tollgate"), "target/release/tollgate");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted("$HOME"), "'$HOME'");
+        assert_eq!(quoted(""), "''");
+    }
+}

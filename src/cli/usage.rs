@@ -1,0 +1,211 @@
+//! `tollgate usage`: metered usage and its cost, from the ledger. Sums are exact.
+
+use super::Failure;
+use super::client::{AdminArgs, encoded};
+use super::render::{self, csv_line, printable, thousands, usd};
+use clap::ValueEnum;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// What to report.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    tollgate usage --by consumer,service --from 2026-11-01 --to 2026-11-30\n  \
+    tollgate usage --by day --csv > november.csv")]
+pub struct UsageArgs {
+    /// What to sum by
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "consumer,service")]
+    by: Vec<By>,
+    /// The first day (UTC), YYYY-MM-DD
+    #[arg(long, value_name = "DAY")]
+    from: Option<String>,
+    /// The last day (UTC), YYYY-MM-DD
+    #[arg(long, value_name = "DAY")]
+    to: Option<String>,
+    /// Print CSV instead of a table; amounts in nano-USD and in USD
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum By {
+    Consumer,
+    Service,
+    Day,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Row {
+    consumer_id: String,
+    consumer: String,
+    service_id: String,
+    service: String,
+    day: String,
+    calls: u64,
+    input_tokens: u64,
+    cached_tokens: u64,
+    output_tokens: u64,
+    cost_nanousd: u64,
+}
+
+/// The report.
+pub fn run(args: &UsageArgs) -> Result<String, Failure> {
+    let client = args.admin.client()?;
+    let rows = client.list_with("usage", &query(args))?;
+    if args.admin.json {
+        return Ok(render::json(&json!({ "data": rows })));
+    }
+    let rows: Vec<Row> = serde_json::from_value(Value::Array(rows))
+        .map_err(|error| format!("the admin API answered with other rows than usage: {error}"))?;
+    Ok(match args.csv {
+        true => csv(&args.by, &rows),
+        false => table(&args.by, &rows),
+    })
+}
+
+fn query(args: &UsageArgs) -> String {
+    let by: Vec<&str> = args.by.iter().map(|by| by.name()).collect();
+    let mut query = format!("by={}", by.join(","));
+    for (name, day) in [("from", &args.from), ("to", &args.to)] {
+        if let Some(day) = day {
+            query.push_str(&format!("&{name}={}", encoded(day)));
+        }
+    }
+    query
+}
+
+impl By {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Consumer => "consumer",
+            Self::Service => "service",
+            Self::Day => "day",
+        }
+    }
+
+    fn of(self, row: &Row) -> &str {
+        let (id, name) = match self {
+            Self::Consumer => (&row.consumer_id, &row.consumer),
+            Self::Service => (&row.service_id, &row.service),
+            Self::Day => return &row.day,
+        };
+        if name.is_empty() { id } else { name }
+    }
+}
+
+fn table(by: &[By], rows: &[Row]) -> String {
+    let mut titles: Vec<String> = by.iter().map(|by| by.name().to_uppercase()).collect();
+    titles.extend(["CALLS", "INPUT", "CACHED", "OUTPUT", "COST (USD)"].map(String::from));
+    let numbers = |numbers: [u128; 5]| {
+        let [calls, input, cached, output, cost] = numbers;
+        [thousands(calls), thousands(input), thousands(cached), thousands(output), usd(cost)]
+    };
+    let mut lines: Vec<Vec<String>> = Vec::with_capacity(rows.len() + 1);
+    let mut total = [0_u128; 5];
+    for row in rows {
+        let amounts = amounts(row).map(u128::from);
+        for (sum, amount) in total.iter_mut().zip(amounts) {
+            *sum = sum.saturating_add(amount);
+        }
+        let mut line: Vec<String> = by.iter().map(|by| printable(by.of(row))).collect();
+        line.extend(numbers(amounts));
+        lines.push(line);
+    }
+    if rows.len() > 1 {
+        let mut line: Vec<String> = vec!["".to_string(); by.len()];
+        if let Some(first) = line.first_mut() {
+            *first = "total".to_string();
+        }
+        line.extend(numbers(total));
+        lines.push(line);
+    }
+    let titles: Vec<&str> = titles.iter().map(String::as_str).collect();
+    render::table(&titles, &lines)
+}
+
+fn csv(by: &[By], rows: &[Row]) -> String {
+    let mut titles = Vec::new();
+    for by in by {
+        match by {
+            By::Consumer => titles.extend(["consumer_id", "consumer"]),
+            By::Service => titles.extend(["service_id", "service"]),
+            By::Day => titles.push("day"),
+        }
+    }
+    titles.extend(["calls", "input_tokens", "cached_tokens", "output_tokens", "cost_nanousd"]);
+    titles.push("cost_usd");
+    let mut out = csv_line(titles);
+    for row in rows {
+        let mut line: Vec<String> = Vec::new();
+        for by in by {
+            match by {
+                By::Consumer => line.extend([row.consumer_id.clone(), row.consumer.clone()]),
+                By::Service => line.extend([row.service_id.clone(), row.service.clone()]),
+                By::Day => line.push(row.day.clone()),
+            }
+        }
+        line.extend(amounts(row).map(|amount| amount.to_string()));
+        line.push(usd(u128::from(row.cost_nanousd)).replace(',', ""));
+        out.push_str(&csv_line(line.iter().map(String::as_str)));
+    }
+    out
+}
+
+const fn amounts(row: &Row) -> [u64; 5] {
+    [row.calls, row.input_tokens, row.cached_tokens, row.output_tokens, row.cost_nanousd]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{By, Row, csv, table};
+
+    fn rows() -> Vec<Row> {
+        let row = |consumer: &str, calls, cost_nanousd| Row {
+            consumer_id: "c1".to_string(),
+            consumer: consumer.to_string(),
+            day: "2026-11-23".to_string(),
+            calls,
+            input_tokens: 1_200,
+            cached_tokens: 200,
+            output_tokens: 3_400,
+            cost_nanousd,
+            ..Row::default()
+        };
+        vec![row("Acme, \"Inc\"", 1_000, 1_234_000_000_001), row("", 1, 1)]
+    }
+
+    #[test]
+    fn the_table_has_separators_exact_cost_and_a_total() {
+        let expected = "\
+┌─────────────┬────────────┬───────┬───────┬────────┬────────┬─────────────────┐
+│ CONSUMER    ┆ DAY        ┆ CALLS ┆ INPUT ┆ CACHED ┆ OUTPUT ┆      COST (USD) │
+╞═════════════╪════════════╪═══════╪═══════╪════════╪════════╪═════════════════╡
+│ Acme, \"Inc\" ┆ 2026-11-23 ┆ 1,000 ┆ 1,200 ┆    200 ┆  3,400 ┆ 1,234.000000001 │
+│ c1          ┆ 2026-11-23 ┆     1 ┆ 1,200 ┆    200 ┆  3,400 ┆     0.000000001 │
+│ total       ┆            ┆ 1,001 ┆ 2,400 ┆    400 ┆  6,800 ┆ 1,234.000000002 │
+└─────────────┴────────────┴───────┴───────┴────────┴────────┴─────────────────┘
+";
+        assert_eq!(table(&[By::Consumer, By::Day], &rows()), expected);
+    }
+
+    #[test]
+    fn one_row_is_its_own_total_and_none_is_an_empty_table() {
+        assert!(!table(&[By::Day], &rows()[..1]).contains("total"));
+        assert!(table(&[By::Day], &[]).contains("COST (USD)"));
+    }
+
+    #[test]
+    fn csv_has_ids_names_and_both_units() {
+        assert_eq!(
+            csv(&[By::Consumer, By::Day], &rows()),
+            "consumer_id,consumer,day,calls,input_tokens,cached_tokens,output_tokens,\
+             cost_nanousd,cost_usd\r\n\
+             c1,\"Acme, \"\"Inc\"\"\",2026-11-23,1000,1200,200,3400,1234000000001,\
+             1234.000000001\r\n\
+             c1,,2026-11-23,1,1200,200,3400,1,0.000000001\r\n"
+        );
+    }
+}

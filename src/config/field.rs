@@ -1,0 +1,226 @@
+//! How a value of each type is read from the file or the environment, and written into the
+//! example. A refusal is the text of what is allowed.
+
+use super::{AuthorityUrl, Durability, Shards, StoreUrl};
+use shard::catalog::WhenLost;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// A value as it was given.
+#[derive(Clone, Debug)]
+pub enum Given<'a> {
+    /// A string of the file.
+    Text(&'a str),
+    /// An integer of the file; `None`: too large for any setting.
+    Integer(Option<i128>),
+    /// A variable's text, which stands for either.
+    Variable(&'a str),
+    /// Something that no setting is made of.
+    Other,
+}
+
+impl Given<'_> {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) | Self::Variable(text) => Some(text),
+            Self::Integer(_) | Self::Other => None,
+        }
+    }
+
+    fn integer(&self) -> Option<i128> {
+        match self {
+            Self::Integer(value) => *value,
+            Self::Variable(text) => text.replace('_', "").parse().ok(),
+            Self::Text(_) | Self::Other => None,
+        }
+    }
+}
+
+/// The bounds of an integer, inclusive; other types ignore it.
+pub type Range = (u64, u64);
+
+/// A setting's place in the configuration.
+pub trait Field {
+    /// Takes the value, or says what is allowed.
+    fn assign(&mut self, given: &Given<'_>, range: Range) -> Result<(), String>;
+    /// The value as TOML; `None`: it is not set.
+    fn render(&self) -> Option<String>;
+}
+
+macro_rules! integer_field {
+    ($($type:ty),*) => {$(
+        impl Field for $type {
+            fn assign(&mut self, given: &Given<'_>, (min, max): Range) -> Result<(), String> {
+                let allowed = || format!("an integer from {min} to {max}");
+                let value = given.integer().ok_or_else(allowed)?;
+                if !(i128::from(min)..=i128::from(max)).contains(&value) {
+                    return Err(allowed());
+                }
+                *self = Self::try_from(value).map_err(|_| allowed())?;
+                Ok(())
+            }
+
+            fn render(&self) -> Option<String> {
+                Some(self.to_string())
+            }
+        }
+    )*};
+}
+integer_field!(u32, u64, usize);
+
+impl Field for SocketAddr {
+    fn assign(&mut self, given: &Given<'_>, _: Range) -> Result<(), String> {
+        *self = given
+            .text()
+            .and_then(|text| text.parse().ok())
+            .ok_or("an IP address with a port, such as \"127.0.0.1:3000\" or \"[::]:3000\"")?;
+        Ok(())
+    }
+
+    fn render(&self) -> Option<String> {
+        Some(quoted(&self.to_string()))
+    }
+}
+
+impl Field for PathBuf {
+    fn assign(&mut self, given: &Given<'_>, _: Range) -> Result<(), String> {
+        let usable = |text: &&str| !text.is_empty() && !text.contains('\0');
+        *self = given.text().filter(usable).ok_or("a path, such as \"./tollgate-data\"")?.into();
+        Ok(())
+    }
+
+    fn render(&self) -> Option<String> {
+        Some(quoted(&self.to_string_lossy()))
+    }
+}
+
+impl Field for Shards {
+    fn assign(&mut self, given: &Given<'_>, (min, max): Range) -> Result<(), String> {
+        if given.text() == Some("auto") {
+            *self = Self::Auto;
+            return Ok(());
+        }
+        let mut count = 0_u32;
+        count
+            .assign(given, (min, max.min(u64::from(u16::MAX))))
+            .map_err(|allowed| format!("\"auto\" or {allowed}"))?;
+        *self = u16::try_from(count).map_or(Self::Auto, Self::Exactly);
+        Ok(())
+    }
+
+    fn render(&self) -> Option<String> {
+        Some(match self {
+            Self::Auto => quoted("auto"),
+            Self::Exactly(count) => count.to_string(),
+        })
+    }
+}
+
+impl Field for Durability {
+    fn assign(&mut self, given: &Given<'_>, _: Range) -> Result<(), String> {
+        *self = match given.text() {
+            Some("process") => Self::Process,
+            Some("disk") => Self::Disk,
+            _ => return Err("\"process\" or \"disk\"".to_string()),
+        };
+        Ok(())
+    }
+
+    fn render(&self) -> Option<String> {
+        Some(quoted(match self {
+            Self::Process => "process",
+            Self::Disk => "disk",
+        }))
+    }
+}
+
+impl Field for WhenLost {
+    fn assign(&mut self, given: &Given<'_>, _: Range) -> Result<(), String> {
+        *self = match given.text() {
+            Some("closed") => Self::Closed,
+            Some("degraded") => Self::Degraded,
+            Some("open") => Self::Open,
+            _ => return Err("\"closed\", \"degraded\" or \"open\"".to_string()),
+        };
+        Ok(())
+    }
+
+    fn render(&self) -> Option<String> {
+        Some(quoted(match self {
+            Self::Closed => "closed",
+            Self::Degraded => "degraded",
+            Self::Open => "open",
+        }))
+    }
+}
+
+impl Field for AuthorityUrl {
+    fn assign(&mut self, given: &Given<'_>, _: Range) -> Result<(), String> {
+        const ELSEWHERE: [&str; 4] = ["redis", "rediss", "redis-cluster", "redis-sentinel"];
+        embedded_only(given, &ELSEWHERE)?;
+        *self = Self::Embedded;
+        Ok(())
+    }
+
+    fn render(&self) -> Option<String> {
+        Some(quoted("embedded"))
+    }
+}
+
+impl Field for StoreUrl {
+    fn assign(&mut self, given: &Given<'_>, _: Range) -> Result<(), String> {
+        embedded_only(given, &["postgres", "postgresql"])?;
+        *self = Self::Embedded;
+        Ok(())
+    }
+
+    fn render(&self) -> Option<String> {
+        Some(quoted("embedded"))
+    }
+}
+
+/// A bearer token: it has to fit in a header as it is.
+impl Field for Option<String> {
+    fn assign(&mut self, given: &Given<'_>, _: Range) -> Result<(), String> {
+        let visible = |text: &&str| {
+            (1..=512).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        let token = given
+            .text()
+            .filter(visible)
+            .ok_or("a string of 1 to 512 visible ASCII characters without spaces")?;
+        *self = Some(token.to_string());
+        Ok(())
+    }
+
+    fn render(&self) -> Option<String> {
+        self.as_deref().map(quoted)
+    }
+}
+
+fn embedded_only(given: &Given<'_>, elsewhere: &[&str]) -> Result<(), String> {
+    let text = given.text().unwrap_or_default();
+    if text == "embedded" {
+        return Ok(());
+    }
+    let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
+    Err(match elsewhere.contains(&scheme) {
+        true => format!("{scheme}:// is not in this version; use \"embedded\""),
+        false => "\"embedded\"".to_string(),
+    })
+}
+
+/// A TOML basic string.
+pub fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => out.extend(['\\', character]),
+            c if c.is_control() => out.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

@@ -1,0 +1,163 @@
+//! The table of settings: each key's name, bounds, meaning and place. A key that is not here
+//! does not exist; a key that is here can be set in the file and in the environment, is checked,
+//! and stands in the example with its default.
+
+use super::Config;
+use super::field::{Field, Range};
+
+/// One setting.
+pub struct Key {
+    /// Its table in the file.
+    pub table: &'static str,
+    /// Its name in the table.
+    pub name: &'static str,
+    /// Never shown in an error or a log.
+    pub secret: bool,
+    /// Bounds, where it is an integer.
+    pub range: Range,
+    /// What it means; a line end starts a new comment line of the example.
+    pub doc: &'static str,
+    /// Its place.
+    pub field: fn(&mut Config) -> &mut dyn Field,
+}
+
+impl Key {
+    /// `TOLLGATE_SECTION__KEY`
+    pub fn variable(&self) -> String {
+        format!("TOLLGATE_{}__{}", self.table, self.name).to_ascii_uppercase()
+    }
+}
+
+/// The file's tables in the example's order, each with what it is about.
+pub const TABLES: &[(&str, &str)] = &[
+    ("server", "Addresses, threads, and what a client may send and how slowly."),
+    ("authority", "Who counts rates and quotas."),
+    ("store", "Where plans, consumers, keys, services, prices and usage are kept."),
+    ("usage", "How each call's record gets into the store, and what it survives on the way."),
+    ("upstream", "How patient the gateway is with model services."),
+    ("keys", "What it costs to see an API key for the first time, and who may cause that cost."),
+    ("admin", "The control plane."),
+];
+
+/// Executors of one instance.
+pub const SHARDS: Range = (1, 1024);
+/// A day, the longest of all timeouts.
+const MS: Range = (1, 86_400_000);
+/// For settings that are not integers.
+const ANY: Range = (0, u64::MAX);
+
+macro_rules! keys {
+    ($($table:ident { $($name:ident: $range:expr, $($place:ident).+, $doc:literal;)* })*) => {
+        /// Every setting, in the example's order.
+        pub const KEYS: &[Key] = &[$($(Key {
+            table: stringify!($table),
+            name: stringify!($name),
+            secret: false,
+            range: $range,
+            doc: $doc,
+            field: |config| &mut config.$($place).+,
+        },)*)* TOKEN];
+    };
+}
+
+/// The one secret.
+const TOKEN: Key = Key {
+    table: "admin",
+    name: "token",
+    secret: true,
+    range: ANY,
+    doc: "The bearer token of the admin API. Left out: the first start makes one and keeps it in\n\
+          data_dir/admin.token, readable by its owner only.",
+    field: |config| &mut config.admin_token,
+};
+
+keys! {
+    server {
+        listen: ANY, server.listen,
+            "Where callers connect. \"0.0.0.0:3000\" takes calls from other machines.";
+        admin_listen: ANY, server.admin_listen,
+            "Where the admin API and /metrics are. Keep it off public networks.";
+        shards: SHARDS, server.shards,
+            "Executors. \"auto\": one per core, less the writer's where there are four or more.";
+        data_dir: ANY, server.data_dir,
+            "Where the embedded store, the journals and the admin token are kept.";
+        max_connections: (1, 1_000_000), server.max_connections,
+            "Connections that one shard keeps open; further ones are closed at once.";
+        max_head_bytes: (1024, 1 << 20), server.max_head_bytes,
+            "Request line and headers together; past it 431.";
+        max_uri_bytes: (64, 1 << 20), server.max_uri_bytes,
+            "Request target; past it 414.";
+        max_headers: (8, 1000), server.max_headers,
+            "Header lines of a request; past it 431.";
+        max_body_bytes: (1024, 1 << 30), server.max_body_bytes,
+            "Request body; past it 413.";
+        head_timeout_ms: MS, server.head_timeout_ms,
+            "From a request's first byte to the last of its headers; past it 408.";
+        body_timeout_ms: MS, server.body_timeout_ms,
+            "Between two reads of a request's body; past it 408.";
+        idle_timeout_ms: MS, server.idle_timeout_ms,
+            "A connection without a request is closed after this.";
+        write_timeout_ms: MS, server.write_timeout_ms,
+            "A client that takes no byte of its answer for this long has left.";
+        drain_timeout_ms: MS, server.drain_timeout_ms,
+            "From SIGTERM to the end, at most: calls in flight have this long to finish.";
+    }
+    authority {
+        url: ANY, authority_url,
+            "\"embedded\": this process counts by itself.";
+        when_lost: ANY, when_lost,
+            "While the authority is out of reach: \"closed\" spends what was granted and then\n\
+             refuses, \"degraded\" goes on at half of the safe rate, \"open\" admits every call.\n\
+             A plan may say otherwise for its keys.";
+    }
+    store {
+        url: ANY, store_url,
+            "\"embedded\": SQLite, in data_dir/tollgate.db.";
+    }
+    usage {
+        durability: ANY, usage.durability,
+            "What a call's record has survived by the time its response ends: \"process\": kill -9;\n\
+             \"disk\": power loss too.";
+        segment_bytes: (1 << 16, 1 << 30), usage.segment_bytes,
+            "Size of one file of a journal.";
+        journal_max_bytes: (1 << 17, 1 << 44), usage.journal_max_bytes,
+            "What one shard's journal may take while the store is away; past it 503 journal_full.";
+        batch_rows: (1, 65_536), usage.batch_rows,
+            "Records of one transaction, at most.";
+        batch_age_ms: (1, 60_000), usage.batch_age_ms,
+            "A batch is written when its oldest record is this old, full or not.";
+        default_reserve_tokens: (1, 1 << 24), usage.default_reserve_tokens,
+            "Tokens held back from the quota for the answer to a call without max_tokens, until\n\
+             the true number is known.";
+    }
+    upstream {
+        connect_timeout_ms: MS, upstream.connect_timeout_ms,
+            "To open a connection.";
+        first_byte_timeout_ms: MS, upstream.first_byte_timeout_ms,
+            "From the request's last byte to the answer's first; past it 504.";
+        idle_timeout_ms: MS, upstream.idle_timeout_ms,
+            "Between two reads of the answer.";
+        total_timeout_ms: MS, upstream.total_timeout_ms,
+            "The whole call.";
+        pool_idle_max: (0, 65_536), upstream.pool_idle_max,
+            "Idle connections kept per shard and service.";
+        pool_idle_timeout_ms: MS, upstream.pool_idle_timeout_ms,
+            "An idle connection is closed after this. Below the service's own limit.";
+        max_head_bytes: (1024, 1 << 20), upstream.max_head_bytes,
+            "Status line and headers of an answer; past it 502.";
+    }
+    keys {
+        argon2_memory_kib: (8, 1 << 22), keys.argon2_memory_kib,
+            "Memory of one Argon2id hash.";
+        argon2_passes: (1, 64), keys.argon2_passes,
+            "Its passes.";
+        verifier_threads: (1, 64), keys.verifier_threads,
+            "Threads that hash, apart from the shards.";
+        verifier_queue_max: (1, 65_536), keys.verifier_queue_max,
+            "Keys that wait for them; past it 503 overloaded.";
+        failures_per_minute_per_address: (1, 1_000_000), keys.failures_per_minute_per_address,
+            "Wrong secrets per minute that one client address may have hashed.";
+        failures_per_minute_per_key: (1, 1_000_000), keys.failures_per_minute_per_key,
+            "The same for one key id.";
+    }
+}
