@@ -66,6 +66,9 @@ pub fn understand(
         return Err(ApiError::ServiceNotAllowed.into());
     }
     let path = target_path(client, call, &catalog.services[service as usize]);
+    if climbs(path) {
+        return Err(ApiError::invalid("the path may not contain . or .. segments").into());
+    }
     let completes = path.ends_with(b"/completions");
     let answers_in_tokens = !path.ends_with(b"/embeddings");
     let asked = fields.as_ref().and_then(|fields| fields.max_tokens);
@@ -118,6 +121,22 @@ fn target_path<'a>(client: &'a Client, call: &Call, service: &'a Service) -> &'a
         },
         _ => path,
     }
+}
+
+/// Would the path, joined to a service's `base_path`, lead out of it? Encoded dots count.
+fn climbs(path: &[u8]) -> bool {
+    let mut segments = path.split(|byte| matches!(byte, b'/' | b'\\'));
+    segments.any(|segment| {
+        let (mut dots, mut rest) = (0, segment);
+        while !rest.is_empty() {
+            rest = match rest {
+                [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] => rest,
+                _ => return false,
+            };
+            dots += 1;
+        }
+        dots == 1 || dots == 2
+    })
 }
 
 impl Wanted {
@@ -195,4 +214,19 @@ fn stays_here(name: &[u8]) -> bool {
         b"accept-encoding",
     ];
     OURS.iter().any(|ours| name.eq_ignore_ascii_case(ours))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::climbs;
+
+    #[test]
+    fn dot_segments_are_seen_through_their_encoding() {
+        for path in ["/..", "/a/../b", "/./a", "/%2e%2E/a", "/.%2e", "/a/.", "/a\\..\\b"] {
+            assert!(climbs(path.as_bytes()), "{path}");
+        }
+        for path in ["/", "/a/b", "/...", "/.well-known/x", "/a..b", "/v1.2/x", "/%2f"] {
+            assert!(!climbs(path.as_bytes()), "{path}");
+        }
+    }
 }
