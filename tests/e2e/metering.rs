@@ -4,7 +4,7 @@
 use crate::shared::{Own, shared, unique};
 use crate::support::admin::{per_token, text_of};
 use crate::support::http::Request;
-use crate::support::instance::Setup;
+use crate::support::instance::{Instance, Setup};
 use crate::support::poll;
 use crate::support::process;
 use serde_json::{Value, json};
@@ -104,10 +104,8 @@ fn sums_of(rows: &Value) -> Sums {
     rows["data"].as_array().unwrap_or_else(|| panic!("{rows}")).iter().map(entry).collect()
 }
 
-#[test]
-fn all_sums_agree() {
-    let own_instance = Setup::default().shards(2).start();
-    let instance = &own_instance;
+/// Six times three answers and a failure, and two refusals.
+fn mixed_calls(instance: &Instance) {
     for kind in ["per_token", "tiered", "subscription"] {
         for plan in ["premium", "enterprise"] {
             let path = format!("/api/v1/consume/{}", instance.service(kind));
@@ -123,6 +121,12 @@ fn all_sums_agree() {
     }
     instance.call(&Request::get("/v1/models")).expect(401);
     instance.call(&Request::get("/nowhere")).expect(404);
+}
+
+#[test]
+fn all_sums_agree() {
+    let instance = Setup::default().shards(2).start();
+    mixed_calls(&instance);
     instance.balance_books();
     let rows = instance.ledger().rows();
     assert_eq!(rows.len(), 24);
@@ -148,6 +152,10 @@ fn all_sums_agree() {
     ]);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(sums_of(&serde_json::from_slice(&output.stdout).unwrap()), expected);
+    metrics_agree(&instance, &expected);
+}
+
+fn metrics_agree(instance: &Instance, expected: &Sums) {
     let scrape = instance.metrics();
     for (direction, of) in [("input", 1), ("cached", 2), ("output", 3)] {
         let counted = scrape.sum("tokens_consumed_total", &[("direction", direction)]);
