@@ -38,7 +38,17 @@ const CRATES: &[(&str, &[&str])] = &[
     ("monoio", &["src/gateway/net.rs"]),
     ("clap", &["src/cli/", "src/main.rs"]),
     ("ureq", &["src/cli/", "tests/e2e/"]),
-    ("rusqlite", &["src/sqlite.rs", "src/control/", "src/writer/", "tests/e2e/"]),
+    (
+        "rusqlite",
+        &[
+            "src/sqlite.rs",
+            "src/control/",
+            "src/writer/",
+            "src/run.rs",
+            "src/cli/journal.rs",
+            "tests/e2e/",
+        ],
+    ),
     ("memmap2", &["src/journal/"]),
 ];
 

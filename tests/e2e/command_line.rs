@@ -1,0 +1,202 @@
+//! The command line as people and scripts use it: exit codes, tables, JSON.
+
+use crate::shared::{shared, unique};
+use crate::support::instance::{Setup, Upstream};
+use crate::support::process;
+use serde_json::{Value, json};
+use std::process::Output;
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Runs a command of the admin API against the shared instance.
+fn admin(args: &[&str]) -> Output {
+    let api = shared().instance.admin();
+    let place = ["--admin-url", &api.url, "--admin-token", &api.token];
+    process::run(&[args, &place].concat())
+}
+
+fn done(args: &[&str]) -> String {
+    let output = admin(args);
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    stdout(&output)
+}
+
+fn json_of(args: &[&str]) -> Value {
+    let text = done(&[args, &["--json"]].concat());
+    serde_json::from_str(&text).unwrap_or_else(|_| panic!("{args:?}: {text}"))
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let commands = [
+        "demo", "serve", "check", "upstream", "journal", "plan", "consumer", "key", "service",
+        "price", "usage",
+    ];
+    for command in commands {
+        let output = process::run(&[command, "--help"]);
+        assert_eq!(output.status.code(), Some(0), "{command}");
+        let text = stdout(&output);
+        assert!(
+            text.contains("Example") && text.contains(&format!("tollgate {command}")),
+            "{text}"
+        );
+    }
+    for wrong in [vec!["nonsense"], vec!["serve", "--nonsense"], vec!["plan"], vec![]] {
+        let output = process::run(&wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn check_names_line_and_what_is_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tollgate.toml");
+    let check = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        process::run(&["check", "--config", path.to_str().unwrap()])
+    };
+    let good = check("[server]\nlisten = \"0.0.0.0:3000\"\n[usage]\ndurability = \"disk\"\n");
+    assert_eq!(good.status.code(), Some(0), "{}", stderr(&good));
+    for (text, line, found, allowed) in [
+        ("[server]\nlistn = \"0.0.0.0:3000\"\n", 2, "listn", "listen"),
+        ("[server]\n\nlisten = \"nowhere\"\n", 3, "nowhere", "port"),
+        ("[usage]\ndurability = \"ram\"\n", 2, "ram", "disk"),
+        ("[servre]\n", 1, "servre", "server"),
+        ("[server]\nshards = 0\n", 2, "0", "auto"),
+        ("[server\n", 1, "", ""),
+    ] {
+        let output = check(text);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        let said = stderr(&output) + &stdout(&output);
+        assert!(said.contains(&format!("tollgate.toml:{line}:")), "{text}: {said}");
+        assert!(said.contains(found) && said.contains(allowed), "{text}: {said}");
+    }
+    let two = check("[server]\nlistn = 1\n[usage]\ndurability = \"ram\"\n");
+    let said = stderr(&two) + &stdout(&two);
+    assert!(said.contains("listn") && said.contains("ram"), "all at once: {said}");
+    let missing = process::run(&["check", "--config", "/no/such/file.toml"]);
+    assert!(matches!(missing.status.code(), Some(1 | 2)), "{missing:?}");
+}
+
+#[test]
+fn a_marketplace_can_be_set_up() {
+    let (plan, consumer, service) = (unique("plan"), unique("consumer"), unique("service"));
+    let limits = ["--rate-per-s", "50", "--burst", "60", "--quota-tokens", "5M"];
+    let made = json_of(&[&["plan", "create", "--name", &plan][..], &limits].concat());
+    assert_eq!((&made["rate_per_s"], &made["quota_tokens"]), (&json!(50), &json!(5_000_000)));
+    json_of(&["consumer", "create", "--name", &consumer, "--plan", &plan]);
+    let made = json_of(&[
+        "service",
+        "create",
+        "--name",
+        &service,
+        "--base-url",
+        "http://127.0.0.1:9",
+        "--per-token",
+        "2.50,10",
+    ]);
+    assert_eq!(made["name"], service.as_str());
+    json_of(&["price", "add", &service, "--per-token", "3,12,1.5"]);
+    let key = json_of(&["key", "create", "--consumer", &consumer, "--service", &service]);
+    assert!(key["key"].as_str().is_some_and(|key| key.starts_with("tg_")), "{key}");
+    for (kind, name) in [("plan", &plan), ("consumer", &consumer), ("service", &service)] {
+        let table = done(&[kind, "list"]);
+        assert!(table.contains(name.as_str()), "{table}");
+        let listed = json_of(&[kind, "list"]);
+        let rows = listed.as_array().or(listed["data"].as_array()).unwrap();
+        assert!(rows.iter().any(|row| row["name"] == **name), "{listed}");
+    }
+    let keys = done(&["key", "list"]);
+    assert!(keys.contains(key["id"].as_str().unwrap()), "{keys}");
+    assert!(!keys.contains(key["key"].as_str().unwrap()), "a key is shown once");
+    let prices = json_of(&["price", "list", &service]);
+    let rows = prices.as_array().or(prices["data"].as_array()).unwrap();
+    assert_eq!(rows.len(), 2, "{prices}");
+    done(&["key", "revoke", key["id"].as_str().unwrap()]);
+    done(&["usage"]);
+    let csv = done(&["usage", "--csv", "--by", "day"]);
+    assert!(csv.starts_with("day,calls,"), "{csv}");
+}
+
+#[test]
+fn failures_have_their_codes() {
+    let limits = ["--rate-per-s", "1", "--burst", "1", "--quota-tokens", "1"];
+    let twice = admin(&[&["plan", "create", "--name", "basic"][..], &limits].concat());
+    assert_eq!(twice.status.code(), Some(1), "{}", stderr(&twice));
+    assert!(stderr(&twice).contains("name"), "{}", stderr(&twice));
+    let incomplete = admin(&["plan", "create", "--name", "x"]);
+    assert_eq!(incomplete.status.code(), Some(2));
+    let nobody = ["plan", "list", "--admin-url", "http://127.0.0.1:9", "--admin-token", "x"];
+    assert_eq!(process::run(&nobody).status.code(), Some(1));
+    let api = shared().instance.admin();
+    let stranger = ["plan", "list", "--admin-url", &api.url, "--admin-token", "x"];
+    assert_eq!(process::run(&stranger).status.code(), Some(1));
+}
+
+#[test]
+fn a_journal_can_be_looked_at() {
+    let mut instance = Setup::default().shards(1).start();
+    for _ in 0..3 {
+        instance.call(&instance.chat(&json!({})).key(instance.key("bench"))).expect(200);
+    }
+    instance.process.kill();
+    let dir = instance.data_dir().join("journal");
+    let journal = |what: &[&str]| process::run(&[&["journal"], what].concat());
+    let dir = dir.to_str().unwrap();
+    let verified = journal(&["verify", dir]);
+    assert!(verified.status.success(), "{}", stderr(&verified));
+    let shown = journal(&["show", dir, "--json"]);
+    assert!(shown.status.success(), "{}", stderr(&shown));
+    let posts = stdout(&shown).lines().filter(|line| line.contains("\"kind\":\"post\"")).count();
+    assert_eq!(posts, 3, "{}", stdout(&shown));
+    let replayed = journal(&["replay", dir]);
+    assert!(replayed.status.success(), "{}", stderr(&replayed));
+    assert_eq!(instance.ledger().rows().len(), 3);
+    assert_eq!(journal(&["verify", "/no/such/dir"]).status.code(), Some(1));
+    instance.restart();
+    assert_eq!(instance.ledger().rows().len(), 3);
+}
+
+#[test]
+fn the_demo_takes_a_model_server_of_ones_own() {
+    let upstream = Upstream::start(&["--tokens", "3"]);
+    let instance = Setup::default().shards(1).upstream(&upstream).start();
+    assert_eq!(instance.demo["upstream_url"], upstream.url.as_str());
+    let request = instance.chat(&json!({})).key(instance.key("basic"));
+    let answer = instance.call(&request).expect(200).json();
+    assert_eq!(answer["usage"]["completion_tokens"], 3);
+    assert_eq!(upstream.count("requests"), 1);
+}
+
+#[test]
+fn a_second_instance_on_the_same_data_is_refused() {
+    let data_dir = shared().instance.data_dir();
+    let output = process::run(&[
+        "demo",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        data_dir.to_str().unwrap(),
+    ]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+}
+
+#[test]
+fn secrets_are_in_no_file_that_others_can_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = shared().instance.data_dir();
+    for name in ["admin.token", "demo.json"] {
+        let mode = std::fs::metadata(dir.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{name}: {mode:o}");
+    }
+}

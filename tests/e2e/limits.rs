@@ -1,0 +1,193 @@
+//! Rates and quotas: never more than promised, over all shards, and to the token.
+
+use crate::support::http::{Answer, Request};
+use crate::support::instance::{Instance, Setup};
+use crate::support::poll;
+use serde_json::json;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// One call and when it was under way.
+struct Timed {
+    begun: Instant,
+    ended: Instant,
+    status: u16,
+}
+
+/// Calls from `clients` connections at once, each as fast as it can, until `done`.
+fn storm(instance: &Instance, key: &str, clients: usize, done: &AtomicBool) -> Vec<Timed> {
+    let request = Request::get(&format!("/api/v1/consume/{}", instance.service("per_token")));
+    let request = request.key(key);
+    let client = || {
+        let mut connection = instance.open();
+        let mut calls = Vec::new();
+        while !done.load(Relaxed) {
+            let begun = Instant::now();
+            let answer = connection.call(&request).unwrap();
+            calls.push(Timed { begun, ended: Instant::now(), status: answer.status() });
+            assert!([200, 429].contains(&answer.status()), "{}", answer.text());
+        }
+        calls
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    })
+}
+
+/// In no window were more admitted than `burst + rate·t`. An admission is somewhere within its
+/// call, so a window reaches from the first one's start to the last one's end.
+fn never_too_many(mut calls: Vec<Timed>, rate: f64, burst: f64) {
+    calls.retain(|call| call.status == 200);
+    calls.sort_by_key(|call| call.begun);
+    for first in 0..calls.len() {
+        let mut end = calls[first].ended;
+        for last in first..calls.len() {
+            end = end.max(calls[last].ended);
+            let span_s = end.duration_since(calls[first].begun).as_secs_f64();
+            let admitted = (last - first + 1) as f64;
+            assert!(admitted <= burst + rate * span_s, "{admitted} in {span_s} s");
+        }
+    }
+}
+
+fn run_for(span: Duration, work: impl FnOnce(&AtomicBool) -> Vec<Timed> + Send) -> Vec<Timed> {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let calls = scope.spawn(|| work(&done));
+        let begun = Instant::now();
+        poll::until("the end of the storm", || (begun.elapsed() >= span).then_some(()));
+        done.store(true, Relaxed);
+        calls.join().unwrap()
+    })
+}
+
+fn refusal_is_complete(answer: &Answer, code: &str) {
+    assert_eq!(answer.status(), 429, "{}", answer.text());
+    assert_eq!(answer.code(), code);
+    assert!(answer.head.number("retry-after") >= 1);
+    for what in ["limit", "remaining", "reset"] {
+        for of in ["requests", "tokens"] {
+            answer.head.must(&format!("x-ratelimit-{what}-{of}"));
+        }
+    }
+}
+
+#[test]
+fn basic_gets_its_burst_and_then_its_rate() {
+    let instance = Setup::default().shards(2).start();
+    let key = instance.key("basic").to_owned();
+    let mut connection = instance.open();
+    let request = instance.chat(&json!({})).key(&key);
+    let begun = Instant::now();
+    let mut admitted = 0;
+    let refused = loop {
+        let answer = connection.call(&request).unwrap();
+        match answer.status() {
+            200 => admitted += 1,
+            _ => break answer,
+        }
+    };
+    let most = 10.0 + 10.0 * begun.elapsed().as_secs_f64();
+    assert!(admitted >= 10 && f64::from(admitted) <= most, "{admitted} of {most}");
+    refusal_is_complete(&refused, "rate_limit_exceeded");
+    assert_eq!(refused.head.number("x-ratelimit-remaining-requests"), 0);
+    poll::within(Duration::from_secs(2), "a token to come back", || {
+        (connection.call(&request).unwrap().status() == 200).then_some(())
+    });
+    let refusals = instance.metrics().sum("rate_limits_exceeded_total", &[("plan", "basic")]);
+    assert!(refusals >= 1);
+    let calls = run_for(Duration::from_secs(2), |done| storm(&instance, &key, 6, done));
+    assert!(calls.iter().filter(|call| call.status == 200).count() >= 18);
+    never_too_many(calls, 10.0, 10.0);
+    instance.balance_books();
+}
+
+#[test]
+fn steady_demand_gets_the_rate_and_never_more() {
+    let instance = Setup::default().shards(2).start();
+    let key = instance.key("premium").to_owned();
+    let span = Duration::from_secs(4);
+    let calls = run_for(span, |done| storm(&instance, &key, 4, done));
+    let begun = calls.iter().map(|call| call.begun).min().unwrap();
+    // The first second spends the burst; after it, the rate is all there is.
+    let admitted: Vec<&Timed> = calls.iter().filter(|call| call.status == 200).collect();
+    let steady =
+        admitted.iter().filter(|call| call.begun >= begun + Duration::from_secs(1)).count();
+    let most_s = (calls.iter().map(|call| call.ended).max().unwrap() - begun).as_secs_f64() - 1.0;
+    assert!(steady as f64 >= 0.98 * 100.0 * most_s, "{steady} in {most_s} s");
+    never_too_many(calls, 100.0, 100.0);
+    instance.balance_books();
+}
+
+/// A call that reserves exactly what it will use: 50 tokens for 200 bytes of body, `output` more.
+fn exact(instance: &Instance, key: &str, output: u32) -> Request {
+    let path = format!("/api/v1/consume/{}", instance.service("per_token"));
+    let mut body = format!("{{\"max_tokens\":{output},\"pad\":\"\"}}");
+    let pad = "x".repeat(200 - body.len());
+    body.insert_str(body.len() - 2, &pad);
+    Request::new("POST", &path)
+        .key(key)
+        .body(&body)
+        .header("x-mock-prompt-tokens", "50")
+        .header("x-mock-tokens", &output.to_string())
+}
+
+#[test]
+fn a_quota_is_spent_to_the_token() {
+    let instance = Setup::default().shards(2).start();
+    let admin = instance.admin();
+    admin.plan("small", 1_000, 1_030);
+    let key = admin.key("small");
+    for round in 0..10 {
+        // A connection each, so that both shards have a part in it.
+        let answer = instance.call(&exact(&instance, &key.text, 50));
+        assert_eq!(answer.status(), 200, "{round}: {}", answer.text());
+    }
+    // 30 tokens are left: not enough for 100, nor for 60.
+    for output in [50, 10] {
+        let answer = instance.call(&exact(&instance, &key.text, output));
+        refusal_is_complete(&answer, "insufficient_quota");
+    }
+    let path = format!("/api/v1/consume/{}", instance.service("per_token"));
+    let last = Request::new("POST", &path)
+        .key(&key.text)
+        .body("{\"max_tokens\":25}   ")
+        .header("x-mock-prompt-tokens", "5")
+        .header("x-mock-tokens", "25");
+    let answer = instance.call(&last).expect(200);
+    assert_eq!(answer.head.number("x-ratelimit-remaining-tokens"), 0);
+    refusal_is_complete(&instance.call(&last), "insufficient_quota");
+    // The quota is the consumer's: another key of theirs has none either.
+    let other = admin.key_of(&key.consumer_id, &json!({}));
+    refusal_is_complete(&instance.call(&exact(&instance, &other.text, 1)), "insufficient_quota");
+    let account = Request::get("/api/v1/account").key(&other.text);
+    let quota = instance.call(&account).expect(200).json()["quota"].clone();
+    assert_eq!(
+        (quota["used_tokens"].as_u64(), quota["remaining_tokens"].as_u64()),
+        (Some(1_030), Some(0))
+    );
+    assert_eq!(instance.metrics().sum("quota_exceeded_total", &[("plan", "small")]), 4);
+    instance.balance_books();
+    let used: u64 =
+        instance.ledger().rows().iter().map(|row| row.input_tokens + row.output_tokens).sum();
+    assert_eq!(used, 1_030);
+}
+
+#[test]
+fn a_quota_outlives_the_process() {
+    let mut instance = Setup::default().shards(1).start();
+    let admin = instance.admin();
+    admin.plan("small", 1_000, 300);
+    let key = admin.key("small").text;
+    for _ in 0..2 {
+        instance.call(&exact(&instance, &key, 50)).expect(200);
+    }
+    instance.balance_books();
+    instance.process.terminate();
+    assert!(instance.process.ended().success());
+    instance.restart();
+    instance.call(&exact(&instance, &key, 50)).expect(200);
+    refusal_is_complete(&instance.call(&exact(&instance, &key, 50)), "insufficient_quota");
+}

@@ -1,0 +1,23 @@
+//! End-to-end tests: the binary that ships, seen from outside only. Each test has an instance of
+//! its own, but for those that only call: these share one, so that two cores suffice.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod account;
+mod command_line;
+mod crash;
+mod credentials;
+mod drain;
+mod faults;
+mod framing;
+mod headers;
+mod keys;
+mod limits;
+mod metering;
+mod openai;
+mod prices;
+mod refusals;
+mod routes;
+mod shared;
+mod streaming;
+mod support;

@@ -1,0 +1,180 @@
+//! The three price models, against a calculation of the test's own from the tokens in the rows.
+
+use crate::shared::{shared, unique};
+use crate::support::admin::{Key, per_token, text_of};
+use crate::support::http::{Connection, Request};
+use crate::support::ledger::Row;
+use crate::support::poll;
+use serde_json::{Value, json};
+
+/// Tokens of a call: input, cached of them, output.
+type Tokens = (u64, u64, u64);
+
+/// Nano-USD per million: input, cached input, output.
+type Prices = [u64; 3];
+
+/// Half to even, once.
+fn rounded(numerator: u128) -> u64 {
+    let (whole, rest) = (numerator / 1_000_000, numerator % 1_000_000);
+    let up = rest > 500_000 || rest == 500_000 && whole % 2 == 1;
+    (whole + u128::from(up)).try_into().unwrap()
+}
+
+/// Each token for itself, by its place in the month: uncached input, cached input, output.
+fn cost(tokens: Tokens, before: u64, price_at: impl Fn(u64) -> Prices) -> u64 {
+    let (input, cached, output) = tokens;
+    let kinds = [(input - cached, 0), (cached, 1), (output, 2)];
+    let in_order = kinds.iter().flat_map(|(count, kind)| (0..*count).map(move |_| *kind));
+    rounded(in_order.zip(before..).map(|(kind, place)| u128::from(price_at(place)[kind])).sum())
+}
+
+struct Customer {
+    key: Key,
+    service: String,
+    connection: Connection,
+}
+
+impl Customer {
+    /// A new consumer of a new service with this price.
+    fn of(price: &Value) -> Self {
+        let instance = &shared().instance;
+        let admin = instance.admin();
+        let upstream = text_of(&instance.demo["upstream_url"]);
+        let service = admin.service(&unique("priced"), &upstream, price);
+        let mut customer =
+            Self { key: admin.key("enterprise"), service, connection: instance.open() };
+        // Not every shard may know the service yet; a refusal costs nothing.
+        poll::until("the service", || {
+            let request = Request::new("HEAD", &customer.path()).key("tg_nobody");
+            let known = customer.connection.call(&request).is_ok();
+            known.then_some(())
+        });
+        customer
+    }
+
+    fn path(&self) -> String {
+        format!("/api/v1/consume/{}", self.service)
+    }
+
+    fn call(&mut self, (input, cached, output): Tokens) -> Row {
+        let request_id = unique("priced");
+        let request = Request::get(&self.path())
+            .key(&self.key.text)
+            .id(&request_id)
+            .header("x-mock-prompt-tokens", &input.to_string())
+            .header("x-mock-cached-tokens", &cached.to_string())
+            .header("x-mock-tokens", &output.to_string());
+        let answer = poll::until("the service on this shard", || {
+            Some(self.connection.call(&request).unwrap()).filter(|answer| answer.status() != 404)
+        });
+        let answer = answer.expect(200);
+        let row = shared().instance.ledger().row(&request_id);
+        assert_eq!(
+            (row.input_tokens, row.cached_tokens, row.output_tokens),
+            (input, cached, output)
+        );
+        assert_eq!(answer.head.number("x-tollgate-cost-nanousd"), row.cost_nanousd);
+        row
+    }
+}
+
+#[test]
+fn per_token_prices_each_kind() {
+    let prices = [2_500_000_000, 1_250_000_000, 10_000_000_000];
+    let mut customer = Customer::of(&per_token(prices[0], prices[1], prices[2]));
+    for tokens in [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 0, 1), (1_000, 300, 77), (7, 7, 100_000)] {
+        let row = customer.call(tokens);
+        assert_eq!(row.cost_nanousd, cost(tokens, 0, |_| prices), "{tokens:?}");
+        assert_eq!(row.price_version, 1);
+    }
+}
+
+#[test]
+fn a_cost_is_rounded_once_half_to_even() {
+    let mut customer = Customer::of(&per_token(500_000, 250_000, 100_000));
+    for (tokens, expected) in [
+        ((1, 0, 0), 0),
+        ((3, 0, 0), 2),
+        ((5, 0, 0), 2),
+        ((7, 0, 0), 4),
+        // Two quarters and five tenths: each alone would round to nothing.
+        ((2, 2, 5), 1),
+        ((2, 2, 11), 2),
+    ] {
+        assert_eq!(cost(tokens, 0, |_| [500_000, 250_000, 100_000]), expected, "{tokens:?}");
+        assert_eq!(customer.call(tokens).cost_nanousd, expected, "{tokens:?}");
+    }
+}
+
+#[test]
+fn tiers_are_crossed_within_a_call() {
+    let tier = |up_to: Option<u64>, input: u64, output: u64| {
+        json!({
+            "up_to_tokens": up_to,
+            "input_nanousd_per_mtok": input,
+            "output_nanousd_per_mtok": output,
+        })
+    };
+    let tiers = [tier(Some(100), 9_000_000, 30_000_000), tier(Some(250), 5_500_000, 20_000_000)];
+    let price = json!({
+        "kind": "tiered", "tiers": [tiers[0], tiers[1], tier(None, 1_000_001, 3_000_000)],
+    });
+    let price_at = |place: u64| match place {
+        0..100 => [9_000_000, 9_000_000, 30_000_000],
+        100..250 => [5_500_000, 5_500_000, 20_000_000],
+        _ => [1_000_001, 1_000_001, 3_000_000],
+    };
+    let mut customer = Customer::of(&price);
+    let mut before = 0;
+    for tokens in [(60, 10, 39), (1, 0, 0), (30, 30, 100), (10, 0, 40), (200, 50, 3)] {
+        let row = customer.call(tokens);
+        assert_eq!(row.cost_nanousd, cost(tokens, before, price_at), "{tokens:?} after {before}");
+        before += tokens.0 + tokens.2;
+    }
+    let mut whole = Customer::of(&price);
+    let row = whole.call((90, 0, 400));
+    assert_eq!(row.cost_nanousd, cost((90, 0, 400), 0, price_at));
+}
+
+#[test]
+fn a_subscription_charges_what_exceeds_its_allowance() {
+    let overage = [4_000_000, 1_000_000, 16_000_000];
+    let price = json!({
+        "kind": "subscription",
+        "fee_nanousd": 20_000_000_000_u64,
+        "allowance_tokens": 300,
+        "overage": per_token(overage[0], overage[1], overage[2]),
+    });
+    let price_at = |place: u64| if place < 300 { [0; 3] } else { overage };
+    let mut customer = Customer::of(&price);
+    let mut before = 0;
+    for tokens in [(100, 50, 100), (80, 60, 40), (10, 10, 10)] {
+        let row = customer.call(tokens);
+        assert_eq!(row.cost_nanousd, cost(tokens, before, price_at), "{tokens:?} after {before}");
+        before += tokens.0 + tokens.2;
+    }
+    // The allowance is each consumer's own, and ends in mid-call.
+    let mut other = Customer::of(&price);
+    let row = other.call((310, 5, 7));
+    assert_eq!(row.cost_nanousd, cost((310, 5, 7), 0, price_at));
+}
+
+#[test]
+fn a_new_price_holds_for_new_calls() {
+    let mut customer = Customer::of(&per_token(1_000_000, 0, 0));
+    let row = customer.call((10, 0, 0));
+    assert_eq!((row.price_version, row.cost_nanousd), (1, 10));
+    let admin = shared().instance.admin();
+    let prices = format!("services/{}/prices", customer.service);
+    let future =
+        json!({ "price": per_token(9_000_000, 0, 0), "effective_at": "2099-01-01T00:00:00Z" });
+    admin.post(&prices, &future);
+    let made = admin.post(&prices, &json!({ "price": per_token(2_000_000, 0, 0) }));
+    assert_eq!(made["version"], 3, "{made}");
+    let row = poll::within(std::time::Duration::from_secs(1), "the new price", || {
+        Some(customer.call((10, 0, 0))).filter(|row| row.price_version != 1)
+    });
+    assert_eq!((row.price_version, row.cost_nanousd), (3, 20));
+    let listed = admin.get(&prices);
+    assert_eq!(listed["data"].as_array().map(Vec::len), Some(3), "{listed}");
+}

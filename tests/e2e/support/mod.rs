@@ -1,0 +1,11 @@
+//! What the tests stand on: the binary as a process, a client that hides nothing, the admin API,
+//! the ledger and the metrics, all from outside.
+
+pub mod admin;
+pub mod http;
+pub mod instance;
+pub mod ledger;
+pub mod load;
+pub mod metrics;
+pub mod poll;
+pub mod process;
