@@ -168,6 +168,21 @@ pub struct QuotaGrant {
     pub exhausted: bool,
 }
 
+/// A consumer's month in the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Cost of the month's records.
+    pub cost: NanoUsd,
+    /// Monthly fees of the subscription services used in the month.
+    pub fees: NanoUsd,
+    /// Calls of the month.
+    pub calls: u64,
+    /// Tokens of the month, input and output.
+    pub tokens: u64,
+    /// The consumer's name.
+    pub consumer_name: Arc<str>,
+}
+
 /// From control to a shard.
 #[derive(Clone, Debug)]
 pub enum ToShard {
@@ -227,14 +242,8 @@ pub enum ToShard {
     Account {
         /// As asked.
         ticket: u64,
-        /// Cost of the month's records.
-        cost: NanoUsd,
-        /// Monthly fees of the subscription services used in the month.
-        fees: NanoUsd,
-        /// Calls of the month.
-        calls: u64,
-        /// The consumer's name.
-        consumer_name: Arc<str>,
+        /// The answer.
+        account: Account,
     },
     /// The journal is on stable storage up to and without this sequence number.
     Synced {
