@@ -154,8 +154,8 @@ impl Authority {
         self.buckets.get(&bucket).map_or(0, |bucket| bucket.books.granted)
     }
 
-    pub(crate) fn probe_holder(&self, bucket: BucketId, holder: u128) -> u64 {
-        self.buckets.get(&bucket).map_or(0, |bucket| bucket.probe_holder(holder))
+    pub(crate) fn probe_holder(&self, bucket: BucketId, holder: u128, now: Nanos) -> u64 {
+        self.buckets.get(&bucket).map_or(0, |bucket| bucket.probe_holder(holder, now))
     }
 
     pub(crate) fn probe_quota_granted(&self, consumer: ConsumerId, period: Period) -> u64 {
@@ -166,7 +166,7 @@ impl Authority {
         &self,
         consumer: ConsumerId,
         period: Period,
-    ) -> Option<(u64, u64, i128)> {
+    ) -> Option<(u64, u64, u64)> {
         self.quotas.get(&(consumer, period)).map(quota::Month::probe)
     }
 }

@@ -73,6 +73,8 @@ pub struct QuotaAsk {
     pub need: u64,
     /// Tokens settled since the last call.
     pub consumed: u64,
+    /// Of those, what no grant covers.
+    pub overrun: u64,
     /// Tokens given back.
     pub returned: u64,
 }
@@ -106,6 +108,8 @@ pub enum Status {
     Done,
     /// Reports taken; nothing will be granted for a while.
     Denied,
+    /// As `Denied`, since every token is on lease: a report of spent ones ends it.
+    AllOnLease,
     /// The bucket's key is revoked: nothing will be granted any more.
     Revoked,
     /// A later call of the holder came first: nothing was done.

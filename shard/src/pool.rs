@@ -125,7 +125,7 @@ impl Pool {
         let (_, lease) = self
             .rates
             .entry(want.bucket)
-            .or_insert_with(|| (Place::NEW, rate::Lease::new(plan, now)));
+            .or_insert_with(|| (Place::NEW, rate::Lease::new(plan, self.config.rtt, now)));
         lease.on_word(&want, plan, now);
         lease.serve(want.bucket, self.config.shards, now, &mut self.out);
         self.settle(Key::Rate(want.bucket), now);

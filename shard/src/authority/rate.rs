@@ -138,7 +138,8 @@ impl Bucket {
         holder.seq = call.seq;
         holder.called_at = now;
         holder.demand_per_s = ask.demand_per_s.max(1);
-        holder.active_until = if ask.want > 0 { now.after(ttl) } else { now };
+        let active = ask.want > 0 || holder.outstanding > 0;
+        holder.active_until = if active { now.after(ttl) } else { now };
         let mut answer = if self.revoked {
             RateAnswer { status: Status::Revoked, ..denied(ask.bucket, Nanos::from_s(1)) }
         } else if ask.want == 0 {
@@ -292,41 +293,45 @@ impl Bucket {
         let room = self.burst.saturating_sub(self.outstanding);
         if room == 0 {
             let deny_for = Nanos(TOKEN as u64 / self.rate_per_s).max(ALL_ON_LEASE_DENY).min(span);
-            return RateAnswer { deny_for, ..nothing };
+            return RateAnswer { status: Status::AllOnLease, deny_for, ..nothing };
         }
         let now = self.last;
         let active = || self.holders.iter().filter(|holder| holder.active_until > now);
         let count = (active().count() as u64).max(1);
         let whole = u64::try_from(self.level.div_euclid(TOKEN)).unwrap_or(0);
-        if whole >= 1 {
-            let share = if count == 1 {
-                whole
-            } else {
-                let demand: u128 = active().map(|holder| u128::from(holder.demand_per_s)).sum();
-                let mine = u128::from(self.holders[place].demand_per_s);
-                let by_demand = u128::from(whole) * mine / demand.max(1);
-                (by_demand as u64).max(whole / (2 * count)).max(1)
-            };
-            let granted = ask.want.min(share).min(room);
+        let debt_max = self.debt_max();
+        let ahead = (debt_max / TOKEN / i128::from(count)).max(1) as u64;
+        // Sharing out the last few among several would take a call for each.
+        if whole >= if count == 1 { 1 } else { ahead } {
+            let granted = ask.want.min(self.share(place, whole, count)).min(room);
             return RateAnswer { status: Status::Done, granted, ..nothing };
         }
         let debt = -self.level;
-        let debt_max = self.debt_max();
-        let rate = i128::from(self.rate_per_s);
+        let rate = i128::from(self.rate_per_s).unsigned_abs();
         if debt > debt_max {
-            let deny_ns = (debt - debt_max).unsigned_abs().div_ceil(rate.unsigned_abs());
+            let deny_ns = (debt - debt_max).unsigned_abs().div_ceil(rate);
             return RateAnswer { deny_for: Nanos(deny_ns as u64), ..nothing };
         }
-        let share = (debt_max / TOKEN / i128::from(count)).max(1) as u64;
+        let first_ns = (TOKEN - self.level).max(0).unsigned_abs().div_ceil(rate);
         RateAnswer {
             status: Status::Done,
-            granted: ask.want.min(share).min(room),
-            not_before: Nanos(
-                (TOKEN - self.level).unsigned_abs().div_ceil(rate.unsigned_abs()) as u64
-            ),
+            granted: ask.want.min(ahead).min(room),
+            not_before: Nanos(first_ns as u64),
             spacing: Nanos((count * TOKEN as u64).div_ceil(self.rate_per_s)),
             ..nothing
         }
+    }
+
+    /// The caller's part of the whole tokens that are left.
+    fn share(&self, place: usize, whole: u64, count: u64) -> u64 {
+        if count == 1 {
+            return whole;
+        }
+        let active = self.holders.iter().filter(|holder| holder.active_until > self.last);
+        let demand: u128 = active.map(|holder| u128::from(holder.demand_per_s)).sum();
+        let mine = u128::from(self.holders[place].demand_per_s);
+        let by_demand = u128::from(whole) * mine / demand.max(1);
+        (by_demand as u64).max(whole / (2 * count)).max(1)
     }
 
     /// Books the answer's tokens on the caller's lease and keeps the answer.
@@ -382,8 +387,10 @@ impl Bucket {
     }
 
     #[cfg(test)]
-    pub fn probe_holder(&self, id: u128) -> u64 {
-        self.holders.iter().find(|holder| holder.id == id).map_or(0, |holder| holder.outstanding)
+    pub fn probe_holder(&self, id: u128, now: Nanos) -> u64 {
+        let holder = self.holders.iter().find(|holder| holder.id == id);
+        let live = holder.filter(|holder| holder.expires_at > now.max(self.last));
+        live.map_or(0, |holder| holder.outstanding)
     }
 }
 

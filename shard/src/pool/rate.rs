@@ -27,11 +27,15 @@ pub struct Lease {
     ready: u64,
     runs: VecDeque<Run>,
     used: u64,
+    /// Unreported, given back with the next call.
+    returning: u64,
     pending: VecDeque<Pending>,
     flight: Option<Flight<RateAsk>>,
     call_wanted: bool,
     next_call_at: Nanos,
     deny_until: Nanos,
+    /// What denies is that every token is on lease.
+    all_on_lease: bool,
     left: i64,
     left_at: Nanos,
     demand: u64,
@@ -40,6 +44,8 @@ pub struct Lease {
     last_granted: u64,
     granted_at: Nanos,
     last_word: Nanos,
+    /// Returned after this long without use.
+    idle: Nanos,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +59,7 @@ struct Pending {
 }
 
 impl Lease {
-    pub fn new(plan: &Plan, now: Nanos) -> Self {
+    pub fn new(plan: &Plan, rtt: Nanos, now: Nanos) -> Self {
         Self {
             rate_per_s: plan.rate_per_s,
             burst: plan.burst,
@@ -63,11 +69,13 @@ impl Lease {
             ready: 0,
             runs: VecDeque::new(),
             used: 0,
+            returning: 0,
             pending: VecDeque::new(),
             flight: None,
             call_wanted: false,
             next_call_at: now,
             deny_until: Nanos(0),
+            all_on_lease: false,
             left: 0,
             left_at: now,
             demand: 0,
@@ -76,6 +84,7 @@ impl Lease {
             last_granted: 0,
             granted_at: now,
             last_word: now,
+            idle: RATE_IDLE.max(Nanos(rtt.0.saturating_mul(4))),
         }
     }
 
@@ -86,6 +95,9 @@ impl Lease {
         self.demand = self.demand.saturating_add(u64::from(word.demand));
         if word.lease == self.lease && self.lease != 0 {
             self.used += u64::from(word.used);
+            if word.used > 0 && self.all_on_lease {
+                self.deny_until = Nanos(0);
+            }
             if now < self.deadline {
                 self.ready += u64::from(word.returned);
             } else {
@@ -99,6 +111,8 @@ impl Lease {
             self.rate_per_s = plan.rate_per_s;
             self.burst = plan.burst;
             self.deny_until = Nanos(0);
+            // The slots of the old plan say nothing about the new one.
+            self.returning += self.runs.drain(..).map(|run| run.count).sum::<u64>();
         }
         self.pending.retain(|pending| pending.shard != word.shard);
         self.pending.push_back(Pending {
@@ -122,7 +136,7 @@ impl Lease {
         while let Some(pending) = self.pending.front().copied() {
             let target = self.slice(&pending, shards, now);
             let stale = self.lease != 0 && self.deadline.since(now).0 < self.ttl.0 / 2;
-            let held = self.ready + self.runs.iter().map(|run| run.count).sum::<u64>();
+            let held = self.held();
             let may_wait = now < pending.since.after(PARK)
                 && if pending.asked {
                     self.flight.is_some()
@@ -138,7 +152,17 @@ impl Lease {
             self.pending.pop_front();
             let grant = self.answer(bucket, &pending, target, now);
             out.push_back((pending.shard, ToShard::Rate(grant)));
+            self.call_wanted |= self.is_low() && self.flight.is_none() && now >= self.deny_until;
         }
+    }
+
+    /// Is most of the last grant gone? More is asked for before all of it is.
+    fn is_low(&self) -> bool {
+        self.held() < self.last_granted / 4
+    }
+
+    fn held(&self) -> u64 {
+        self.ready + self.runs.iter().map(|run| run.count).sum::<u64>()
     }
 
     /// Tokens that the shard should get: what it needs, and of what it wants a part so small
@@ -166,19 +190,19 @@ impl Lease {
             ..denied(bucket, Nanos(0))
         };
         if granted < pending.need {
+            let soon = now.after(PARK);
             match self.runs.front_mut() {
-                Some(run) if run.at <= now.after(PARK) => {
-                    if granted == 0 {
-                        let ahead = run.ripe(now.after(RUN_AHEAD));
-                        let part = run.split(ahead.min(pending.want).min(u64::from(u32::MAX)));
-                        grant.granted = part.count as u32;
-                        grant.not_before = part.at;
-                        grant.spacing = part.spacing;
-                    }
+                Some(run) if run.at <= soon && granted == 0 => {
+                    let ahead = run.ripe(now.after(RUN_AHEAD));
+                    let part = run.split(ahead.min(pending.want).min(u64::from(u32::MAX)));
+                    grant.granted = part.count as u32;
+                    grant.not_before = part.at;
+                    grant.spacing = part.spacing;
                 }
+                Some(run) if run.at <= soon => {}
                 Some(run) => grant.deny_until = run.at,
                 None if self.deny_until > now => grant.deny_until = self.deny_until,
-                None if granted == 0 => grant.deny_until = now.after(PARK),
+                None if granted == 0 => grant.deny_until = soon,
                 None => {}
             }
             self.runs.retain(|run| run.count > 0);
@@ -207,20 +231,20 @@ impl Lease {
         }
         self.ripen(now);
         self.measure_demand(now);
-        let want = self.want(config.shards, now);
         let mut ask = RateAsk {
             bucket,
             rate_per_s: self.rate_per_s,
             burst: self.burst,
             lease: self.lease,
-            want,
+            want: self.want(config.shards, now),
             demand_per_s: self.demand_per_s,
             used: core::mem::take(&mut self.used),
-            returned: 0,
+            returned: core::mem::take(&mut self.returning),
         };
-        if want == 0 {
+        if self.pending.is_empty() && now >= self.idle_at() {
+            ask.want = 0;
             let later: u64 = self.runs.drain(..).map(|run| run.count).sum();
-            ask.returned = core::mem::take(&mut self.ready) + later;
+            ask.returned += core::mem::take(&mut self.ready) + later;
         }
         for pending in &mut self.pending {
             pending.asked = true;
@@ -235,20 +259,21 @@ impl Lease {
     }
 
     /// Tokens to ask for: what the shards wait for, what a lease's span will need, or twice the
-    /// last grant if that was gone in no time. Nothing if no shard waits.
+    /// last grant if that was gone in no time. Nothing where there is enough: tokens of a small
+    /// bucket that lie here keep it from filling.
     fn want(&self, shards: u16, now: Nanos) -> u64 {
-        if self.pending.is_empty() {
-            return 0;
-        }
         let span = lease_span(self.rate_per_s, self.burst);
         let targets: u64 =
             self.pending.iter().map(|pending| self.slice(pending, shards, now)).sum();
-        let held = self.ready + self.runs.iter().map(|run| run.count).sum::<u64>();
+        let held = self.held();
+        if held >= targets && !self.is_low() {
+            return 0;
+        }
         let ahead = u128::from(self.demand_per_s) * u128::from(span.0) * 5 / 4 / 1_000_000_000;
         let drained = now.since(self.granted_at) < Nanos(span.0 / 2);
         let twice = if drained { self.last_granted.saturating_mul(2) } else { 0 };
         let ahead = u64::try_from(ahead).unwrap_or(u64::MAX).max(twice).max(targets);
-        ahead.saturating_sub(held).clamp(1, self.burst.max(1))
+        ahead.saturating_sub(held).min(self.burst)
     }
 
     fn measure_demand(&mut self, now: Nanos) {
@@ -289,6 +314,7 @@ impl Lease {
         if answer.deny_for > Nanos(0) {
             self.deny_until = ends_late(now, answer.deny_for);
         }
+        self.all_on_lease = answer.status == Status::AllOnLease;
         if answer.granted > 0 {
             self.last_granted = answer.granted;
             self.granted_at = now;
@@ -311,8 +337,7 @@ impl Lease {
 
     /// Wants a call that gives everything back if no shard has asked for a while.
     pub fn return_if_idle(&mut self, now: Nanos) {
-        let holds = self.ready > 0 || self.used > 0 || !self.runs.is_empty();
-        if holds && self.is_quiet() && now >= self.idle_at() {
+        if self.holds() && self.is_quiet() && now >= self.idle_at() {
             self.call_wanted = true;
         }
     }
@@ -333,20 +358,22 @@ impl Lease {
         if !self.is_quiet() {
             return NEVER;
         }
-        let holds = self.ready > 0 || self.used > 0 || !self.runs.is_empty();
-        if holds { self.idle_at() } else { forget_at(self.last_word) }
+        if self.holds() { self.idle_at() } else { forget_at(self.last_word) }
     }
 
     /// Does it hold nothing, and has it not been used for long?
     pub fn is_forgettable(&self, now: Nanos) -> bool {
-        let holds = self.ready > 0 || self.used > 0 || !self.runs.is_empty();
-        !holds && self.is_quiet() && now >= forget_at(self.last_word)
+        !self.holds() && self.is_quiet() && now >= forget_at(self.last_word)
     }
 
     #[cfg(test)]
     pub fn probe(&self, now: Nanos) -> u64 {
-        let held = self.ready + self.runs.iter().map(|run| run.count).sum::<u64>();
-        if now < self.deadline { held } else { 0 }
+        if now < self.deadline { self.held() } else { 0 }
+    }
+
+    /// Is there anything to give back or to report?
+    fn holds(&self) -> bool {
+        self.used > 0 || self.returning > 0 || self.held() > 0
     }
 
     fn is_quiet(&self) -> bool {
@@ -356,7 +383,7 @@ impl Lease {
     /// Shards that were told to come back later are given the time to.
     fn idle_at(&self) -> Nanos {
         let next = self.runs.front().map_or(Nanos(0), |run| run.at);
-        self.last_word.max(next).max(self.deny_until).after(RATE_IDLE)
+        self.last_word.max(self.granted_at).max(next).max(self.deny_until).after(self.idle)
     }
 
     fn ripen(&mut self, now: Nanos) {
@@ -372,7 +399,8 @@ impl Lease {
     /// Tokens past their deadline are burned: reported like spent ones.
     fn lapse(&mut self) {
         let later: u64 = self.runs.drain(..).map(|run| run.count).sum();
-        self.used += core::mem::take(&mut self.ready) + later;
+        let returning = core::mem::take(&mut self.returning);
+        self.used += core::mem::take(&mut self.ready) + later + returning;
     }
 
     /// What the authority has left by now, as far as is known here.

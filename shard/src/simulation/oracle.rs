@@ -11,6 +11,9 @@ pub struct Totals {
     pub exhausted: u64,
     pub calls: u64,
     pub words: u64,
+    /// The worst of the budgets, once the faults had stopped.
+    pub calm_share_permille: u64,
+    pub calm_calls: u64,
 }
 
 impl Totals {

@@ -112,10 +112,58 @@ impl Scenario {
             revokes: random.chance(10),
             changes_plan: random.chance(10),
             faults_for: Nanos::from_ms(random.within(500, 2_500)),
-            calm_for: Nanos::from_ms((80_000 / slowest).clamp(1_000, 20_000)),
+            calm_for: Nanos::from_ms((80_000 / slowest).clamp(2_000, 20_000)),
             shards,
             budgets,
             callers,
+        }
+    }
+}
+
+impl Scenario {
+    /// Nothing goes wrong, and every shard has callers that call again at once.
+    pub fn steady(rate_per_s: u64, burst: u64, shards: &[u16], per_shard: usize) -> Self {
+        let budget = Budget {
+            rate_per_s,
+            burst,
+            quota_tokens: 1_000_000_000_000,
+            tokens_per_call: 1,
+            strict: false,
+        };
+        let mut callers = Vec::new();
+        for (instance, count) in shards.iter().enumerate() {
+            for shard in 0..usize::from(*count) {
+                callers.extend((0..per_shard).map(|_| Caller {
+                    instance,
+                    shard,
+                    budget: 0,
+                    think: Nanos(100_000),
+                    patient: false,
+                    in_bursts: false,
+                }));
+            }
+        }
+        let embedded = shards.len() == 1;
+        Self {
+            shards: shards.to_vec(),
+            budgets: vec![budget],
+            callers,
+            rtt: if embedded { Nanos(0) } else { Nanos::from_ms(1) },
+            call_gap: if embedded { Nanos(0) } else { Nanos::from_ms(10) },
+            drop_percent: 0,
+            repeat_percent: 0,
+            delay_percent: 0,
+            delay_max: Nanos(0),
+            crash_percent: 0,
+            pause_percent: 0,
+            cut_percent: 0,
+            steps_back: false,
+            steps_forward: false,
+            drift_ppm: 0,
+            revokes: false,
+            changes_plan: false,
+            faults_for: Nanos::from_ms(300),
+            calm_for: Nanos::from_s(if rate_per_s == 1 { 50 } else { 10 }),
         }
     }
 }
