@@ -149,6 +149,8 @@ pub struct QuotaWant {
     pub need: u64,
     /// Tokens settled since the last word.
     pub consumed: u64,
+    /// Of those, what no grant covers: calls that used more than could be reserved.
+    pub overrun: u64,
     /// Unreserved tokens given back with this word.
     pub returned: u64,
 }
