@@ -154,11 +154,21 @@ impl Course {
         link.body = begun;
         let mut next_checkpoint = CHECKPOINT_EVENTS;
         loop {
-            match link.next_part(core).await {
+            match link.part_at_hand() {
                 Ok(Some(part)) => self.take(&link.input[part], &mut client.output),
-                Ok(None) => {
+                Ok(None) if link.is_done() => {
                     self.take_rest(&mut client.output);
                     return End::Whole;
+                }
+                // What has been read is written in one go, before more is waited for.
+                Ok(None) => {
+                    if !client.output.is_empty() && client.send(core).await.is_err() {
+                        return End::Gone;
+                    }
+                    if let Err(fault) = link.read_more(core).await {
+                        return End::Broken(fault);
+                    }
+                    continue;
                 }
                 Err(fault) => return End::Broken(fault),
             }
@@ -169,10 +179,6 @@ impl Course {
                 next_checkpoint = self.text_events + CHECKPOINT_EVENTS;
                 let input = self.meter.input_counts().map_or(0, |(input, _)| input);
                 admitted.checkpoint(core, input, self.text_events);
-            }
-            // What has been read is written in one go: one write per read, however many pieces.
-            if !link.has_part() && !client.output.is_empty() && client.send(core).await.is_err() {
-                return End::Gone;
             }
         }
     }

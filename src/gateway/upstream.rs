@@ -272,33 +272,33 @@ impl Link {
             if let Some(part) = self.part_at_hand()? {
                 return Ok(Some(part));
             }
-            if matches!(self.rest, Rest::Done) {
+            if self.is_done() {
                 return Ok(None);
             }
-            self.input.drain(..self.position);
-            self.position = 0;
-            let begun = clock::now();
-            let idle = begun.after(Nanos::from_ms(core.config.upstream.idle_timeout_ms));
-            self.socket.watch().arm(idle.min(self.total_deadline), Ends::Both);
-            let read = self.read().await;
-            self.waited = self.waited.after(clock::now().since(begun));
-            if read? == 0 {
-                if matches!(self.rest, Rest::UntilClose) && !self.socket.watch().fired() {
-                    self.rest = Rest::Done;
-                    return Ok(None);
-                }
-                return Err(self.fault());
-            }
+            self.read_more(core).await?;
         }
     }
 
-    /// Has more of the body been read than was given out?
-    pub const fn has_part(&self) -> bool {
-        self.position < self.input.len()
+    /// Reads once; only when there is no part at hand and the body is not done.
+    pub async fn read_more(&mut self, core: &Core) -> Result<(), Fault> {
+        self.input.drain(..self.position);
+        self.position = 0;
+        let begun = clock::now();
+        let idle = begun.after(Nanos::from_ms(core.config.upstream.idle_timeout_ms));
+        self.socket.watch().arm(idle.min(self.total_deadline), Ends::Both);
+        let read = self.read().await;
+        self.waited = self.waited.after(clock::now().since(begun));
+        if read? == 0 {
+            if !matches!(self.rest, Rest::UntilClose) || self.socket.watch().fired() {
+                return Err(self.fault());
+            }
+            self.rest = Rest::Done;
+        }
+        Ok(())
     }
 
-    /// What of the body has been read and not been given out.
-    fn part_at_hand(&mut self) -> Result<Option<Range<usize>>, Fault> {
+    /// The next piece of what has been read already: `None` if there is none, at the end or not.
+    pub fn part_at_hand(&mut self) -> Result<Option<Range<usize>>, Fault> {
         while self.position < self.input.len() {
             let begin = self.position;
             let available = self.input.len() - begin;

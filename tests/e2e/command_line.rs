@@ -159,7 +159,7 @@ fn a_journal_can_be_looked_at() {
     let replayed = journal(&["replay", dir]);
     assert!(replayed.status.success(), "{}", stderr(&replayed));
     assert_eq!(instance.ledger().rows().len(), 3);
-    assert_eq!(journal(&["verify", "/no/such/dir"]).status.code(), Some(1));
+    assert_eq!(journal(&["verify", "/no/such/dir"]).status.code(), Some(2));
     instance.restart();
     assert_eq!(instance.ledger().rows().len(), 3);
 }

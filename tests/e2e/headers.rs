@@ -49,10 +49,10 @@ fn a_request_id_is_echoed_or_made() {
         };
         instance.call(&request).expect(200).head.must("x-request-id").to_owned()
     };
-    let longest = "x".repeat(128);
+    let longest = "x".repeat(64);
     for sane in ["a", "0190b2c4-7e2f-7abc-8def-000000000001", "req_1.2:3/4=5+6@7", &longest] {
-        let sane = format!("{}{sane}", unique("")).replace("--", "-");
-        let sane = &sane[..sane.len().min(128)];
+        let sane = format!("{}.{sane}", unique("id"));
+        let sane = &sane[..sane.len().min(64)];
         assert_eq!(id_of(Some(sane)), sane);
         assert_eq!(instance.ledger().row(sane).request_id, sane);
     }

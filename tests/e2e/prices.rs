@@ -82,7 +82,7 @@ impl Customer {
 fn per_token_prices_each_kind() {
     let prices = [2_500_000_000, 1_250_000_000, 10_000_000_000];
     let mut customer = Customer::of(&per_token(prices[0], prices[1], prices[2]));
-    for tokens in [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 0, 1), (1_000, 300, 77), (7, 7, 100_000)] {
+    for tokens in [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 0, 1), (1_000, 300, 77), (7, 7, 20_000)] {
         let row = customer.call(tokens);
         assert_eq!(row.cost_nanousd, cost(tokens, 0, |_| prices), "{tokens:?}");
         assert_eq!(row.price_version, 1);

@@ -33,7 +33,7 @@ fn consume_relays_path_query_and_body() {
         ("?a=1&b=%20c", "/v1/chat/completions?a=1&b=%20c"),
         ("/v1/embeddings", "/v1/embeddings"),
         ("/v1/models?x", "/v1/models?x"),
-        ("/v1/completions/../x//y", "/v1/completions/../x//y"),
+        ("/v1/completions//x.y/..z?../a", "/v1/completions//x.y/..z?../a"),
     ] {
         let path = format!("/api/v1/consume/{}{rest}", own.id);
         instance.call(&Request::get(&path).key(instance.key("bench")));
@@ -45,6 +45,16 @@ fn consume_relays_path_query_and_body() {
     let request = Request::new("PUT", &path).key(instance.key("bench")).body(body);
     instance.call(&request).expect(200);
     assert!(own.upstream.last().ends_with(&format!("\r\n\r\n{body}")), "{}", own.upstream.last());
+}
+
+#[test]
+fn a_path_may_not_climb_out_of_its_service() {
+    let instance = &shared().instance;
+    for rest in ["/..", "/v1/../x", "/v1/%2e%2e/x", "/v1/.%2E", "/./v1", "/v1/..\\x"] {
+        let path = format!("/api/v1/consume/{}{rest}", instance.service("per_token"));
+        let answer = instance.call(&Request::get(&path).key(instance.key("bench"))).expect(400);
+        assert_eq!(answer.code(), "invalid_request", "{rest}");
+    }
 }
 
 #[test]
