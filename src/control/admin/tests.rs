@@ -431,6 +431,7 @@ fn shards_get_tokens_of_rate_and_of_what_the_ledger_leaves() {
         need: 100_000,
         consumed: 0,
         returned: 0,
+        overrun: 0,
     };
     let granted = running.ask(ToControl::Quota(quota));
     let is_less = |grant: QuotaGrant| grant.exhausted && grant.granted < 100_000;
