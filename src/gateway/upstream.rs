@@ -211,6 +211,11 @@ impl Link {
         self.waited
     }
 
+    /// The rest of the answer must be here by then.
+    pub fn end_by(&mut self, deadline: Nanos) {
+        self.total_deadline = self.total_deadline.min(deadline);
+    }
+
     /// The answer is read to its end.
     pub const fn is_done(&self) -> bool {
         matches!(self.rest, Rest::Done)
