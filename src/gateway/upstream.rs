@@ -153,6 +153,7 @@ pub async fn call(
         }
     }
     let mut link = Link::open(core, request.service).await?;
+    link.waited = clock::now().since(begun);
     link.total_deadline = total;
     compose(&mut link.output);
     link.exchange(core, request.is_head).await?;
@@ -232,7 +233,7 @@ impl Link {
         }
         let result = self.read_head(core, is_head).await;
         self.socket.watch().disarm();
-        self.waited = clock::now().since(begun);
+        self.waited = self.waited.after(clock::now().since(begun));
         result
     }
 
