@@ -3,6 +3,7 @@
 
 use super::core::Core;
 use super::path;
+use super::run::IDLE_GRACE;
 use super::watch::{Ends, Socket};
 use crate::clock;
 use crate::wire::chunked::{ChunkDecoder, Step};
@@ -57,9 +58,8 @@ pub struct Client {
     body_is_read: bool,
 }
 
-/// Serves a client until either side has had enough.
+/// Serves a client until either side has had enough. It is counted in `core.connections`.
 pub async fn serve(core: Rc<Core>, socket: Socket, peer: SocketAddr) {
-    core.connections.set(core.connections.get() + 1);
     let mut client = Client {
         socket,
         peer,
@@ -135,7 +135,9 @@ impl Client {
         self.body_is_read = false;
         self.begun = clock::now();
         let mut deadline = if self.input.is_empty() {
-            self.begun.after(Nanos::from_ms(server.idle_timeout_ms))
+            // An answer that began before the drain did may not have said that it is the last.
+            let patience = Nanos::from_ms(server.idle_timeout_ms);
+            self.begun.after(if core.draining() { IDLE_GRACE.min(patience) } else { patience })
         } else {
             self.begun.after(Nanos::from_ms(server.head_timeout_ms))
         };
