@@ -57,6 +57,7 @@ pub async fn relay(
         cost: None,
         retry_after: None,
         keep_alive,
+        http_10: client.head.http_10,
     };
     let upstream = Some((&link.head, &link.head_bytes[..]));
     answer::write_head(&mut client.output, status, upstream, ending, &own);
