@@ -280,7 +280,8 @@ impl Course {
             Fault::TimedOut => ApiError::UpstreamTimeout,
             Fault::Failed | Fault::Stale => ApiError::UpstreamError,
         };
-        let mut event = Vec::new();
+        // What went through unread may have stopped in the middle of an event.
+        let mut event = if self.unsplittable { b"\n\n".to_vec() } else { Vec::new() };
         error.write_sse_event(&mut event, call.shape);
         frame(self.ending, &event, out);
         if self.ending == Ending::Chunked {
