@@ -233,6 +233,8 @@ pub enum ToShard {
         fees: NanoUsd,
         /// Calls of the month.
         calls: u64,
+        /// Tokens of the month, input and output.
+        tokens: u64,
         /// The consumer's name.
         consumer_name: Arc<str>,
     },

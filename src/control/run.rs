@@ -259,9 +259,12 @@ async fn answer_account(
     consumer: ConsumerId,
     period: Period,
 ) {
-    let read = desk.store.run(move |db| usage::month_costs(db, consumer, period)).await;
-    let month = match read {
-        Ok(month) => month,
+    let read = desk.store.run(move |db| {
+        let costs = usage::month_costs(db, consumer, period)?;
+        Ok((costs, usage::month_tokens(db, consumer, None, period)?))
+    });
+    let (month, tokens) = match read.await {
+        Ok(read) => read,
         Err(failure) => {
             tracing::error!(%failure, "a month's cost was not read");
             return;
@@ -282,6 +285,6 @@ async fn answer_account(
             fees.0 = fees.0.saturating_add_unsigned(*fee_nanousd);
         }
     }
-    let account = ToShard::Account { ticket, cost, fees, calls, consumer_name };
+    let account = ToShard::Account { ticket, cost, fees, calls, tokens, consumer_name };
     desk.post.tell(shard, account);
 }

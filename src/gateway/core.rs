@@ -49,6 +49,8 @@ pub enum Reply {
         fees: NanoUsd,
         /// Calls of the month.
         calls: u64,
+        /// Tokens of the month.
+        tokens: u64,
         /// The consumer's name.
         consumer_name: Arc<str>,
     },
@@ -216,8 +218,8 @@ impl Core {
             ToShard::Counted { ticket, input_tokens, output_tokens } => {
                 self.reply(ticket, Reply::Counted { input_tokens, output_tokens });
             }
-            ToShard::Account { ticket, cost, fees, calls, consumer_name } => {
-                self.reply(ticket, Reply::Account { cost, fees, calls, consumer_name });
+            ToShard::Account { ticket, cost, fees, calls, tokens, consumer_name } => {
+                self.reply(ticket, Reply::Account { cost, fees, calls, tokens, consumer_name });
             }
             ToShard::Synced { next_seq } => {
                 self.synced_next_seq.set(self.synced_next_seq.get().max(next_seq));

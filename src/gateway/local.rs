@@ -91,7 +91,7 @@ fn account(
     reply: &Reply,
     limits: &LimitsView,
 ) -> Result<Value, Stop> {
-    let Reply::Account { cost, fees, calls, consumer_name } = reply else {
+    let Reply::Account { cost, fees, calls, tokens, consumer_name } = reply else {
         return Err(ApiError::Overloaded.into());
     };
     let catalog = Rc::clone(&core.catalog.borrow());
@@ -113,8 +113,8 @@ fn account(
         "quota": {
             "period": format!("{:04}-{:02}", period.0 / 100, period.0 % 100),
             "limit_tokens": plan.quota_tokens,
-            "used_tokens": plan.quota_tokens.saturating_sub(limits.remaining_tokens),
-            "remaining_tokens": limits.remaining_tokens,
+            "used_tokens": tokens,
+            "remaining_tokens": plan.quota_tokens.saturating_sub(*tokens),
             "resets_in": String::from_utf8_lossy(&reset),
             "resets_at_unix_s": resets_at_unix_s,
         },

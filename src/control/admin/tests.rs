@@ -451,10 +451,10 @@ fn shards_get_months_counts_and_accounts() {
         "{counted:?}"
     );
     let account = running.ask(ToControl::Account { shard, ticket: 8, consumer, period });
-    let ToShard::Account { ticket: 8, cost, fees, calls, consumer_name } = account else {
+    let ToShard::Account { ticket: 8, cost, fees, calls, tokens, consumer_name } = account else {
         panic!("{account:?}")
     };
-    assert_eq!((cost, fees, calls), (NanoUsd(9), NanoUsd(500), 3));
+    assert_eq!((cost, fees, calls, tokens), (NanoUsd(9), NanoUsd(500), 3, 42));
     assert_eq!(&*consumer_name, "Ada");
 }
 
