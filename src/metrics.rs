@@ -188,8 +188,6 @@ pub struct ShardMetrics {
     pub journal_full: Counter,
     /// Records on stable storage; added to by the thread that syncs this shard's journal.
     pub journal_synced: Counter,
-    /// Upstream connections at work.
-    pub pool_busy: Gauge,
     /// Upstream connections kept for the next call.
     pub pool_idle: Gauge,
     /// Client connections.
@@ -218,7 +216,6 @@ impl ShardMetrics {
             mail_full: Counter::default(),
             journal_full: Counter::default(),
             journal_synced: Counter::default(),
-            pool_busy: Gauge::default(),
             pool_idle: Gauge::default(),
             open_connections: Gauge::default(),
             permits_open: Gauge::default(),

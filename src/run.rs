@@ -122,7 +122,7 @@ impl Instance {
             connection,
             config: config.usage.clone(),
             mail: writer_mail,
-            journals: shared,
+            journals: shared.to_vec(),
             metrics: metrics.clone(),
         })
         .map_err(|why| failed("the writer does not start")(&why))?;
@@ -135,7 +135,8 @@ impl Instance {
             instance,
         })
         .map_err(|why| failed("control does not start")(&why))?;
-        let start = ShardStart { config: &config, state: &state, metrics: &metrics, catalog };
+        let start =
+            ShardStart { config: &config, state: &state, metrics: &metrics, catalog, shared };
         let shards = start.all(cpus, mails, journals, listeners)?;
         state.ready.store(true, Ordering::Relaxed);
         Ok(Self { config, addresses, state, shards, writer, control })
@@ -210,7 +211,7 @@ fn url_of(listener: &TcpListener) -> Result<String, RunError> {
     Ok(format!("http://{address}"))
 }
 
-type Journals = (Vec<Journal>, Vec<Arc<JournalShared>>);
+type Journals = (Vec<Journal>, Arc<[Arc<JournalShared>]>);
 
 fn journals(config: &Config, instance: u128, count: usize) -> Result<Journals, RunError> {
     let no_journal = |why: io::Error| {
@@ -234,6 +235,7 @@ struct ShardStart<'a> {
     state: &'a Arc<ProcessState>,
     metrics: &'a Arc<Metrics>,
     catalog: Arc<Catalog>,
+    shared: Arc<[Arc<JournalShared>]>,
 }
 
 impl ShardStart<'_> {
@@ -264,6 +266,7 @@ impl ShardStart<'_> {
                 digest_key,
                 shard: Shard::new(shard, self.catalog.clone()),
                 journal,
+                journals: self.shared.clone(),
                 mail,
                 metrics: self.metrics.clone(),
             };

@@ -166,7 +166,7 @@ impl Authority {
         &self,
         consumer: ConsumerId,
         period: Period,
-    ) -> Option<(u64, u64, i128)> {
+    ) -> Option<(u64, u64, u64)> {
         self.quotas.get(&(consumer, period)).map(quota::Month::probe)
     }
 }

@@ -73,6 +73,8 @@ pub struct QuotaAsk {
     pub need: u64,
     /// Tokens settled since the last call.
     pub consumed: u64,
+    /// Of those, what no grant covers.
+    pub overrun: u64,
     /// Tokens given back.
     pub returned: u64,
 }

@@ -149,6 +149,8 @@ pub struct QuotaWant {
     pub need: u64,
     /// Tokens settled since the last word.
     pub consumed: u64,
+    /// Of those, what no grant covers: calls that used more than could be reserved.
+    pub overrun: u64,
     /// Unreserved tokens given back with this word.
     pub returned: u64,
 }
@@ -166,6 +168,21 @@ pub struct QuotaGrant {
     pub left: u64,
     /// The month's tokens are spent (or promised to calls in flight): refuse `need` and more.
     pub exhausted: bool,
+}
+
+/// A consumer's month in the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Cost of the month's records.
+    pub cost: NanoUsd,
+    /// Monthly fees of the subscription services used in the month.
+    pub fees: NanoUsd,
+    /// Calls of the month.
+    pub calls: u64,
+    /// Tokens of the month, input and output.
+    pub tokens: u64,
+    /// The consumer's name.
+    pub consumer_name: Arc<str>,
 }
 
 /// From control to a shard.
@@ -227,16 +244,8 @@ pub enum ToShard {
     Account {
         /// As asked.
         ticket: u64,
-        /// Cost of the month's records.
-        cost: NanoUsd,
-        /// Monthly fees of the subscription services used in the month.
-        fees: NanoUsd,
-        /// Calls of the month.
-        calls: u64,
-        /// Tokens of the month, input and output.
-        tokens: u64,
-        /// The consumer's name.
-        consumer_name: Arc<str>,
+        /// The answer.
+        account: Account,
     },
     /// The journal is on stable storage up to and without this sequence number.
     Synced {

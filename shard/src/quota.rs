@@ -1,8 +1,8 @@
 //! One shard's slices of consumers' months.
 //!
 //! A call reserves what it may use at most, and settles what it did use: the rest is free again,
-//! an overrun is a debt that the next slice pays first. It must never promise a token twice, nor
-//! lose count of one that was used, whatever the month has left.
+//! an overrun is taken from what is free here, and beyond that from what the month has left. It
+//! must never promise a token twice, nor lose count of one that was used.
 
 use crate::lease::{FORGET_AFTER, QUOTA_IDLE};
 use crate::limits::QUOTAS_MAX;
@@ -62,10 +62,12 @@ enum Word {
 
 #[derive(Debug, Default)]
 struct Entry {
-    /// Free tokens; below zero a debt.
-    slack: i64,
+    /// Free tokens.
+    slack: u64,
     reserved: u64,
     consumed: u64,
+    /// Part of `consumed` that no grant covers.
+    overrun: u64,
     returning: u64,
     /// What calls have waited for since the last grant.
     waiting: u64,
@@ -112,7 +114,7 @@ impl Quotas {
         let Some(entry) = self.entries.get_mut(&key) else { return Reserve::Exhausted };
         entry.last_use = now;
         entry.plan = plan;
-        let free = u64::try_from(entry.slack).unwrap_or(0);
+        let free = entry.slack;
         let exhausted = now < entry.exhausted_until;
         let reserve = if free >= tokens {
             Reserve::Reserved { tokens }
@@ -135,11 +137,8 @@ impl Quotas {
     /// Reserves what [`Self::check`] has just found.
     pub fn reserve(&mut self, consumer: ConsumerId, period: Period, tokens: u64) {
         if let Some(entry) = self.entries.get_mut(&(consumer, period)) {
-            assert!(
-                i64::try_from(tokens).is_ok_and(|tokens| tokens <= entry.slack.max(0)),
-                "reserved more than was found"
-            );
-            entry.slack -= tokens as i64;
+            assert!(tokens <= entry.slack, "reserved more than was found");
+            entry.slack -= tokens;
             entry.reserved += tokens;
         }
     }
@@ -157,8 +156,11 @@ impl Quotas {
         if let Some(entry) = self.entries.get_mut(&key) {
             assert!(reserved <= entry.reserved, "settled more than was reserved");
             entry.reserved -= reserved;
-            entry.slack =
-                entry.slack.saturating_add_unsigned(reserved).saturating_sub_unsigned(actual);
+            let free = entry.slack + reserved;
+            let overrun = actual.saturating_sub(free);
+            entry.slack = free.saturating_sub(actual);
+            entry.overrun += overrun;
+            entry.left = entry.left.saturating_sub(overrun);
             entry.consumed = entry.consumed.saturating_add(actual);
             entry.last_use = now;
             self.watch(key, now);
@@ -167,9 +169,10 @@ impl Quotas {
 
     /// Tokens left of the month's `quota_tokens`, for the headers of an answer.
     pub fn view(&self, consumer: ConsumerId, period: Period, quota_tokens: u64) -> QuotaView {
-        let remaining = self.entries.get(&(consumer, period)).map_or(quota_tokens, |entry| {
-            entry.left.saturating_add_signed(entry.slack).min(quota_tokens)
-        });
+        let remaining = self
+            .entries
+            .get(&(consumer, period))
+            .map_or(quota_tokens, |entry| entry.left.saturating_add(entry.slack).min(quota_tokens));
         QuotaView { remaining }
     }
 
@@ -179,8 +182,8 @@ impl Quotas {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         entry.asked = false;
         entry.waiting = 0;
-        entry.slack = entry.slack.saturating_add_unsigned(grant.granted);
-        entry.left = grant.left;
+        entry.slack += grant.granted;
+        entry.left = grant.left.saturating_sub(entry.overrun);
         if grant.granted > 0 {
             entry.last_granted = grant.granted;
             entry.granted_at = now;
@@ -274,7 +277,7 @@ impl Quotas {
     fn watch(&mut self, key: Key, now: Nanos) {
         if let Some(entry) = self.entries.get_mut(&key)
             && !entry.in_idle
-            && (entry.slack != 0 || entry.consumed > 0)
+            && (entry.slack > 0 || entry.consumed > 0)
         {
             entry.in_idle = true;
             self.idle.push_back((now.after(QUOTA_IDLE), key));
@@ -285,9 +288,7 @@ impl Quotas {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         entry.in_idle = false;
         if !entry.asked {
-            if entry.slack < 0 && now >= entry.exhausted_until {
-                entry.ask(key, &mut self.wants, now);
-            } else if now >= entry.last_use.after(QUOTA_IDLE) {
+            if now >= entry.last_use.after(QUOTA_IDLE) {
                 entry.give_back();
             }
             if entry.consumed > 0 || entry.returning > 0 {
@@ -299,9 +300,9 @@ impl Quotas {
 }
 
 impl Entry {
-    /// Is there nothing to spend, to report or to wait for? A debt is counted already.
+    /// Is there nothing to spend, to report or to wait for?
     const fn is_empty(&self) -> bool {
-        self.slack <= 0
+        self.slack == 0
             && self.reserved == 0
             && self.consumed == 0
             && self.returning == 0
@@ -334,11 +335,9 @@ impl Entry {
     }
 
     fn give_back(&mut self) {
-        if self.slack > 0 {
-            self.returning += self.slack.unsigned_abs();
-            self.left = self.left.saturating_add(self.slack.unsigned_abs());
-            self.slack = 0;
-        }
+        self.returning += self.slack;
+        self.left = self.left.saturating_add(self.slack);
+        self.slack = 0;
     }
 
     fn word(&mut self, shard: u16, (consumer, period): Key, word: Word) -> QuotaWant {
@@ -348,9 +347,7 @@ impl Entry {
                 (0, 0)
             }
             Word::Want => {
-                let free = self.slack.max(0).unsigned_abs();
-                let debt = self.slack.min(0).unsigned_abs();
-                let need = self.waiting.saturating_sub(free).saturating_add(debt);
+                let need = self.waiting.saturating_sub(self.slack);
                 (need.max(self.slice).max(1), need)
             }
         };
@@ -362,6 +359,7 @@ impl Entry {
             want,
             need,
             consumed: core::mem::take(&mut self.consumed),
+            overrun: core::mem::take(&mut self.overrun),
             returned: core::mem::take(&mut self.returning),
         }
     }

@@ -125,6 +125,7 @@ mod tests {
             need,
             consumed: 0,
             returned: 0,
+            overrun: 0,
         }
     }
 

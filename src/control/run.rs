@@ -12,7 +12,7 @@ use super::verifier::{Checked, Question, Verifier};
 use crate::clock;
 use crate::config::Config;
 use shard::catalog::{Catalog, PriceModel};
-use shard::message::{ToControl, ToShard};
+use shard::message::{Account, ToControl, ToShard};
 use shard::units::{ConsumerId, NanoUsd, Nanos, Period};
 use std::collections::HashSet;
 use std::io;
@@ -259,12 +259,9 @@ async fn answer_account(
     consumer: ConsumerId,
     period: Period,
 ) {
-    let read = desk.store.run(move |db| {
-        let costs = usage::month_costs(db, consumer, period)?;
-        Ok((costs, usage::month_tokens(db, consumer, None, period)?))
-    });
-    let (month, tokens) = match read.await {
-        Ok(read) => read,
+    let read = desk.store.run(move |db| usage::month_costs(db, consumer, period)).await;
+    let month = match read {
+        Ok(month) => month,
         Err(failure) => {
             tracing::error!(%failure, "a month's cost was not read");
             return;
@@ -275,16 +272,17 @@ async fn answer_account(
         let name = book.consumer(consumer).map_or_else(|| "".into(), |it| Arc::clone(&it.name));
         (book.catalog(), name)
     };
-    let (mut cost, mut fees, mut calls) = (NanoUsd(0), NanoUsd(0), 0);
-    for (service, service_cost, service_calls) in month {
-        cost.0 = cost.0.saturating_add(service_cost.0);
-        calls += service_calls;
-        let index = catalog.service_by_id(service);
+    let (cost, fees) = (NanoUsd(0), NanoUsd(0));
+    let mut account = Account { cost, fees, calls: 0, tokens: 0, consumer_name };
+    for part in month {
+        account.cost.0 = account.cost.0.saturating_add(part.cost.0);
+        account.calls += part.calls;
+        account.tokens = account.tokens.saturating_add(part.tokens);
+        let index = catalog.service_by_id(part.service);
         let price = index.map(|it| catalog.services[it as usize].price_at(clock::unix_us()));
         if let Some(PriceModel::Subscription { fee_nanousd, .. }) = price.map(|it| &it.model) {
-            fees.0 = fees.0.saturating_add_unsigned(*fee_nanousd);
+            account.fees.0 = account.fees.0.saturating_add_unsigned(*fee_nanousd);
         }
     }
-    let account = ToShard::Account { ticket, cost, fees, calls, tokens, consumer_name };
-    desk.post.tell(shard, account);
+    desk.post.tell(shard, ToShard::Account { ticket, account });
 }

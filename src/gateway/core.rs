@@ -8,13 +8,14 @@ use super::watch::Watches;
 use super::{net, watch};
 use crate::clock;
 use crate::config::{Config, Durability};
-use crate::journal::{Journal, Rescue};
+use crate::journal::format::SLOT_BYTES;
+use crate::journal::{Journal, JournalShared, Rescue};
 use crate::mail::{Settled, ShardMail};
-use crate::metrics::{Metrics, ShardMetrics};
+use crate::metrics::{Counter, Metrics, ShardMetrics};
 use shard::Shard;
 use shard::catalog::Catalog;
-use shard::message::{ToControl, ToShard};
-use shard::units::{NanoUsd, Nanos};
+use shard::message::{Account, ToControl, ToShard};
+use shard::units::Nanos;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -42,18 +43,7 @@ pub enum Reply {
         output_tokens: u32,
     },
     /// The consumer's month.
-    Account {
-        /// Cost of the month's records.
-        cost: NanoUsd,
-        /// Fees of the month's subscriptions.
-        fees: NanoUsd,
-        /// Calls of the month.
-        calls: u64,
-        /// Tokens of the month.
-        tokens: u64,
-        /// The consumer's name.
-        consumer_name: Arc<str>,
-    },
+    Account(Account),
 }
 
 /// One shard.
@@ -73,6 +63,8 @@ pub struct Core {
     /// The catalog as this shard knows it; an `Rc`, so that a request that holds it touches no
     /// counter that other shards touch.
     pub catalog: RefCell<Rc<Arc<Catalog>>>,
+    /// Every shard's journal, for looking only.
+    pub journals: Arc<[Arc<JournalShared>]>,
     /// To and from the other threads.
     pub mail: ShardMail,
     /// Parked requests.
@@ -109,6 +101,8 @@ pub struct Parts {
     /// See [`Core`].
     pub journal: Journal,
     /// See [`Core`].
+    pub journals: Arc<[Arc<JournalShared>]>,
+    /// See [`Core`].
     pub mail: ShardMail,
     /// The process's counters.
     pub metrics: Arc<Metrics>,
@@ -125,6 +119,7 @@ impl Core {
             catalog: RefCell::new(Rc::new(Arc::clone(parts.shard.catalog()))),
             shard: RefCell::new(parts.shard),
             journal: RefCell::new(Some(parts.journal)),
+            journals: parts.journals,
             mail: parts.mail,
             parking: Parking::default(),
             watches: Watches::default(),
@@ -153,6 +148,9 @@ impl Core {
     pub fn post(&self) {
         loop {
             let Some(message) = self.shard.borrow_mut().poll_action() else { return };
+            if matches!(message, ToControl::Rate(_) | ToControl::Quota(_)) {
+                self.metrics().lease_wants.add(1);
+            }
             // Full: control is far behind. Whoever waits for the answer ends by its own
             // deadline, and asks again at the next request.
             if self.mail.to_control.try_send(message).is_err() {
@@ -182,6 +180,20 @@ impl Core {
     pub fn hand_over(&self, settled: Settled) {
         if self.mail.to_writer.try_send(settled).is_err() {
             self.metrics().mail_full.add(1);
+        }
+    }
+
+    /// Waits, for a moment at most, until all that was settled on any shard is in the ledger.
+    pub async fn ledger_in_step(&self) {
+        const LOOKS_MAX: usize = 100;
+        const LOOK_EVERY: Duration = Duration::from_millis(5);
+        let settled: Vec<u64> = self.journals.iter().map(|journal| journal.post_end()).collect();
+        for _ in 0..LOOKS_MAX {
+            let behind = |(journal, end): (&Arc<JournalShared>, &u64)| journal.ingested() < *end;
+            if !self.journals.iter().zip(&settled).any(behind) {
+                return;
+            }
+            net::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -218,9 +230,7 @@ impl Core {
             ToShard::Counted { ticket, input_tokens, output_tokens } => {
                 self.reply(ticket, Reply::Counted { input_tokens, output_tokens });
             }
-            ToShard::Account { ticket, cost, fees, calls, tokens, consumer_name } => {
-                self.reply(ticket, Reply::Account { cost, fees, calls, tokens, consumer_name });
-            }
+            ToShard::Account { ticket, account } => self.reply(ticket, Reply::Account(account)),
             ToShard::Synced { next_seq } => {
                 self.synced_next_seq.set(self.synced_next_seq.get().max(next_seq));
                 self.parking.wake(Spot::Sync);
@@ -297,5 +307,11 @@ impl Core {
         metrics.permits_leaked.add(shard.leaked_total() - metrics.permits_leaked.get());
         metrics.keys_cached.set(shard.keys_cached() as i64);
         metrics.pool_idle.set(self.pools.idle() as i64);
+        let journal = &self.journals[usize::from(self.index)];
+        let raise =
+            |counter: &Counter, level: u64| counter.add(level.saturating_sub(counter.get()));
+        raise(&metrics.journal_records, journal.appended());
+        raise(&metrics.journal_bytes, journal.appended() * SLOT_BYTES as u64);
+        raise(&metrics.journal_synced, journal.synced());
     }
 }

@@ -12,7 +12,7 @@ use crate::wire::write::write_duration;
 use serde_json::{Value, json};
 use shard::LimitsView;
 use shard::key_cache::Caller;
-use shard::message::ToControl;
+use shard::message::{Account, ToControl};
 use shard::units::Period;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -54,11 +54,12 @@ pub async fn own_route(
         consumer: caller.consumer,
         period,
     };
-    let Some(reply) = core.ask(ACCOUNT_PATIENCE, question).await else {
+    core.ledger_in_step().await;
+    let Some(Reply::Account(month)) = core.ask(ACCOUNT_PATIENCE, question).await else {
         return Err(ApiError::Overloaded.into());
     };
     let limits = core.shard.borrow().limits(caller, clock::moment());
-    let body = account(core, caller, period, &reply, &limits)?;
+    let body = account(core, caller, period, &month, &limits)?;
     Ok(send(core, client, call, 200, &body, Some(&limits)).await)
 }
 
@@ -88,12 +89,9 @@ fn account(
     core: &Core,
     caller: &Caller,
     period: Period,
-    reply: &Reply,
+    month: &Account,
     limits: &LimitsView,
 ) -> Result<Value, Stop> {
-    let Reply::Account { cost, fees, calls, tokens, consumer_name } = reply else {
-        return Err(ApiError::Overloaded.into());
-    };
     let catalog = Rc::clone(&core.catalog.borrow());
     let Some(plan) = catalog.plans.get(caller.plan as usize) else {
         return Err(ApiError::Overloaded.into());
@@ -102,7 +100,7 @@ fn account(
     write_duration(&mut reset, limits.reset_tokens.0);
     let resets_at_unix_s = period.next().starts_at_unix_us() / 1_000_000;
     Ok(json!({
-        "consumer": { "id": caller.consumer.to_string(), "name": &**consumer_name },
+        "consumer": { "id": caller.consumer.to_string(), "name": &*month.consumer_name },
         "key_id": caller.key.to_string(),
         "plan": &*plan.name,
         "rate": {
@@ -113,15 +111,15 @@ fn account(
         "quota": {
             "period": format!("{:04}-{:02}", period.0 / 100, period.0 % 100),
             "limit_tokens": plan.quota_tokens,
-            "used_tokens": tokens,
-            "remaining_tokens": plan.quota_tokens.saturating_sub(*tokens),
+            "used_tokens": month.tokens,
+            "remaining_tokens": plan.quota_tokens.saturating_sub(month.tokens),
             "resets_in": String::from_utf8_lossy(&reset),
             "resets_at_unix_s": resets_at_unix_s,
         },
         "month": {
-            "calls": calls,
-            "cost_nanousd": cost.0,
-            "subscription_fees_nanousd": fees.0,
+            "calls": month.calls,
+            "cost_nanousd": month.cost.0,
+            "subscription_fees_nanousd": month.fees.0,
         },
     }))
 }

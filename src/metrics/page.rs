@@ -150,7 +150,6 @@ impl Metrics {
         }
         let name = "tollgate_pool_connections";
         page.family(name, "gauge", "Connections to upstreams.");
-        page.sample(name, &[("state", "busy")], self.level(|shard| &shard.pool_busy));
         page.sample(name, &[("state", "idle")], self.level(|shard| &shard.pool_idle));
         let name = "tollgate_permits_open";
         page.family(name, "gauge", "Requests admitted and not settled.");

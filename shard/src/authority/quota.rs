@@ -1,7 +1,7 @@
 //! One consumer's month at the authority: what is spent, and who holds how much of the rest.
 //!
 //! A lease of a month never lapses: a holder that died keeps what it held until the ledger is
-//! read again. A balance below zero is an overrun, already counted as consumed.
+//! read again. What no grant covers is counted as consumed and lessens what is left.
 
 #[cfg(test)]
 use super::Planted;
@@ -27,8 +27,8 @@ pub struct Month {
 struct Holder {
     id: u128,
     seq: u64,
-    /// Granted less returned less consumed.
-    balance: i128,
+    /// Granted, not returned, not consumed.
+    balance: u64,
     called_at: Nanos,
     reply: QuotaAnswer,
 }
@@ -62,7 +62,8 @@ impl Month {
         let holder = &mut self.holders[place];
         holder.seq = call.seq;
         holder.called_at = now;
-        holder.balance -= i128::from(ask.consumed) + i128::from(ask.returned);
+        let gone = ask.consumed.saturating_sub(ask.overrun).saturating_add(ask.returned);
+        holder.balance = holder.balance.saturating_sub(gone);
         self.consumed = self.consumed.saturating_add(ask.consumed);
         let granted = self.grant(ask);
         #[cfg(test)]
@@ -70,7 +71,7 @@ impl Month {
             self.granted += granted;
         }
         let holder = &mut self.holders[place];
-        holder.balance += i128::from(granted);
+        holder.balance += granted;
         let left = self.left();
         let answer = QuotaAnswer { granted, left, ..refused(ask, Status::Done) };
         self.holders[place].reply = answer;
@@ -118,20 +119,19 @@ impl Month {
 
     /// Tokens neither spent nor on lease.
     fn left(&self) -> u64 {
-        let on_lease: i128 = self.holders.iter().map(|holder| holder.balance.max(0)).sum();
-        let left = i128::from(self.limit) - i128::from(self.consumed) - on_lease;
-        u64::try_from(left.max(0)).unwrap_or(u64::MAX)
+        let on_lease: u64 = self.holders.iter().map(|holder| holder.balance).sum();
+        self.limit.saturating_sub(self.consumed).saturating_sub(on_lease)
     }
 
     pub fn is_forgettable(&self, now: Nanos) -> bool {
         now >= self.called_at.after(QUOTA_MEMORY)
-            && self.holders.iter().all(|holder| holder.balance <= 0)
+            && self.holders.iter().all(|holder| holder.balance == 0)
     }
 
     /// Limit, consumed, on lease.
     #[cfg(test)]
-    pub fn probe(&self) -> (u64, u64, i128) {
-        let on_lease = self.holders.iter().map(|holder| holder.balance.max(0)).sum();
+    pub fn probe(&self) -> (u64, u64, u64) {
+        let on_lease = self.holders.iter().map(|holder| holder.balance).sum();
         (self.limit, self.consumed, on_lease)
     }
 }

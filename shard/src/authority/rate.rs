@@ -299,35 +299,39 @@ impl Bucket {
         let active = || self.holders.iter().filter(|holder| holder.active_until > now);
         let count = (active().count() as u64).max(1);
         let whole = u64::try_from(self.level.div_euclid(TOKEN)).unwrap_or(0);
-        if whole >= 1 {
-            let share = if count == 1 {
-                whole
-            } else {
-                let demand: u128 = active().map(|holder| u128::from(holder.demand_per_s)).sum();
-                let mine = u128::from(self.holders[place].demand_per_s);
-                let by_demand = u128::from(whole) * mine / demand.max(1);
-                (by_demand as u64).max(whole / (2 * count)).max(1)
-            };
-            let granted = ask.want.min(share).min(room);
+        let debt_max = self.debt_max();
+        let ahead = (debt_max / TOKEN / i128::from(count)).max(1) as u64;
+        // Sharing out the last few among several would take a call for each.
+        if whole >= if count == 1 { 1 } else { ahead } {
+            let granted = ask.want.min(self.share(place, whole, count)).min(room);
             return RateAnswer { status: Status::Done, granted, ..nothing };
         }
         let debt = -self.level;
-        let debt_max = self.debt_max();
-        let rate = i128::from(self.rate_per_s);
+        let rate = i128::from(self.rate_per_s).unsigned_abs();
         if debt > debt_max {
-            let deny_ns = (debt - debt_max).unsigned_abs().div_ceil(rate.unsigned_abs());
+            let deny_ns = (debt - debt_max).unsigned_abs().div_ceil(rate);
             return RateAnswer { deny_for: Nanos(deny_ns as u64), ..nothing };
         }
-        let share = (debt_max / TOKEN / i128::from(count)).max(1) as u64;
+        let first_ns = (TOKEN - self.level).max(0).unsigned_abs().div_ceil(rate);
         RateAnswer {
             status: Status::Done,
-            granted: ask.want.min(share).min(room),
-            not_before: Nanos(
-                (TOKEN - self.level).unsigned_abs().div_ceil(rate.unsigned_abs()) as u64
-            ),
+            granted: ask.want.min(ahead).min(room),
+            not_before: Nanos(first_ns as u64),
             spacing: Nanos((count * TOKEN as u64).div_ceil(self.rate_per_s)),
             ..nothing
         }
+    }
+
+    /// The caller's part of the whole tokens that are left.
+    fn share(&self, place: usize, whole: u64, count: u64) -> u64 {
+        if count == 1 {
+            return whole;
+        }
+        let active = self.holders.iter().filter(|holder| holder.active_until > self.last);
+        let demand: u128 = active.map(|holder| u128::from(holder.demand_per_s)).sum();
+        let mine = u128::from(self.holders[place].demand_per_s);
+        let by_demand = u128::from(whole) * mine / demand.max(1);
+        (by_demand as u64).max(whole / (2 * count)).max(1)
     }
 
     /// Books the answer's tokens on the caller's lease and keeps the answer.

@@ -16,7 +16,9 @@ pub struct Lease {
     slack: u64,
     /// Unreported.
     consumed: u64,
-    /// By shard: granted less returned less consumed.
+    /// Unreported; a part of `consumed`.
+    overrun: u64,
+    /// By shard: granted, not returned, not consumed.
     held: Vec<Held>,
     pending: VecDeque<Pending>,
     flight: Option<Flight<QuotaAsk>>,
@@ -28,7 +30,7 @@ pub struct Lease {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
-    tokens: i128,
+    tokens: u64,
     recalled: bool,
 }
 
@@ -50,6 +52,7 @@ impl Lease {
             limit,
             slack: 0,
             consumed: 0,
+            overrun: 0,
             held: vec![Held::default(); usize::from(shards)],
             pending: VecDeque::new(),
             flight: None,
@@ -65,8 +68,15 @@ impl Lease {
         self.last_word = now;
         self.consumed += word.consumed;
         self.slack += word.returned;
+        // What a call used over what its shard held is taken from what is free here, then from
+        // what the month has left.
+        let covered = word.overrun.min(self.slack);
+        self.slack -= covered;
+        self.overrun += word.overrun - covered;
+        self.left = self.left.saturating_sub(word.overrun - covered);
         if let Some(held) = self.held.get_mut(usize::from(word.shard)) {
-            held.tokens -= i128::from(word.consumed) + i128::from(word.returned);
+            let gone = word.consumed.saturating_sub(word.overrun) + word.returned;
+            held.tokens = held.tokens.saturating_sub(gone);
             held.recalled &= word.want > 0;
         }
         if word.want == 0 {
@@ -114,7 +124,7 @@ impl Lease {
             let granted = self.slack.min(target);
             self.slack -= granted;
             if let Some(held) = self.held.get_mut(usize::from(pending.shard)) {
-                held.tokens += i128::from(granted);
+                held.tokens += granted;
             }
             let (consumer, period) = key;
             let left = self.left.saturating_add(self.slack);
@@ -177,6 +187,7 @@ impl Lease {
             want: want.saturating_sub(self.slack),
             need: need.saturating_sub(self.slack),
             consumed: core::mem::take(&mut self.consumed),
+            overrun: core::mem::take(&mut self.overrun),
             returned: if idle { core::mem::take(&mut self.slack) } else { 0 },
         };
         for pending in &mut self.pending {
@@ -205,7 +216,7 @@ impl Lease {
         }
         self.flight = None;
         self.slack += answer.granted;
-        self.left = answer.left;
+        self.left = answer.left.saturating_sub(self.overrun);
         true
     }
 
@@ -234,7 +245,7 @@ impl Lease {
         }
         if self.holds() {
             self.last_word.after(QUOTA_IDLE)
-        } else if self.held.iter().any(|held| held.tokens > 0) {
+        } else if self.held.iter().any(|held| held.tokens != 0) {
             NEVER
         } else {
             forget_at(self.last_word)
@@ -245,7 +256,7 @@ impl Lease {
     pub fn is_forgettable(&self, now: Nanos) -> bool {
         !self.holds()
             && self.is_quiet()
-            && self.held.iter().all(|held| held.tokens <= 0)
+            && self.held.iter().all(|held| held.tokens == 0)
             && now >= forget_at(self.last_word)
     }
 

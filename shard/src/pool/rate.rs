@@ -27,6 +27,8 @@ pub struct Lease {
     ready: u64,
     runs: VecDeque<Run>,
     used: u64,
+    /// Unreported, given back with the next call.
+    returning: u64,
     pending: VecDeque<Pending>,
     flight: Option<Flight<RateAsk>>,
     call_wanted: bool,
@@ -67,6 +69,7 @@ impl Lease {
             ready: 0,
             runs: VecDeque::new(),
             used: 0,
+            returning: 0,
             pending: VecDeque::new(),
             flight: None,
             call_wanted: false,
@@ -108,6 +111,8 @@ impl Lease {
             self.rate_per_s = plan.rate_per_s;
             self.burst = plan.burst;
             self.deny_until = Nanos(0);
+            // The slots of the old plan say nothing about the new one.
+            self.returning += self.runs.drain(..).map(|run| run.count).sum::<u64>();
         }
         self.pending.retain(|pending| pending.shard != word.shard);
         self.pending.push_back(Pending {
@@ -185,19 +190,19 @@ impl Lease {
             ..denied(bucket, Nanos(0))
         };
         if granted < pending.need {
+            let soon = now.after(PARK);
             match self.runs.front_mut() {
-                Some(run) if run.at <= now.after(PARK) => {
-                    if granted == 0 {
-                        let ahead = run.ripe(now.after(RUN_AHEAD));
-                        let part = run.split(ahead.min(pending.want).min(u64::from(u32::MAX)));
-                        grant.granted = part.count as u32;
-                        grant.not_before = part.at;
-                        grant.spacing = part.spacing;
-                    }
+                Some(run) if run.at <= soon && granted == 0 => {
+                    let ahead = run.ripe(now.after(RUN_AHEAD));
+                    let part = run.split(ahead.min(pending.want).min(u64::from(u32::MAX)));
+                    grant.granted = part.count as u32;
+                    grant.not_before = part.at;
+                    grant.spacing = part.spacing;
                 }
+                Some(run) if run.at <= soon => {}
                 Some(run) => grant.deny_until = run.at,
                 None if self.deny_until > now => grant.deny_until = self.deny_until,
-                None if granted == 0 => grant.deny_until = now.after(PARK),
+                None if granted == 0 => grant.deny_until = soon,
                 None => {}
             }
             self.runs.retain(|run| run.count > 0);
@@ -234,12 +239,12 @@ impl Lease {
             want: self.want(config.shards, now),
             demand_per_s: self.demand_per_s,
             used: core::mem::take(&mut self.used),
-            returned: 0,
+            returned: core::mem::take(&mut self.returning),
         };
         if self.pending.is_empty() && now >= self.idle_at() {
             ask.want = 0;
             let later: u64 = self.runs.drain(..).map(|run| run.count).sum();
-            ask.returned = core::mem::take(&mut self.ready) + later;
+            ask.returned += core::mem::take(&mut self.ready) + later;
         }
         for pending in &mut self.pending {
             pending.asked = true;
@@ -332,8 +337,7 @@ impl Lease {
 
     /// Wants a call that gives everything back if no shard has asked for a while.
     pub fn return_if_idle(&mut self, now: Nanos) {
-        let holds = self.used > 0 || self.held() > 0;
-        if holds && self.is_quiet() && now >= self.idle_at() {
+        if self.holds() && self.is_quiet() && now >= self.idle_at() {
             self.call_wanted = true;
         }
     }
@@ -354,19 +358,22 @@ impl Lease {
         if !self.is_quiet() {
             return NEVER;
         }
-        let holds = self.used > 0 || self.held() > 0;
-        if holds { self.idle_at() } else { forget_at(self.last_word) }
+        if self.holds() { self.idle_at() } else { forget_at(self.last_word) }
     }
 
     /// Does it hold nothing, and has it not been used for long?
     pub fn is_forgettable(&self, now: Nanos) -> bool {
-        let holds = self.used > 0 || self.held() > 0;
-        !holds && self.is_quiet() && now >= forget_at(self.last_word)
+        !self.holds() && self.is_quiet() && now >= forget_at(self.last_word)
     }
 
     #[cfg(test)]
     pub fn probe(&self, now: Nanos) -> u64 {
         if now < self.deadline { self.held() } else { 0 }
+    }
+
+    /// Is there anything to give back or to report?
+    fn holds(&self) -> bool {
+        self.used > 0 || self.returning > 0 || self.held() > 0
     }
 
     fn is_quiet(&self) -> bool {
@@ -392,7 +399,8 @@ impl Lease {
     /// Tokens past their deadline are burned: reported like spent ones.
     fn lapse(&mut self) {
         let later: u64 = self.runs.drain(..).map(|run| run.count).sum();
-        self.used += core::mem::take(&mut self.ready) + later;
+        let returning = core::mem::take(&mut self.returning);
+        self.used += core::mem::take(&mut self.ready) + later + returning;
     }
 
     /// What the authority has left by now, as far as is known here.

@@ -112,7 +112,7 @@ impl Scenario {
             revokes: random.chance(10),
             changes_plan: random.chance(10),
             faults_for: Nanos::from_ms(random.within(500, 2_500)),
-            calm_for: Nanos::from_ms((80_000 / slowest).clamp(1_000, 20_000)),
+            calm_for: Nanos::from_ms((80_000 / slowest).clamp(2_000, 20_000)),
             shards,
             budgets,
             callers,

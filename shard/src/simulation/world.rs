@@ -1,5 +1,9 @@
 //! The scheduler: true time, everybody's clock, the network and the callers of one history.
 
+mod callers;
+mod checks;
+mod faults;
+
 use super::oracle::{Ideal, Month, Totals, lease_max};
 use super::scenario::{Random, Scenario};
 use crate::authority::{Authority, AuthorityConfig, LeaseCall, LeaseReply, Planted};
@@ -310,9 +314,9 @@ impl World {
             Event::Settle { instance, life, shard, budget, reserved, actual } => {
                 self.settle(instance, life, shard, budget, reserved, actual)?;
             }
-            Event::ToPool { instance, life, word } => self.to_pool(instance, life, word)?,
+            Event::ToPool { instance, life, word } => self.hear_word(instance, life, word)?,
             Event::ToShard { instance, life, shard, message } => {
-                self.to_shard(instance, life, shard, message)?;
+                self.hear_message(instance, life, shard, message)?;
             }
             Event::Call { instance, call } => self.call(instance, call)?,
             Event::Reply { instance, reply } => {
@@ -332,147 +336,7 @@ impl World {
         Ok(())
     }
 
-    fn try_call(&mut self, caller: usize, retry: bool, ticket: u64) -> Result<(), String> {
-        let who = self.scenario.callers[caller];
-        let state = &mut self.callers[caller];
-        if ticket != state.ticket || retry != state.parked {
-            return Ok(());
-        }
-        let Plan { rate_per_s, burst, .. } = self.plans[who.budget];
-        let terms = &self.scenario.budgets[who.budget];
-        let (tokens, strict) = (terms.tokens_per_call, terms.strict);
-        let (bucket, consumer) = (BucketId(who.budget as u64), ConsumerId(who.budget as u64));
-        let now = self.local(who.instance);
-        let plan = who.budget as u32;
-        let instance = &mut self.instances[who.instance];
-        let shard = &mut instance.shards[who.shard];
-        let reserve = shard.quotas.check(consumer, plan, PERIOD, tokens, strict, now);
-        let state = &mut self.callers[caller];
-        let (mut deny_for, mut admitted) = (None, None);
-        match reserve {
-            Reserve::Wait => {}
-            Reserve::Exhausted => {
-                self.totals.exhausted += 1;
-                deny_for = Some(Nanos::from_ms(20));
-            }
-            Reserve::Reserved { tokens } => {
-                let counted = core::mem::replace(&mut state.counted, true);
-                match shard.buckets.take(bucket, plan, rate_per_s, burst, counted, now) {
-                    Take::Taken => {
-                        shard.quotas.reserve(consumer, PERIOD, tokens);
-                        admitted = Some(tokens);
-                    }
-                    Take::Wait => {}
-                    Take::Denied { retry_after } => deny_for = Some(retry_after),
-                }
-            }
-        }
-        if deny_for.is_none() && admitted.is_none() {
-            // The second time around it has waited for as long as a request may.
-            let first = !core::mem::replace(&mut state.parked, true);
-            if first {
-                state.ticket += 1;
-                let ticket = state.ticket;
-                shard.parked.push(caller);
-                self.at(self.now.after(PARK), Event::Try { caller, retry: true, ticket });
-                return Ok(());
-            }
-            if !retry || shard.parked.contains(&caller) {
-                return Ok(());
-            }
-            deny_for = Some(Nanos(0));
-        }
-        if let Some(tokens) = admitted {
-            self.admit(caller, tokens)?;
-        } else {
-            self.totals.denied += 1;
-        }
-        self.next_call(caller, deny_for.unwrap_or_default());
-        Ok(())
-    }
-
-    fn next_call(&mut self, caller: usize, deny_for: Nanos) {
-        let who = self.scenario.callers[caller];
-        let shard = &mut self.instances[who.instance].shards[who.shard];
-        shard.parked.retain(|parked| *parked != caller);
-        let state = &mut self.callers[caller];
-        *state = CallerState { ticket: state.ticket + 1, ..CallerState::default() };
-        let ticket = state.ticket;
-        let mut wait = Nanos(self.random.within(who.think.0 / 2, who.think.0 * 3 / 2));
-        if who.patient {
-            wait = wait.max(deny_for.after(Nanos(1_000)));
-        }
-        if self.calm {
-            // Everybody wants more than there is, so that what there is must be used.
-            let terms = &self.plans[who.budget];
-            let callers = self.scenario.callers.iter().filter(|c| c.budget == who.budget).count();
-            let pace = callers as u64 * 500_000_000 / terms.rate_per_s;
-            wait = Nanos(self.random.within(pace / 4, pace).clamp(50_000, 20_000_000));
-        } else if who.in_bursts && self.random.chance(3) {
-            wait = wait.after(Nanos(self.random.within(0, 800_000_000)));
-        }
-        self.at(self.now.after(wait), Event::Try { caller, retry: false, ticket });
-    }
-
-    fn admit(&mut self, caller: usize, reserved: u64) -> Result<(), String> {
-        let who = self.scenario.callers[caller];
-        let budget = who.budget;
-        self.totals.admitted += 1;
-        if std::env::var("TR").is_ok() {
-            eprintln!(
-                "{:.4} admit b{budget} i{} s{}",
-                self.now.0 as f64 / 1e9,
-                who.instance,
-                who.shard
-            );
-        }
-        self.ideals[budget].admit(self.now)?;
-        if self.revoked_from[budget].is_some_and(|from| self.now > from) {
-            return Err(format!("budget {budget} spent after its lease was revoked"));
-        }
-        if self.measuring {
-            self.calm_admitted[budget] += 1;
-        }
-        let instance = &mut self.instances[who.instance];
-        instance.reserved[budget] += reserved;
-        self.months[budget].reserved += reserved;
-        self.months[budget].check()?;
-        let strict = self.scenario.budgets[budget].strict;
-        let most = if strict { reserved } else { reserved * 5 / 4 };
-        let actual = self.random.within(0, most);
-        let life = self.instances[who.instance].life;
-        let at = self.now.after(Nanos(self.random.within(0, 60_000_000)));
-        let (instance, shard) = (who.instance, who.shard);
-        self.at(at, Event::Settle { instance, life, shard, budget, reserved, actual });
-        Ok(())
-    }
-
-    fn settle(
-        &mut self,
-        instance: usize,
-        life: u64,
-        shard: usize,
-        budget: usize,
-        reserved: u64,
-        actual: u64,
-    ) -> Result<(), String> {
-        if self.instances[instance].life != life {
-            return Ok(());
-        }
-        let now = self.local(instance);
-        let month = &mut self.months[budget];
-        month.reserved -= reserved;
-        month.consumed += actual;
-        month.overrun += actual.saturating_sub(reserved);
-        month.check()?;
-        let instance = &mut self.instances[instance];
-        instance.reserved[budget] -= reserved;
-        let consumer = ConsumerId(budget as u64);
-        instance.shards[shard].quotas.settle(consumer, PERIOD, reserved, actual, now);
-        Ok(())
-    }
-
-    fn to_pool(&mut self, instance: usize, life: u64, word: Word) -> Result<(), String> {
+    fn hear_word(&mut self, instance: usize, life: u64, word: Word) -> Result<(), String> {
         let now = self.local(instance);
         if self.instances[instance].life != life {
             return Ok(());
@@ -486,7 +350,7 @@ impl World {
         Ok(())
     }
 
-    fn to_shard(
+    fn hear_message(
         &mut self,
         instance: usize,
         life: u64,
@@ -508,16 +372,6 @@ impl World {
                 state.quotas.on_recall(consumer, period, now);
             }
             _ => {}
-        }
-        Ok(())
-    }
-
-    fn retry_parked(&mut self, instance: usize, shard: usize, budget: u64) -> Result<(), String> {
-        let parked = self.instances[instance].shards[shard].parked.clone();
-        for caller in parked {
-            if self.scenario.callers[caller].budget as u64 == budget {
-                self.try_call(caller, true, self.callers[caller].ticket)?;
-            }
         }
         Ok(())
     }
@@ -641,30 +495,6 @@ impl World {
             reply = self.authority.call(&call, now);
             self.watched.call(&call, now);
         }
-        if std::env::var("TR").is_ok() {
-            if let Ask::Rate(a) = call.ask {
-                if let crate::lease::Answer::Rate(r) = reply.answer {
-                    eprintln!(
-                        "{:.4} i{} b{} want {} used {} ret {} d {} -> {:?} g {} nb {:.4} sp {:.4} ttl {:.4} deny {:.4} left {} {:?}",
-                        self.now.0 as f64 / 1e9,
-                        instance,
-                        a.bucket.0,
-                        a.want,
-                        a.used,
-                        a.returned,
-                        a.demand_per_s,
-                        r.status,
-                        r.granted,
-                        r.not_before.0 as f64 / 1e9,
-                        r.spacing.0 as f64 / 1e9,
-                        r.ttl.0 as f64 / 1e9,
-                        r.deny_for.0 as f64 / 1e9,
-                        r.left,
-                        self.authority.probe(a.bucket, now).map(|b| (b.level, b.outstanding))
-                    );
-                }
-            }
-        }
         if self.debits(&call) > before && !self.debited.insert((call.holder, call.seq)) {
             return Err(format!("dedupe: call {} of {} debited twice", call.seq, call.holder));
         }
@@ -677,185 +507,6 @@ impl World {
             self.instances[instance].pool.on_reply(reply, now);
         } else {
             self.send(instance, |reply| Event::Reply { instance, reply }, reply);
-        }
-        Ok(())
-    }
-
-    fn debits(&self, call: &LeaseCall) -> u64 {
-        match &call.ask {
-            Ask::Rate(ask) => self.authority.probe_granted(ask.bucket),
-            Ask::Quota(ask) => self.authority.probe_quota_granted(ask.consumer, ask.period),
-        }
-    }
-
-    /// Conservation, `L + O <= B`, and accrual that does not depend on who looks when.
-    fn check_authority(&mut self, now: Nanos) -> Result<(), String> {
-        for budget in 0..self.plans.len() {
-            let bucket = BucketId(budget as u64);
-            let state = self.authority.probe(bucket, now);
-            if !self.scenario.steps_back && state != self.watched.probe(bucket, now) {
-                let watched = self.watched.probe(bucket, now);
-                return Err(format!("accrual: {state:?} lazily, {watched:?} watched"));
-            }
-            if let Some(fault) = state.and_then(|state| state.fault()) {
-                return Err(fault);
-            }
-            let consumer = ConsumerId(budget as u64);
-            if let Some((limit, consumed, on_lease)) = self.authority.probe_quota(consumer, PERIOD)
-                && i128::from(consumed) + on_lease
-                    > i128::from(limit) + i128::from(self.months[budget].overrun)
-            {
-                return Err(format!("quota: {consumed} + {on_lease} of {limit} at the authority"));
-            }
-        }
-        Ok(())
-    }
-
-    /// What an instance could still spend is on lease at the authority.
-    fn check_on_lease(&mut self, instance: usize) -> Result<(), String> {
-        let at_authority = self.authority_now();
-        if self.scenario.steps_forward {
-            return Ok(());
-        }
-        let now = self.local(instance);
-        for budget in 0..self.plans.len() {
-            let bucket = BucketId(budget as u64);
-            let holder = u128::from(self.instances[instance].life) << 64 | instance as u128;
-            let state = &self.instances[instance];
-            let shards = state.shards.iter();
-            let unspent: u64 = shards.map(|shard| shard.buckets.probe(bucket, now)).sum::<u64>()
-                + state.pool.probe(bucket, now);
-            let on_lease = self.authority.probe_holder(bucket, holder, at_authority);
-            // Looking at the other one is what makes it differ, if anything does.
-            self.watched.probe(bucket, at_authority);
-            if unspent > on_lease {
-                return Err(format!(
-                    "lease: instance {instance} could spend {unspent}, on lease are {on_lease}"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn fault(&mut self) {
-        if self.calm {
-            return;
-        }
-        let instance = self.random.within(0, self.instances.len() as u64 - 1) as usize;
-        let span = Nanos(self.random.within(1_000_000, 900_000_000));
-        if self.random.chance(self.scenario.crash_percent) {
-            self.crash(instance, span);
-        }
-        if self.random.chance(self.scenario.pause_percent) {
-            let until = self.now.after(span);
-            self.instances[instance].stopped_until = until;
-        }
-        if self.random.chance(self.scenario.cut_percent) {
-            let until = self.now.after(span);
-            self.instances[instance].cut_until = until;
-        }
-        if self.random.chance(10) {
-            let step = self.random.within(1_000_000, 2_000_000_000) as i64;
-            if self.scenario.steps_back && self.random.chance(50) {
-                self.authority_stepped -= step;
-            } else if self.scenario.steps_forward {
-                self.authority_stepped += step;
-                self.ideals.iter_mut().for_each(Ideal::allow_burst);
-            }
-        }
-    }
-
-    fn crash(&mut self, instance: usize, down_for: Nanos) {
-        let old = &self.instances[instance];
-        let (life, drift_ppm) = (old.life + 1, old.drift_ppm);
-        for (month, reserved) in self.months.iter_mut().zip(&old.reserved) {
-            month.reserved -= reserved;
-            month.lost += reserved;
-        }
-        let mut fresh = self.instance(instance, life, drift_ppm);
-        fresh.stopped_until = self.now.after(down_for);
-        self.instances[instance] = fresh;
-        for caller in 0..self.callers.len() {
-            if self.scenario.callers[caller].instance == instance && self.callers[caller].parked {
-                self.next_call(caller, Nanos(0));
-            }
-        }
-    }
-
-    fn change(&mut self, budget: usize) {
-        let rate_per_s = self.random.pick(&[1, 10, 100, 1_000]);
-        let burst = self.random.within(1, 2 * rate_per_s);
-        let (rtt, fast_ppm) = (self.scenario.rtt, self.scenario.drift_ppm);
-        let longest = self.lease_max[budget].max(lease_max(rate_per_s, burst, rtt));
-        // The change is known where the next want arrives; only then do old leases run out.
-        let binds_from = self.scenario.faults_for.after(Nanos(3 * longest.0));
-        self.plans[budget].rate_per_s = rate_per_s;
-        self.plans[budget].burst = burst;
-        self.lease_max[budget] = longest;
-        self.ideals[budget].change(rate_per_s, burst, fast_ppm, binds_from);
-    }
-
-    fn revoke(&mut self, budget: usize) {
-        self.authority.revoke(BucketId(budget as u64));
-        self.watched.revoke(BucketId(budget as u64));
-        if self.authority.probe(BucketId(budget as u64), self.authority_now()).is_some() {
-            let stepped_back = if self.scenario.steps_back { u64::MAX / 2 } else { 0 };
-            let longest = self.lease_max[budget].after(Nanos(stepped_back));
-            self.revoked_from[budget] = Some(self.now.after(longest));
-        }
-    }
-
-    /// The faults stop; what they left behind lapses; then the measured time begins.
-    fn calm_down(&mut self) {
-        self.calm = true;
-        for instance in &mut self.instances {
-            instance.stopped_until = instance.stopped_until.min(self.now);
-            instance.cut_until = self.now;
-        }
-        let longest = self.lease_max.iter().max().copied().unwrap_or_default();
-        // A clock that was set back stands still until it has caught up: that is no calm yet.
-        let behind = Nanos((-self.authority_stepped).max(0).unsigned_abs());
-        let at = self.now.after(Nanos(3 * longest.0)).after(Nanos::from_ms(500)).after(behind);
-        self.at(at, Event::Measure);
-    }
-
-    /// Liveness, use of what there is, and the number of calls.
-    fn judge_calm(&mut self) -> Result<(), String> {
-        let calm_s = self.scenario.calm_for.0 as f64 / 1e9;
-        self.totals.calm_share_permille = u64::MAX;
-        for (budget, plan) in self.plans.iter().enumerate() {
-            let month = &self.months[budget];
-            let spent = month.limit < 1_000_000_000_000;
-            if self.revoked_from[budget].is_some() || spent {
-                continue;
-            }
-            let fair = plan.rate_per_s as f64 * calm_s;
-            let admitted = self.calm_admitted[budget] as f64;
-            let permille = (admitted * 1_000.0 / fair) as u64;
-            self.totals.calm_share_permille = self.totals.calm_share_permille.min(permille);
-            self.totals.calm_calls = self.calm_calls;
-            // Spent but unreported tokens keep a bucket of few from filling: it gives no more
-            // than it holds in each round of grants and reports.
-            let round_s = (self.scenario.rtt.0 + self.scenario.call_gap.0) as f64 / 1e9 + 0.1;
-            let least = if plan.burst < 4 || plan.burst * 5 < plan.rate_per_s {
-                (0.5 * fair).min(0.5 * plan.burst as f64 * calm_s / round_s)
-            } else {
-                0.95 * fair
-            };
-            if admitted < least - 3.0 {
-                return Err(format!(
-                    "use: budget {budget} ({}/s, {}) admitted {admitted} of {fair}",
-                    plan.rate_per_s, plan.burst
-                ));
-            }
-        }
-        if self.scenario.call_gap > Nanos(0) {
-            let instances = self.instances.len() as f64;
-            let gaps = calm_s * 1e9 / self.scenario.call_gap.0 as f64;
-            let most = (gaps + 2.0) * instances * self.plans.len() as f64;
-            if self.calm_calls as f64 > most {
-                return Err(format!("calls: {} of at most {most}", self.calm_calls));
-            }
         }
         Ok(())
     }

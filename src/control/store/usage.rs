@@ -114,18 +114,32 @@ pub(crate) fn month_tokens(
     Ok(unsigned(statement.query_row(month, |row| row.get(0))?))
 }
 
+/// A consumer's month on one service.
+pub(crate) struct ServiceMonth {
+    pub(crate) service: ServiceId,
+    pub(crate) cost: NanoUsd,
+    pub(crate) calls: u64,
+    pub(crate) tokens: u64,
+}
+
 /// Cost and calls of a consumer's month, by service.
 pub(crate) fn month_costs(
     connection: &Connection,
     consumer: ConsumerId,
     period: Period,
-) -> Result<Vec<(ServiceId, NanoUsd, u64)>, Failure> {
+) -> Result<Vec<ServiceMonth>, Failure> {
     let mut statement = connection.prepare_cached(
-        "SELECT service_id, sum(cost_nanousd), sum(calls) FROM usage_daily
+        "SELECT service_id, sum(cost_nanousd), sum(calls), sum(input_tokens + output_tokens)
+         FROM usage_daily
          WHERE period = ?1 AND consumer_id = ?2 GROUP BY service_id",
     )?;
     let rows = statement.query_map((period_text(period), consumer.to_string()), |row| {
-        Ok((ServiceId(id_at(row, 0)?), NanoUsd(row.get(1)?), unsigned(row.get(2)?)))
+        Ok(ServiceMonth {
+            service: ServiceId(id_at(row, 0)?),
+            cost: NanoUsd(row.get(1)?),
+            calls: unsigned(row.get(2)?),
+            tokens: unsigned(row.get(3)?),
+        })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }

@@ -1,0 +1,103 @@
+//! The invariants, looked at from outside.
+
+use super::*;
+
+impl World {
+    pub(super) fn debits(&self, call: &LeaseCall) -> u64 {
+        match &call.ask {
+            Ask::Rate(ask) => self.authority.probe_granted(ask.bucket),
+            Ask::Quota(ask) => self.authority.probe_quota_granted(ask.consumer, ask.period),
+        }
+    }
+
+    /// Conservation, `L + O <= B`, and accrual that does not depend on who looks when.
+    pub(super) fn check_authority(&mut self, now: Nanos) -> Result<(), String> {
+        for budget in 0..self.plans.len() {
+            let bucket = BucketId(budget as u64);
+            let state = self.authority.probe(bucket, now);
+            if !self.scenario.steps_back && state != self.watched.probe(bucket, now) {
+                let watched = self.watched.probe(bucket, now);
+                return Err(format!("accrual: {state:?} lazily, {watched:?} watched"));
+            }
+            if let Some(fault) = state.and_then(|state| state.fault()) {
+                return Err(fault);
+            }
+            let consumer = ConsumerId(budget as u64);
+            if let Some((limit, consumed, on_lease)) = self.authority.probe_quota(consumer, PERIOD)
+                && consumed + on_lease > limit + self.months[budget].overrun
+            {
+                return Err(format!("quota: {consumed} + {on_lease} of {limit} at the authority"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What an instance could still spend is on lease at the authority.
+    pub(super) fn check_on_lease(&mut self, instance: usize) -> Result<(), String> {
+        let at_authority = self.authority_now();
+        if self.scenario.steps_forward {
+            return Ok(());
+        }
+        let now = self.local(instance);
+        for budget in 0..self.plans.len() {
+            let bucket = BucketId(budget as u64);
+            let holder = u128::from(self.instances[instance].life) << 64 | instance as u128;
+            let state = &self.instances[instance];
+            let shards = state.shards.iter();
+            let unspent: u64 = shards.map(|shard| shard.buckets.probe(bucket, now)).sum::<u64>()
+                + state.pool.probe(bucket, now);
+            let on_lease = self.authority.probe_holder(bucket, holder, at_authority);
+            // Looking at the other one is what makes it differ, if anything does.
+            self.watched.probe(bucket, at_authority);
+            if unspent > on_lease {
+                return Err(format!(
+                    "lease: instance {instance} could spend {unspent}, on lease are {on_lease}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Liveness, use of what there is, and the number of calls.
+    pub(super) fn judge_calm(&mut self) -> Result<(), String> {
+        let calm_s = self.scenario.calm_for.0 as f64 / 1e9;
+        self.totals.calm_share_permille = u64::MAX;
+        for (budget, plan) in self.plans.iter().enumerate() {
+            let month = &self.months[budget];
+            let spent = month.limit < 1_000_000_000_000;
+            if self.revoked_from[budget].is_some() || spent {
+                continue;
+            }
+            let fair = plan.rate_per_s as f64 * calm_s;
+            let admitted = self.calm_admitted[budget] as f64;
+            let permille = (admitted * 1_000.0 / fair) as u64;
+            self.totals.calm_share_permille = self.totals.calm_share_permille.min(permille);
+            self.totals.calm_calls = self.calm_calls;
+            // Spent but unreported tokens keep a bucket of few from filling: it gives no more
+            // than it holds in each round of grants and reports.
+            let round_s = (self.scenario.rtt.0 + self.scenario.call_gap.0) as f64 / 1e9 + 0.1;
+            let least = if plan.burst < 4 || plan.burst * 5 < plan.rate_per_s {
+                (0.5 * fair).min(0.5 * plan.burst as f64 * calm_s / round_s)
+            } else {
+                0.95 * fair
+            };
+            // What is granted ahead at the end and was not at the start.
+            let ahead = plan.rate_per_s as f64 * 0.125;
+            if admitted < least - ahead - 3.0 {
+                return Err(format!(
+                    "use: budget {budget} ({}/s, {}) admitted {admitted} of {fair}",
+                    plan.rate_per_s, plan.burst
+                ));
+            }
+        }
+        if self.scenario.call_gap > Nanos(0) {
+            let instances = self.instances.len() as f64;
+            let gaps = calm_s * 1e9 / self.scenario.call_gap.0 as f64;
+            let most = (gaps + 2.0) * instances * self.plans.len() as f64;
+            if self.calm_calls as f64 > most {
+                return Err(format!("calls: {} of at most {most}", self.calm_calls));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,87 @@
+//! What goes wrong, and the calm after it.
+
+use super::*;
+
+impl World {
+    pub(super) fn fault(&mut self) {
+        if self.calm {
+            return;
+        }
+        let instance = self.random.within(0, self.instances.len() as u64 - 1) as usize;
+        let span = Nanos(self.random.within(1_000_000, 900_000_000));
+        if self.random.chance(self.scenario.crash_percent) {
+            self.crash(instance, span);
+        }
+        if self.random.chance(self.scenario.pause_percent) {
+            let until = self.now.after(span);
+            self.instances[instance].stopped_until = until;
+        }
+        if self.random.chance(self.scenario.cut_percent) {
+            let until = self.now.after(span);
+            self.instances[instance].cut_until = until;
+        }
+        if self.random.chance(10) {
+            let step = self.random.within(1_000_000, 2_000_000_000) as i64;
+            if self.scenario.steps_back && self.random.chance(50) {
+                self.authority_stepped -= step;
+            } else if self.scenario.steps_forward {
+                self.authority_stepped += step;
+                self.ideals.iter_mut().for_each(Ideal::allow_burst);
+            }
+        }
+    }
+
+    pub(super) fn crash(&mut self, instance: usize, down_for: Nanos) {
+        let old = &self.instances[instance];
+        let (life, drift_ppm) = (old.life + 1, old.drift_ppm);
+        for (month, reserved) in self.months.iter_mut().zip(&old.reserved) {
+            month.reserved -= reserved;
+            month.lost += reserved;
+        }
+        let mut fresh = self.instance(instance, life, drift_ppm);
+        fresh.stopped_until = self.now.after(down_for);
+        self.instances[instance] = fresh;
+        for caller in 0..self.callers.len() {
+            if self.scenario.callers[caller].instance == instance && self.callers[caller].parked {
+                self.next_call(caller, Nanos(0));
+            }
+        }
+    }
+
+    pub(super) fn change(&mut self, budget: usize) {
+        let rate_per_s = self.random.pick(&[1, 10, 100, 1_000]);
+        let burst = self.random.within(1, 2 * rate_per_s);
+        let (rtt, fast_ppm) = (self.scenario.rtt, self.scenario.drift_ppm);
+        let longest = self.lease_max[budget].max(lease_max(rate_per_s, burst, rtt));
+        // The change is known where the next want arrives; only then do old leases run out.
+        let binds_from = self.scenario.faults_for.after(Nanos(3 * longest.0));
+        self.plans[budget].rate_per_s = rate_per_s;
+        self.plans[budget].burst = burst;
+        self.lease_max[budget] = longest;
+        self.ideals[budget].change(rate_per_s, burst, fast_ppm, binds_from);
+    }
+
+    pub(super) fn revoke(&mut self, budget: usize) {
+        self.authority.revoke(BucketId(budget as u64));
+        self.watched.revoke(BucketId(budget as u64));
+        if self.authority.probe(BucketId(budget as u64), self.authority_now()).is_some() {
+            let stepped_back = if self.scenario.steps_back { u64::MAX / 2 } else { 0 };
+            let longest = self.lease_max[budget].after(Nanos(stepped_back));
+            self.revoked_from[budget] = Some(self.now.after(longest));
+        }
+    }
+
+    /// The faults stop; what they left behind lapses; then the measured time begins.
+    pub(super) fn calm_down(&mut self) {
+        self.calm = true;
+        for instance in &mut self.instances {
+            instance.stopped_until = instance.stopped_until.min(self.now);
+            instance.cut_until = self.now;
+        }
+        let longest = self.lease_max.iter().max().copied().unwrap_or_default();
+        // A clock that was set back stands still until it has caught up: that is no calm yet.
+        let behind = Nanos((-self.authority_stepped).max(0).unsigned_abs());
+        let at = self.now.after(Nanos(3 * longest.0)).after(Nanos::from_ms(500)).after(behind);
+        self.at(at, Event::Measure);
+    }
+}
