@@ -218,6 +218,11 @@ fn lists_come_page_by_page() {
     // Three by the contract, one of the demo's, five of these.
     let unique: std::collections::BTreeSet<&String> = names.iter().collect();
     assert_eq!((names.len(), unique.len()), (9, 9), "{names:?}");
+}
+
+#[test]
+fn the_admin_api_describes_itself() {
+    let admin = crate::shared::shared().instance.admin();
     let (status, page) = admin.text(Method::GET, "/openapi.json", None);
     assert_eq!(status, 200);
     let openapi: Value = serde_json::from_str(&page).unwrap();
