@@ -37,7 +37,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("argon2", &["src/control/"]),
     ("monoio", &["src/gateway/net.rs"]),
     ("clap", &["src/cli/", "src/main.rs"]),
-    ("ureq", &["src/cli/", "tests/e2e/"]),
+    ("ureq", &["src/cli/", "src/control/admin/tests.rs", "tests/e2e/"]),
     (
         "rusqlite",
         &[
@@ -98,6 +98,9 @@ const SHARD_STD: &[&str] = &[
     "vec",
 ];
 const SHARD_DEPENDENCIES: &[&str] = &["hashbrown", "foldhash"];
+
+/// Tests only: it reads the seed to replay from the environment.
+const SIMULATION: &str = "shard/src/simulation/";
 
 const UNSAFE_FILES: &[&str] = &["src/gateway/net.rs", "src/journal/mapped.rs"];
 /// Besides `src/clock.rs`; each with its reason.
@@ -242,7 +245,8 @@ fn pure_shard(source: &Source) -> Vec<Finding> {
     for (line, path) in source.paths() {
         let is_std = ["std", "core", "alloc"].contains(&path[0].as_str());
         let is_pure = SHARD_STD.iter().any(|prefix| starts_with(&path[1..], prefix));
-        if is_std && !is_pure && !source.is_test(line) {
+        let is_test = source.is_test(line) || source.path.starts_with(SIMULATION);
+        if is_std && !is_pure && !is_test {
             let remedy = format!(
                 "`shard` names `{}`: it has no clock, socket, file, thread, lock or randomness; \
                  take the value as an argument, or, if the name is pure, add it to SHARD_STD",

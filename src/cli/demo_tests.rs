@@ -1,3 +1,5 @@
+//! The demo is created once, found again, and never doubled.
+
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::{DemoFile, DemoKeys, DemoServices, model_names, seed};

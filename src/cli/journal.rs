@@ -1,6 +1,7 @@
 //! `tollgate journal verify|show|replay DIR`: the usage journal, offline. `verify` and `show`
 //! only read; `replay` does what the next start would do, by the same code.
 
+use crate::control::Pricer;
 use crate::journal::format::Entry;
 use crate::journal::scan::{Found, Scan, Source, segment_no};
 use crate::journal::{self, DIR_NAME};
@@ -13,8 +14,6 @@ use comfy_table::Table;
 use comfy_table::presets;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
-use shard::record::Record;
-use shard::units::NanoUsd;
 use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -61,10 +60,10 @@ struct Place {
 }
 
 /// Makes the price of recovered records from the store's catalog.
-pub type Pricer = fn(&Connection) -> Result<Box<dyn Fn(&Record, u64) -> NanoUsd>, String>;
+pub type MakePricer = fn(&Connection) -> Result<Pricer, String>;
 
 /// Runs the command.
-pub fn run(args: &JournalArgs, pricer: Pricer) -> Result<String, super::Failure> {
+pub fn run(args: &JournalArgs, pricer: MakePricer) -> Result<String, super::Failure> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let done = match &args.action {
         Action::Verify(place) => verify(place, &mut out),
@@ -294,7 +293,7 @@ fn as_value(journal: &str, found: &Found) -> serde_json::Value {
     }
 }
 
-fn replay(place: &Place, pricer: Pricer, out: &mut impl Write) -> Result<bool, Failure> {
+fn replay(place: &Place, pricer: MakePricer, out: &mut impl Write) -> Result<bool, Failure> {
     let target = target(place)?;
     if let Some(segment) = &target.segment {
         let word = "one segment can't be replayed; name its journal's directory";
@@ -400,7 +399,7 @@ mod tests {
     #[test]
     fn replay_brings_it_in_once_and_says_what_it_can_not_take() {
         let (data_dir, dir) = left_behind();
-        let pricer: Pricer = |_| Ok(Box::new(|_, _| NanoUsd(0)));
+        let pricer: MakePricer = |_| Ok(Box::new(|_, _| shard::units::NanoUsd(0)));
         let segment = dir.join("000001.tgj");
         let (good, text) = run_to_text(|out| replay(&place(&segment), pricer, out));
         assert!(!good && text.contains("can't be replayed"), "{text}");

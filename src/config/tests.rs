@@ -1,3 +1,5 @@
+//! A configuration is read whole or refused with all that is wrong in it.
+
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::key::KEYS;

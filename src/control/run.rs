@@ -19,7 +19,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 
 /// Messages handled before timers, checks and the admin API get their turn.
 const BATCH_MAX: usize = 256;
@@ -94,7 +94,7 @@ pub(super) async fn run(
     let mut state =
         Loop { desk, verifier, tokenizer, leases, months, reads, drained, tell_drained };
     loop {
-        let due = due_instant(state.leases.timeout());
+        let due = until(state.leases.timeout());
         tokio::select! {
             message = inbox.from_shards.recv_async() => match message {
                 Ok(message) => state.on_messages(message, &inbox.from_shards),
@@ -107,7 +107,7 @@ pub(super) async fn run(
                 Ok(Command::Stop) | Err(flume::RecvError::Disconnected) => return,
             },
             _ = refresh.tick() => { tokio::spawn(refresh_catalog(Arc::clone(&state.desk))); }
-            () = tokio::time::sleep_until(due) => {}
+            () = tokio::time::sleep(due) => {}
         }
         state.advance_leases();
         // Mail that never ends must not keep the admin API from its turn.
@@ -132,10 +132,10 @@ async fn refresh_catalog(desk: Arc<Desk>) {
     }
 }
 
-/// The loop's timer; far away where nothing is due.
-fn due_instant(due: Option<Nanos>) -> Instant {
+/// How long the loop's timer runs; long where nothing is due.
+fn until(due: Option<Nanos>) -> Duration {
     let wait = due.map_or(REFRESH_EVERY, |due| Duration::from_nanos(due.since(clock::now()).0));
-    Instant::now() + wait.min(REFRESH_EVERY)
+    wait.min(REFRESH_EVERY)
 }
 
 impl Loop {

@@ -18,6 +18,7 @@ use shard::message::{Account, ToControl, ToShard};
 use shard::units::Nanos;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,6 +47,17 @@ pub enum Reply {
     Account(Account),
 }
 
+/// The catalog, counted by an `Rc` around it on its shard.
+pub struct CatalogHandle(Arc<Catalog>);
+
+impl Deref for CatalogHandle {
+    type Target = Catalog;
+
+    fn deref(&self) -> &Catalog {
+        &self.0
+    }
+}
+
 /// One shard.
 pub struct Core {
     /// Its number.
@@ -62,7 +74,7 @@ pub struct Core {
     pub journal: RefCell<Option<Journal>>,
     /// The catalog as this shard knows it; an `Rc`, so that a request that holds it touches no
     /// counter that other shards touch.
-    pub catalog: RefCell<Rc<Arc<Catalog>>>,
+    pub catalog: RefCell<Rc<CatalogHandle>>,
     /// Every shard's journal, for looking only.
     pub journals: Arc<[Arc<JournalShared>]>,
     /// To and from the other threads.
@@ -116,7 +128,7 @@ impl Core {
             config: parts.config,
             state: parts.state,
             digest_key: parts.digest_key,
-            catalog: RefCell::new(Rc::new(Arc::clone(parts.shard.catalog()))),
+            catalog: RefCell::new(Rc::new(CatalogHandle(Arc::clone(parts.shard.catalog())))),
             shard: RefCell::new(parts.shard),
             journal: RefCell::new(Some(parts.journal)),
             journals: parts.journals,
@@ -246,7 +258,7 @@ impl Core {
             ToShard::Drain => return true,
             other => {
                 if let ToShard::Catalog(catalog) = &other {
-                    *self.catalog.borrow_mut() = Rc::new(Arc::clone(catalog));
+                    *self.catalog.borrow_mut() = Rc::new(CatalogHandle(Arc::clone(catalog)));
                 }
                 let woken = self.shard.borrow_mut().handle(other, clock::now());
                 if let Some(spot) = woken {

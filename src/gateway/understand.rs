@@ -2,7 +2,7 @@
 //! that its upstream will get. No I/O.
 
 use super::connection::Client;
-use super::core::Core;
+use super::core::{CatalogHandle, Core};
 use super::path::{Call, Stop};
 use super::route::Route;
 use super::upstream;
@@ -10,10 +10,9 @@ use crate::wire::call::{CallError, CallFields, scan_call, write_with_include_usa
 use crate::wire::error::ApiError;
 use crate::wire::request::BodyFraming;
 use crate::wire::write::{write_header, write_header_u64};
-use shard::catalog::{Catalog, Service};
+use shard::catalog::Service;
 use shard::key_cache::Caller;
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// Bytes of a request body to a token of it: OpenAI's rule of thumb ("about 4 characters").
 /// Only for reservations, which settlement replaces.
@@ -33,7 +32,7 @@ pub struct Wanted {
     pub hide_usage: bool,
     fields: Option<CallFields>,
     is_head: bool,
-    catalog: Rc<Arc<Catalog>>,
+    catalog: Rc<CatalogHandle>,
 }
 
 /// Finds the service and reads what the call says of itself.

@@ -100,7 +100,8 @@ fn a_row_carries_every_column_of_the_contract() {
     let connection = sqlite::open(bench.dir.path()).unwrap();
     connection
         .execute(
-            "INSERT INTO services VALUES (?1, 'demo-chat', 'http://h', '/', NULL, 1, '')",
+            "INSERT INTO services (id, name, base_url, default_path, enabled, created_at)
+             VALUES (?1, 'demo-chat', 'http://h', '/', 1, '')",
             [ServiceId(9).to_string()],
         )
         .unwrap();

@@ -1,3 +1,5 @@
+//! The catalog's tables against a real SQLite file.
+
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::usage::{By, Span, month_costs, month_tokens, sums};
