@@ -238,7 +238,8 @@ mod tests {
                 sum += numerator(&model, &piece, before + u64::from(from));
                 from = to;
             }
-            prop_assert_eq!(sum, numerator(&model, &usage(uncached + cached, cached, output), before));
+            let call = usage(uncached + cached, cached, output);
+            prop_assert_eq!(sum, numerator(&model, &call, before));
         }
 
         #[test]

@@ -1,3 +1,5 @@
+//! The demo against a small admin API: made once, and found again.
+
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::{DemoFile, DemoKeys, DemoServices, model_names, seed};

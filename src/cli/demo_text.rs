@@ -114,11 +114,13 @@ mod tests {
             "tg_basic",
             "tg_enterprise",
             "tg_bench",
-            "  curl http://127.0.0.1:3000/v1/chat/completions -H 'authorization: Bearer tg_premium' \
-             -H 'content-type: application/json' -d '{\"model\":\"demo-chat\",\"messages\":\
+            "  curl http://127.0.0.1:3000/v1/chat/completions \
+             -H 'authorization: Bearer tg_premium' -H 'content-type: application/json' \
+             -d '{\"model\":\"demo-chat\",\"messages\":\
              [{\"role\":\"user\",\"content\":\"Hello\"}]}'\n",
             "\"content\":\"Hello\"}],\"stream\":true}'\n",
-            "  curl http://127.0.0.1:3000/api/v1/consume/s-per-token -H 'authorization: Bearer tg_p",
+            "  curl http://127.0.0.1:3000/api/v1/consume/s-per-token \
+             -H 'authorization: Bearer tg_p",
             "  curl http://127.0.0.1:3000/api/v1/account -H 'authorization: Bearer tg_premium'\n",
             "  target/release/tollgate usage --by consumer,service --admin-token secret\n",
             "  curl http://127.0.0.1:3001/admin/v1/plans -H 'authorization: Bearer secret'\n",

@@ -116,7 +116,8 @@ keys! {
     }
     usage {
         durability: ANY, usage.durability,
-            "What a call's record has survived by the time its response ends: \"process\": kill -9;\n\
+            "What a call's record has survived by the time its response ends: \"process\": \
+             kill -9;\n\
              \"disk\": power loss too.";
         segment_bytes: (1 << 16, 1 << 30), usage.segment_bytes,
             "Size of one file of a journal.";

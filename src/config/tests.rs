@@ -1,3 +1,5 @@
+//! What is read, what is refused and where, and the example that says it all.
+
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::key::KEYS;

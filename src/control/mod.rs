@@ -187,9 +187,12 @@ pub fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
     Ok(ControlHandle { commands, drained, thread })
 }
 
+/// A record's price after so many tokens of the consumer's month on the service.
+pub type PriceOf = Box<dyn Fn(&Record, u64) -> NanoUsd>;
+
 /// Prices records by the catalog in the store: those that died with their process before they
-/// were priced. The second argument is the tokens of the consumer's month on the service so far.
-pub fn pricer(db: &Connection) -> Result<Box<dyn Fn(&Record, u64) -> NanoUsd>, String> {
+/// were priced.
+pub fn pricer(db: &Connection) -> Result<PriceOf, String> {
     let services = services::list(db, Page::EVERYTHING).map_err(|failure| failure.to_string())?;
     Ok(Box::new(move |record, before| {
         let service = services.iter().find(|service| service.id == record.service);

@@ -64,7 +64,7 @@ pub async fn estimate(core: &Core, request_body: &[u8], completion: Vec<u8>) -> 
 }
 
 fn scale(tokens: u32, bytes: usize) -> u32 {
-    let counted = bytes.min(COUNTED_BYTES_MAX).max(1) as u64;
+    let counted = bytes.clamp(1, COUNTED_BYTES_MAX) as u64;
     u32::try_from(u64::from(tokens).saturating_mul(bytes as u64) / counted).unwrap_or(u32::MAX)
 }
 

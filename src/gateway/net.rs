@@ -3,7 +3,8 @@
 //!
 //! Kept out of reach here, because monoio 0.2.4 gets them wrong: `spawn_blocking`, JoinHandles,
 //! an accept or read raced in a select (loses descriptors or bytes), and dropping a runtime
-//! with operations in flight ([`run`] ends only after its last task). A read or write is ended early only by shutting its socket down ([`Handle`]).
+//! with operations in flight ([`run`] ends only after its last task). A read or write is
+//! ended early only by shutting its socket down ([`Handle`]).
 
 use io_uring::IoUring;
 use monoio::buf::IoBufMut;

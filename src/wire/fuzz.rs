@@ -131,7 +131,8 @@ pub fn json(text: &[u8]) {
     assert_eq!(again.model.map(|model| model.decode(&asked, &mut right)), model);
 }
 
-/// Whatever an upstream sends is metered without harm, and its text is the same to meter and reader.
+/// Whatever an upstream sends is metered without harm, and its text is the same to meter and
+/// reader.
 pub fn usage(data: &[u8]) {
     if let Some(counts) = usage_from_body(data) {
         assert!(counts.cached <= counts.input);

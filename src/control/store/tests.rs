@@ -1,3 +1,5 @@
+//! The store's own queries, against a store in a temporary directory.
+
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::usage::{By, Span, month_costs, month_tokens, sums};
