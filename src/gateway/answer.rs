@@ -34,6 +34,8 @@ pub struct Own<'a> {
     pub retry_after: Option<Nanos>,
     /// The connection stays open.
     pub keep_alive: bool,
+    /// The client is HTTP/1.0: that the connection stays open must be said.
+    pub http_10: bool,
 }
 
 /// Writes an answer's head up to and with the empty line; the upstream's fields go first.
@@ -74,6 +76,8 @@ fn write_own(out: &mut Vec<u8>, ending: Ending, own: &Own<'_>) {
     }
     if !own.keep_alive {
         write_header(out, b"connection", b"close");
+    } else if own.http_10 {
+        write_header(out, b"connection", b"keep-alive");
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -138,6 +142,7 @@ pub fn write_refusal(
         cost: None,
         retry_after: refused.retry_after,
         keep_alive,
+        http_10: client.head.http_10,
     };
     write_json(client, refused.error.status(), &body, &own);
 }
@@ -151,5 +156,28 @@ pub fn write_json(client: &mut Client, status: u16, body: &[u8], own: &Own<'_>) 
     write_own(out, Ending::Length(body.len() as u64), own);
     if !is_head {
         out.extend_from_slice(body);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection(keep_alive: bool, http_10: bool) -> String {
+        let request_id = &RequestId::ours(1);
+        let own =
+            Own { request_id, limits: None, cost: None, retry_after: None, keep_alive, http_10 };
+        let mut out = Vec::new();
+        write_head(&mut out, 200, None, Ending::Length(0), &own);
+        let text = String::from_utf8_lossy(&out).into_owned();
+        text.lines().find(|line| line.starts_with("connection")).unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn what_the_version_does_not_imply_of_the_connection_is_said() {
+        assert_eq!(connection(true, false), "");
+        assert_eq!(connection(false, false), "connection: close");
+        assert_eq!(connection(true, true), "connection: keep-alive");
+        assert_eq!(connection(false, true), "connection: close");
     }
 }

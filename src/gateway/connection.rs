@@ -3,6 +3,7 @@
 
 use super::core::Core;
 use super::path;
+use super::run::IDLE_GRACE;
 use super::watch::{Ends, Socket};
 use crate::clock;
 use crate::wire::chunked::{ChunkDecoder, Step};
@@ -18,6 +19,10 @@ const INPUT_BYTES_MIN: usize = 2048;
 const BUFFER_KEPT_BYTES: usize = 64 * 1024;
 /// A refused request's rest is read up to here, so that the client can read its refusal.
 const SKIPPED_BODY_BYTES_MAX: u64 = 64 * 1024;
+/// A client that is still sending when it is refused gets this long, and this many bytes, to stop:
+/// closing on unread bytes resets the connection and can take the refusal with it.
+const LINGER: Nanos = Nanos::from_ms(1_000);
+const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// After a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +62,8 @@ pub struct Client {
     body_is_read: bool,
 }
 
-/// Serves a client until either side has had enough.
+/// Serves a client until either side has had enough. It is counted in `core.connections`.
 pub async fn serve(core: Rc<Core>, socket: Socket, peer: SocketAddr) {
-    core.connections.set(core.connections.get() + 1);
     let mut client = Client {
         socket,
         peer,
@@ -74,10 +78,13 @@ pub async fn serve(core: Rc<Core>, socket: Socket, peer: SocketAddr) {
     loop {
         let next = match client.read_head(&core).await {
             HeadRead::Ready => path::request(&core, &mut client).await,
-            HeadRead::Closed => Next::Close,
+            HeadRead::Closed => break,
             HeadRead::Refused(error) => path::refuse_head(&core, &mut client, error).await,
         };
         if next == Next::Close || client.finish_request(&core).await == Next::Close {
+            if !client.body_is_read {
+                client.linger().await;
+            }
             break;
         }
     }
@@ -135,7 +142,9 @@ impl Client {
         self.body_is_read = false;
         self.begun = clock::now();
         let mut deadline = if self.input.is_empty() {
-            self.begun.after(Nanos::from_ms(server.idle_timeout_ms))
+            // An answer that began before the drain did may not have said that it is the last.
+            let patience = Nanos::from_ms(server.idle_timeout_ms);
+            self.begun.after(if core.draining() { IDLE_GRACE.min(patience) } else { patience })
         } else {
             self.begun.after(Nanos::from_ms(server.head_timeout_ms))
         };
@@ -253,6 +262,19 @@ impl Client {
         let read = self.socket.read(&mut self.input).await;
         self.socket.watch().disarm();
         read.ok().filter(|count| *count > 0)
+    }
+
+    /// Says that nothing more comes, and reads on for a while what nobody wants.
+    async fn linger(&mut self) {
+        self.socket.end_writes();
+        let deadline = clock::now().after(LINGER);
+        let mut skipped = 0;
+        while skipped < LINGER_BYTES_MAX {
+            self.input.clear();
+            self.input.reserve(BUFFER_KEPT_BYTES);
+            let Some(count) = self.read_more(deadline).await else { return };
+            skipped += count;
+        }
     }
 
     /// Makes room for the next request: forgets this one, reading the rest of a refused body.

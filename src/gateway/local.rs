@@ -135,7 +135,14 @@ async fn send(
     let keep_alive = client.keeps_alive(core) && client.can_continue();
     let retry_after = (status == 503).then_some(shard::units::Nanos::from_s(1));
     let request_id = &call.beginning.request_id;
-    let own = Own { request_id, limits, cost: None, retry_after, keep_alive };
+    let own = Own {
+        request_id,
+        limits,
+        cost: None,
+        retry_after,
+        keep_alive,
+        http_10: client.head.http_10,
+    };
     answer::write_json(client, status, body.to_string().as_bytes(), &own);
     let sent = client.send(core).await;
     (status, if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close })

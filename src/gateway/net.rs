@@ -87,6 +87,11 @@ impl Handle {
         self.shutdown(Shutdown::Read);
     }
 
+    /// The peer reads an end; reads go on.
+    pub fn end_writes(self) {
+        self.shutdown(Shutdown::Write);
+    }
+
     /// Reads and writes end.
     pub fn end(self) {
         self.shutdown(Shutdown::Both);

@@ -111,12 +111,16 @@ async fn serve(core: &Core, client: &mut Client, call: &Call) -> Result<(u16, Ne
             let wanted = understand(core, client, call, &caller)?;
             let mut admitted = admit(core, client, caller, &wanted, &call.beginning).await?;
             let request = wanted.request();
+            let asked = clock::now();
             let link = upstream::call(core, &request, &mut admitted.attempts, |out| {
                 wanted.compose(out, client, call);
             });
             match link.await {
                 Ok(link) => Ok(relay::answer(core, client, call, &wanted, admitted, link).await),
-                Err(fault) => Ok(relay::no_answer(core, client, call, admitted, fault).await),
+                Err(fault) => {
+                    admitted.waited = clock::now().since(asked);
+                    Ok(relay::no_answer(core, client, call, admitted, fault).await)
+                }
             }
         }
     }

@@ -109,6 +109,7 @@ async fn whole(
         cost: Some(cost),
         retry_after: None,
         keep_alive,
+        http_10: client.head.http_10,
     };
     let ending = match link.head.framing {
         // The length of what a GET would have brought.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// How long a draining shard waits for another request on an idle connection: clients in a
 /// request-answer loop have sent theirs by then, and are told to close in its answer.
-const IDLE_GRACE: Nanos = Nanos::from_ms(300);
+pub const IDLE_GRACE: Nanos = Nanos::from_ms(300);
 /// How often a draining shard looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
@@ -75,6 +75,8 @@ fn take(core: &Rc<Core>, stream: Stream, peer: SocketAddr) {
         return;
     }
     let socket = core.watches.socket(stream);
+    // From here on a drain waits for it.
+    core.connections.set(core.connections.get() + 1);
     net::spawn(connection::serve(Rc::clone(core), socket, peer));
 }
 
@@ -85,6 +87,8 @@ async fn drain(core: &Core, listener: net::Handle) {
     let idle_deadline = begun.after(IDLE_GRACE);
     let deadline = begun.after(Nanos::from_ms(core.config.server.drain_timeout_ms));
     let mut idle_closed = false;
+    // The ring may hold a connection that was accepted a moment ago.
+    net::sleep(DRAIN_POLL).await;
     while core.connections.get() > 0 && clock::now() < deadline {
         // Control still answers wants; so does the syncer.
         core.take_in_waiting();

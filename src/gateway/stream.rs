@@ -17,14 +17,16 @@ use crate::wire::response::ResponseFraming;
 use crate::wire::sse::{EventTooLarge, SseEvent, SseSplitter};
 use crate::wire::usage::{EventRole, StreamMeter, TokenCounts, usage_from_body};
 use shard::record::{Outcome, Usage};
+use shard::units::Nanos;
 use std::ops::Range;
 
 /// Of a large body, and of a stream's text, this much is kept to find or count its usage in.
 const KEPT_BYTES_MAX: usize = 8 << 20;
 /// Events from one CHECKPOINT in the journal to the next.
 const CHECKPOINT_EVENTS: u32 = 64;
-/// Reads that an upstream gets to end an answer that has said it all.
+/// What an upstream gets to end an answer that has said it all: the client's next request waits.
 const TAIL_READS_MAX: usize = 4;
+const TAIL_PATIENCE: Nanos = Nanos::from_ms(50);
 
 enum End {
     Whole,
@@ -55,6 +57,7 @@ pub async fn relay(
         cost: None,
         retry_after: None,
         keep_alive,
+        http_10: client.head.http_10,
     };
     let upstream = Some((&link.head, &link.head_bytes[..]));
     answer::write_head(&mut client.output, status, upstream, ending, &own);
@@ -89,6 +92,7 @@ pub async fn relay(
 
 /// Reads what little may be left of an answer, so that its connection can be used again.
 async fn finish(core: &Core, service: u32, mut link: Link) {
+    link.end_by(clock::now().after(TAIL_PATIENCE));
     for _ in 0..TAIL_READS_MAX {
         match link.next_part(core).await {
             Ok(Some(_)) => {}
@@ -276,7 +280,8 @@ impl Course {
             Fault::TimedOut => ApiError::UpstreamTimeout,
             Fault::Failed | Fault::Stale => ApiError::UpstreamError,
         };
-        let mut event = Vec::new();
+        // What went through unread may have stopped in the middle of an event.
+        let mut event = if self.unsplittable { b"\n\n".to_vec() } else { Vec::new() };
         error.write_sse_event(&mut event, call.shape);
         frame(self.ending, &event, out);
         if self.ending == Ending::Chunked {

@@ -67,6 +67,10 @@ pub fn understand(
         return Err(ApiError::ServiceNotAllowed.into());
     }
     let path = target_path(client, call, &catalog.services[service as usize]);
+    if client.head.method_span.of(&client.input).eq_ignore_ascii_case(b"TRACE") {
+        // Its answer is the request, the service's credential and all.
+        return Err(ApiError::invalid("the method TRACE is not relayed").into());
+    }
     if climbs(path) {
         return Err(ApiError::invalid("the path may not contain . or .. segments").into());
     }

@@ -65,7 +65,8 @@ impl Pools {
 
     /// Keeps a connection whose answer was read to its end.
     pub fn put(&self, core: &Core, index: u32, mut link: Link) {
-        let clean = link.position == link.input.len() && link.head.keep_alive;
+        let ended = link.socket.watch().fired();
+        let clean = !ended && link.position == link.input.len() && link.head.keep_alive;
         if !clean || !matches!(link.rest, Rest::Done) || core.draining() {
             return;
         }
@@ -152,6 +153,7 @@ pub async fn call(
         }
     }
     let mut link = Link::open(core, request.service).await?;
+    link.waited = clock::now().since(begun);
     link.total_deadline = total;
     compose(&mut link.output);
     link.exchange(core, request.is_head).await?;
@@ -210,6 +212,11 @@ impl Link {
         self.waited
     }
 
+    /// The rest of the answer must be here by then.
+    pub fn end_by(&mut self, deadline: Nanos) {
+        self.total_deadline = self.total_deadline.min(deadline);
+    }
+
     /// The answer is read to its end.
     pub const fn is_done(&self) -> bool {
         matches!(self.rest, Rest::Done)
@@ -225,7 +232,8 @@ impl Link {
             return Err(self.fault());
         }
         let result = self.read_head(core, is_head).await;
-        self.waited = clock::now().since(begun);
+        self.socket.watch().disarm();
+        self.waited = self.waited.after(clock::now().since(begun));
         result
     }
 
@@ -287,6 +295,8 @@ impl Link {
         let idle = begun.after(Nanos::from_ms(core.config.upstream.idle_timeout_ms));
         self.socket.watch().arm(idle.min(self.total_deadline), Ends::Both);
         let read = self.read().await;
+        // The time that a client takes to receive is not the upstream's.
+        self.socket.watch().disarm();
         self.waited = self.waited.after(clock::now().since(begun));
         if read? == 0 {
             if !matches!(self.rest, Rest::UntilClose) || self.socket.watch().fired() {

@@ -137,6 +137,11 @@ impl Socket {
         self.stream.write_all(bytes).await
     }
 
+    /// Sends nothing more.
+    pub fn end_writes(&self) {
+        self.stream.handle().end_writes();
+    }
+
     /// Is there nothing to read and the peer still there? Asks the kernel without waiting.
     pub fn is_quiet(&self) -> bool {
         self.stream.handle().is_quiet()

@@ -68,9 +68,11 @@ impl Books {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Holder {
     id: u128,
+    /// Only what remains of a lease from before a decrease, until it lapses.
+    ended: bool,
     seq: u64,
     lease: u64,
     outstanding: u64,
@@ -130,8 +132,8 @@ impl Bucket {
             Ok(place) => place,
             Err(answer) => return answer,
         };
-        self.configure(ask);
         self.settle(place, ask);
+        self.configure(ask);
         let span = lease_span(self.rate_per_s, self.burst);
         let ttl = Nanos(2 * span.0 + 2 * rtt.0).max(Nanos::from_ms(100));
         let holder = &mut self.holders[place];
@@ -212,7 +214,8 @@ impl Bucket {
         ask: &RateAsk,
         now: Nanos,
     ) -> Result<usize, RateAnswer> {
-        if let Some(place) = self.holders.iter().position(|holder| holder.id == call.holder) {
+        self.holders.retain(|holder| !holder.ended || holder.outstanding > 0);
+        if let Some(place) = self.place_of_holder(call.holder) {
             #[cfg(test)]
             if self.planted == Planted::NoDedupe {
                 return Ok(place);
@@ -233,6 +236,7 @@ impl Bucket {
         }
         self.holders.push(Holder {
             id: call.holder,
+            ended: false,
             seq: 0,
             lease: 0,
             outstanding: 0,
@@ -246,11 +250,19 @@ impl Bucket {
         Ok(self.holders.len() - 1)
     }
 
-    /// A changed plan. What is granted stays granted: a decrease binds once that has lapsed.
+    fn place_of_holder(&self, id: u128) -> Option<usize> {
+        self.holders.iter().position(|holder| holder.id == id && !holder.ended)
+    }
+
+    /// A changed plan. A decrease binds once what is on lease has lapsed: so it ends the leases,
+    /// which could be renewed for ever.
     fn configure(&mut self, ask: &RateAsk) {
         let (rate_per_s, burst) = (ask.rate_per_s.max(1), ask.burst.max(1));
         if (rate_per_s, burst) == (self.rate_per_s, self.burst) {
             return;
+        }
+        if rate_per_s < self.rate_per_s || burst < self.burst {
+            self.end_leases();
         }
         self.rate_per_s = rate_per_s;
         self.burst = burst;
@@ -263,6 +275,18 @@ impl Bucket {
             self.books.burst = self.books.burst.max(burst);
         }
         self.level = level;
+    }
+
+    fn end_leases(&mut self) {
+        for place in 0..self.holders.len() {
+            let holder = &mut self.holders[place];
+            if holder.outstanding > 0 && !holder.ended {
+                let rest = Holder { ended: true, active_until: Nanos(0), ..holder.clone() };
+                holder.outstanding = 0;
+                holder.lease = 0;
+                self.holders.push(rest);
+            }
+        }
     }
 
     /// The caller's report, if it speaks of the lease that it has.
@@ -388,9 +412,8 @@ impl Bucket {
 
     #[cfg(test)]
     pub fn probe_holder(&self, id: u128, now: Nanos) -> u64 {
-        let holder = self.holders.iter().find(|holder| holder.id == id);
-        let live = holder.filter(|holder| holder.expires_at > now.max(self.last));
-        live.map_or(0, |holder| holder.outstanding)
+        let live = self.holders.iter().filter(|holder| holder.expires_at > now.max(self.last));
+        live.filter(|holder| holder.id == id).map(|holder| holder.outstanding).sum()
     }
 }
 

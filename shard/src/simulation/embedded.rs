@@ -252,6 +252,23 @@ fn a_changed_plan_is_followed() {
 }
 
 #[test]
+fn a_decrease_binds_although_calls_go_on() {
+    let mut house = House::new(3, 2_000, 8_000, 0);
+    let mut ideal = super::oracle::Ideal::new(10, 1, 0);
+    for turn in 0..1_400 {
+        // Slower afterwards, so that what is held would last for seconds.
+        house.wait(Nanos::from_ms(if turn < 1_000 { 1 } else { 15 }));
+        if turn == 1_000 {
+            house.plan.rate_per_s = 10;
+            house.plan.burst = 1;
+        }
+        if house.take(turn % 3) == Take::Taken && turn > 1_150 {
+            assert_eq!(ideal.admit(house.now), Ok(()));
+        }
+    }
+}
+
+#[test]
 fn a_stopping_shard_gives_everything_back() {
     let mut house = House::new(2, 1_000, 1_000, 1_000_000);
     for _ in 0..100 {
