@@ -34,8 +34,10 @@ impl Source {
     /// Reads `text` as the file `path`.
     pub fn new(path: &str, text: &str) -> Self {
         let tokens = tokens(&code(text));
-        let is_test_file =
-            path.contains("tests/") || path.ends_with("/tests.rs") || path.ends_with("_tests.rs");
+        let is_test_file = path.contains("tests/")
+            || path.contains("/simulation/")
+            || path.ends_with("/tests.rs")
+            || path.ends_with("_tests.rs");
         let test_lines = if is_test_file { vec![(1, usize::MAX)] } else { test_modules(&tokens) };
         Self { path: path.to_owned(), text: text.to_owned(), tokens, test_lines }
     }
