@@ -19,7 +19,6 @@ use std::rc::Rc;
 const BYTES_PER_TOKEN: u64 = 4;
 
 /// A call that makes sense.
-#[expect(clippy::redundant_allocation, reason = "the shards' common count is left alone per call")]
 pub struct Wanted {
     /// Index of the service.
     pub service: u32,

@@ -148,7 +148,8 @@ pub async fn call(
         compose(&mut link.output);
         match link.exchange(core, request.is_head).await {
             Ok(()) => return Ok(link),
-            Err(Fault::Stale) => {}
+            // Sent again, so counted again: the record says how often the upstream was called.
+            Err(Fault::Stale) => *attempts += 1,
             Err(fault) => return Err(fault),
         }
     }

@@ -14,7 +14,7 @@ const METHOD_BYTES_MAX: usize = 32;
 /// What a request line has besides its target: the method, two spaces, `HTTP/1.1`.
 const REQUEST_LINE_EXTRA_BYTES: usize = METHOD_BYTES_MAX + 10;
 /// Bytes of a caller's request id.
-const REQUEST_ID_BYTES_MAX: usize = 128;
+const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// The method, as far as it matters here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,7 +119,7 @@ pub struct RequestHead {
     pub bearer: Option<Span>,
     /// x-api-key.
     pub x_api_key: Option<Span>,
-    /// x-request-id, where it is 1 to 128 letters, digits and `-_.:/=+@`.
+    /// x-request-id, where it is 1 to 64 letters, digits and `-_.:/=+@`.
     pub x_request_id: Option<Span>,
     /// traceparent, where it is one (W3C Trace Context, version 00).
     pub traceparent: Option<Span>,

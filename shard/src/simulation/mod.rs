@@ -97,8 +97,8 @@ fn what_the_plan_allows_is_used() {
                 let scenario = Scenario::steady(rate_per_s, burst, &shards, per_shard);
                 match World::new(1, scenario, Planted::Nothing).run() {
                     Ok(totals) => println!(
-                        "{rate_per_s}/s {burst} {shards:?} {per_shard}: {} calls {} words {} admitted \
-                         {} ",
+                        "{rate_per_s}/s {burst} {shards:?} {per_shard}: {} calls {} words {} \
+                         admitted {} ",
                         totals.calm_share_permille,
                         totals.calm_calls,
                         totals.words,
