@@ -116,7 +116,8 @@ mod tests {
             "tg_bench",
             "  curl http://127.0.0.1:3000/v1/chat/completions -H 'authorization: \
              Bearer tg_premium' -H 'content-type: application/json' -d \
-             '{\"model\":\"demo-chat\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'\n",
+             '{\"model\":\"demo-chat\",\"messages\":\
+             [{\"role\":\"user\",\"content\":\"Hello\"}]}'\n",
             "\"content\":\"Hello\"}],\"stream\":true}'\n",
             "  curl http://127.0.0.1:3000/api/v1/consume/s-per-token -H 'authorization: Bearer ",
             "  curl http://127.0.0.1:3000/api/v1/account -H 'authorization: Bearer tg_premium'\n",
