@@ -12,6 +12,7 @@ use shard::message::{
     KEY_TEXT_BYTES, QuotaGrant, QuotaWant, RateWant, ToControl, ToShard, Verdict,
 };
 use shard::units::{BucketId, ConsumerId, NanoUsd, Period, ServiceId};
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -217,6 +218,88 @@ fn nobody_gets_in_without_the_token() {
     assert_eq!(running.raw("PUT", "/admin/v1/plans", TOKEN, b"").0, 405);
     assert_eq!(running.raw("POST", "/admin/v1/plans", TOKEN, &vec![b' '; 70_000]).0, 413);
     assert_eq!(running.raw("POST", "/admin/v1/plans", TOKEN, b"{").0, 400);
+}
+
+/// What `pointer`, a `$ref` of the document, names.
+fn resolved<'a>(document: &'a Value, pointer: &str) -> &'a Value {
+    let at = pointer.strip_prefix('#').and_then(|pointer| document.pointer(pointer));
+    at.unwrap_or_else(|| panic!("{pointer} names nothing"))
+}
+
+fn follow<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    value["$ref"].as_str().map_or(value, |pointer| resolved(document, pointer))
+}
+
+/// Every `$ref` of `value` names something.
+fn check_refs(document: &Value, value: &Value) {
+    if let Some(pointer) = value["$ref"].as_str() {
+        resolved(document, pointer);
+    }
+    match value {
+        Value::Object(map) => map.values().for_each(|value| check_refs(document, value)),
+        Value::Array(values) => values.iter().for_each(|value| check_refs(document, value)),
+        _ => {}
+    }
+}
+
+#[test]
+fn openapi_names_every_route_and_method() {
+    let running = Running::start();
+    let url = format!("{}/openapi.json", running.url);
+    let mut response = running.agent.get(url).call().unwrap();
+    assert_eq!(response.status().as_u16(), 200);
+    assert_eq!(response.headers()["content-type"], "application/json");
+    let document: Value =
+        serde_json::from_str(&response.body_mut().read_to_string().unwrap()).unwrap();
+    check_refs(&document, &document);
+    let here = &document["servers"][0];
+    let is_here = |item: &Value| item["servers"].as_array().is_none_or(|all| all.contains(here));
+    let paths = document["paths"].as_object().unwrap();
+    let described = paths.iter().filter(|(_, item)| is_here(item)).map(|(path, _)| path.as_str());
+    let served = super::routes().map(|(path, _)| path);
+    assert_eq!(described.collect::<BTreeSet<_>>(), BTreeSet::from(served));
+    for path in served {
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+            let is_described = paths[path].get(method.to_ascii_lowercase()).is_some();
+            let at = path.replace("{id}", "000000000000");
+            let (status, _) = running.raw(method, &at, TOKEN, b"");
+            assert_eq!(status != 405, is_described, "{method} {path}: {status}");
+        }
+    }
+}
+
+#[test]
+fn openapi_names_every_parameter_and_field() {
+    let running = Running::start();
+    let document: Value = serde_json::from_str(super::OPENAPI).unwrap();
+    // A stranger's refusal lists what is known.
+    let known = |method, path: &str, body: &Value| -> BTreeSet<String> {
+        let (status, answer) = running.call(method, path, body);
+        assert_eq!((status, &answer["error"]["param"]), (400, &json!("stranger")), "{path}");
+        let (_, rest) = text(&answer["error"]["message"]).split_once("known are ").unwrap();
+        let (list, _) = rest.split_once(['.', ';']).unwrap();
+        list.split(", ").map(str::to_owned).collect()
+    };
+    let mut checked = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let Some(at) = path.strip_prefix("/admin/v1") else { continue };
+        let at = at.replace("{id}", "000000000000");
+        let parameters = item["get"]["parameters"].as_array();
+        if let Some(parameters) = parameters {
+            let names = parameters.iter().map(|it| text(&follow(&document, it)["name"]).to_owned());
+            let found = known("GET", &format!("{at}?stranger=1"), &Value::Null);
+            assert_eq!(names.collect::<BTreeSet<_>>(), found, "{path}");
+            checked += 1;
+        }
+        if item["post"].is_object() {
+            let schema = &item["post"]["requestBody"]["content"]["application/json"]["schema"];
+            let fields = follow(&document, schema)["properties"].as_object().unwrap();
+            let found = known("POST", &at, &json!({"stranger": 1}));
+            assert_eq!(fields.keys().cloned().collect::<BTreeSet<_>>(), found, "{path}");
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 6 + 6);
 }
 
 #[test]
