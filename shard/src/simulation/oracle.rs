@@ -34,6 +34,7 @@ pub struct Ideal {
     full: i128,
     rate: i128,
     allowed: i128,
+    ahead_max: i128,
     last: Nanos,
     /// A change of plan binds from here on.
     binds_from: Nanos,
@@ -46,12 +47,15 @@ impl Ideal {
     pub fn new(rate_per_s: u64, burst: u64, fast_ppm: u64) -> Self {
         let full = i128::from(burst) * TOKEN;
         let rate = i128::from(rate_per_s) * i128::from(1_000_000 + fast_ppm);
-        Self { level: full, full, rate, allowed: 0, last: Nanos(0), binds_from: Nanos(0) }
+        let ahead_max = rate * i128::from(lease_span(rate_per_s, burst).0) + TOKEN;
+        let (last, binds_from) = (Nanos(0), Nanos(0));
+        Self { level: full, full, rate, allowed: 0, ahead_max, last, binds_from }
     }
 
-    /// The failure table's price of one forward step of the authority's clock.
-    pub fn allow_burst(&mut self) {
-        self.allowed += self.full;
+    /// The price of one forward step of the authority's clock: the bucket may fill at once, from
+    /// as far down as the future is granted.
+    pub fn allow_step(&mut self) {
+        self.allowed += self.full + self.ahead_max;
     }
 
     pub fn change(&mut self, rate_per_s: u64, burst: u64, fast_ppm: u64, binds_from: Nanos) {

@@ -26,7 +26,7 @@ impl World {
                 self.authority_stepped -= step;
             } else if self.scenario.steps_forward {
                 self.authority_stepped += step;
-                self.ideals.iter_mut().for_each(Ideal::allow_burst);
+                self.ideals.iter_mut().for_each(Ideal::allow_step);
             }
         }
     }
