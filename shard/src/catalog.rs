@@ -115,11 +115,6 @@ pub struct Service {
 }
 
 impl Service {
-    /// The price with this version.
-    pub fn price_version(&self, version: u32) -> Option<&PriceVersion> {
-        self.prices.iter().rev().find(|price| price.version == version)
-    }
-
     /// The price that holds at `unix_us`: the latest begun, or the first if none has.
     pub fn price_at(&self, unix_us: i64) -> &PriceVersion {
         let begun = self.prices.partition_point(|price| price.effective_at_unix_us <= unix_us);

@@ -87,32 +87,3 @@ fn what_a_plan_allows_is_used() {
         }
     }
 }
-
-#[test]
-fn what_the_plan_allows_is_used() {
-    for (rate_per_s, burst) in [(10, 10), (100, 100), (1_000, 1_000), (1, 1), (10, 2), (2_000, 400)]
-    {
-        for shards in [vec![1], vec![2], vec![2, 2], vec![2, 2, 2]] {
-            for per_shard in [1, 8, 64] {
-                let scenario = Scenario::steady(rate_per_s, burst, &shards, per_shard);
-                match World::new(1, scenario, Planted::Nothing).run() {
-                    Ok(totals) => println!(
-                        "{rate_per_s}/s {burst} {shards:?} {per_shard}: {} calls {} words {} \
-                         admitted {} ",
-                        totals.calm_share_permille,
-                        totals.calm_calls,
-                        totals.words,
-                        totals.admitted
-                    ),
-                    Err(fault) => println!("{fault}"),
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn dbg_one() {
-    let scenario = Scenario::steady(10, 2, &[1], 1);
-    println!("{:?}", World::new(1, scenario, Planted::Nothing).run());
-}
