@@ -59,9 +59,11 @@ impl From<rusqlite::Error> for StoreError {
 pub fn open(data_dir: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(data_dir.join(FILE_NAME))?;
     connection.busy_timeout(Duration::from_secs(10))?;
-    // FULL: a commit survives power loss; journal segments are deleted on its word.
+    // FULL: a commit survives power loss; journal segments are deleted on its word. The page size
+    // counts when the file is made: larger pages are written by fewer calls (tuning.md).
     connection.execute_batch(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
+        "PRAGMA page_size = 16384; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+         PRAGMA foreign_keys = ON;",
     )?;
     migrate(&mut connection)?;
     Ok(connection)
