@@ -139,11 +139,11 @@ fn insert_all(
             written.skipped += 1;
             continue;
         }
-        let common = Common::of(&settled.record, settled.shard);
-        if bound != Some(common) {
-            let name = names.of(transaction, common.service)?;
-            common.bind(&mut insert, name, origins[origin].instance_id)?;
-            bound = Some(common);
+        let texts = Texts::of(&settled.record, settled.shard);
+        if bound != Some(texts) {
+            let name = names.of(transaction, texts.service)?;
+            texts.bind(&mut insert, name, origins[origin].instance_id)?;
+            bound = Some(texts);
         }
         match insert_row(&mut insert, settled) {
             Ok(_) => {
@@ -166,7 +166,7 @@ const INSERT: &str = "INSERT INTO usage_records VALUES
 /// The texts that a row mostly shares with the one before: SQLite copies each text that is bound,
 /// so they are bound again only when one of them changes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Common {
+struct Texts {
     shard: u16,
     period: Period,
     consumer: ConsumerId,
@@ -174,7 +174,7 @@ struct Common {
     service: ServiceId,
 }
 
-impl Common {
+impl Texts {
     fn of(record: &Record, shard: u16) -> Self {
         let Record { period, consumer, key, service, .. } = *record;
         Self { shard, period, consumer, key, service }
