@@ -6,8 +6,9 @@
 use super::Failure;
 use super::client::Client;
 use super::demo_text;
-use crate::config::{Config, Shards};
-use crate::run::{self, Addresses};
+use super::log::LogArgs;
+use crate::config::{Config, ConfigErrors, Shards};
+use crate::run::{self, Addresses, Owner};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -85,16 +86,10 @@ pub struct DemoServices {
 }
 
 /// Runs the demo until a signal ends it.
-pub fn run(args: &DemoArgs) -> Result<String, Failure> {
-    let mut config = Config::load(args.config.as_deref())
-        .map_err(|errors| Failure::WrongUse(errors.to_string()))?;
-    let Config { server, .. } = &mut config;
-    server.listen = args.listen.unwrap_or(server.listen);
-    server.admin_listen = args.admin_listen.unwrap_or(server.admin_listen);
-    server.shards = args.shards.unwrap_or(server.shards);
-    if let Some(data_dir) = &args.data_dir {
-        server.data_dir.clone_from(data_dir);
-    }
+pub fn run(args: &DemoArgs, log: &LogArgs) -> Result<String, Failure> {
+    let read = || args.read();
+    let config = read().map_err(|errors| Failure::WrongUse(errors.to_string()))?;
+    let log = log.start(&config.log)?;
     let upstream_url = match &args.upstream {
         Some(url) => url.trim_end_matches('/').to_string(),
         None => run::spawn_model_server(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
@@ -109,8 +104,25 @@ pub fn run(args: &DemoArgs) -> Result<String, Failure> {
         let text = demo_text::welcome(&demo, &data_dir, &program);
         super::emit(&text).map_err(|_| "stdout cannot be written".to_string())
     };
-    run::serve(config, on_ready).map_err(|error| Failure::Failed(error.to_string()))?;
+    let on_reload = |config: &Config| log.reload(&config.log);
+    let owner = Owner { read: &read, on_ready: &on_ready, on_reload: &on_reload };
+    run::serve(config, &owner).map_err(|error| Failure::Failed(error.to_string()))?;
     Ok(String::new())
+}
+
+impl DemoArgs {
+    /// The configuration under these flags.
+    fn read(&self) -> Result<Config, ConfigErrors> {
+        let mut config = Config::load(self.config.as_deref())?;
+        let server = &mut config.server;
+        server.listen = self.listen.unwrap_or(server.listen);
+        server.admin_listen = self.admin_listen.unwrap_or(server.admin_listen);
+        server.shards = self.shards.unwrap_or(server.shards);
+        if let Some(data_dir) = &self.data_dir {
+            server.data_dir.clone_from(data_dir);
+        }
+        Ok(config)
+    }
 }
 
 /// Creates the demo's plan, consumers, keys and services where they are not there yet, points the

@@ -23,12 +23,14 @@ mod tokenizer;
 mod upstream_url;
 mod verifier;
 
+pub use admin_token::load as admin_token;
+
 use crate::config::Config;
 use crate::mail::ControlMail;
 use crate::metrics::Metrics;
 use crate::sqlite::StoreError;
 use book::{Book, Consumer};
-use desk::Desk;
+use desk::{Desk, Settings};
 use post::Post;
 use rusqlite::Connection;
 use shard::catalog::Catalog;
@@ -160,6 +162,12 @@ impl ControlHandle {
         self.drained.recv_timeout(timeout).is_ok()
     }
 
+    /// From now on, `config` and `admin_token` hold; the token is [`admin_token`]'s.
+    pub fn reload(&self, config: Arc<Config>, admin_token: String) {
+        let settings = Settings { config, admin_token };
+        let _ = self.commands.send(run::Command::Reload(settings));
+    }
+
     /// Ends the thread and waits for its end.
     pub fn stop(self) {
         let _ = self.commands.send(run::Command::Stop);
@@ -179,7 +187,8 @@ pub fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
     let (tell_drained, drained) = flume::bounded(1);
     let inbox = run::Inbox { from_shards: mail.from_shards, commanded };
     let workers = run::Workers::start(&config, &post)?;
-    let desk = Arc::new(Desk::new(config, metrics, admin_token, store, book, post));
+    let settings = Settings { config, admin_token };
+    let desk = Arc::new(Desk::new(settings, metrics, store, book, post));
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         runtime.block_on(run::run(desk, inbox, workers, admin_listener, instance, tell_drained));
         runtime.shutdown_timeout(STOP_TIMEOUT);

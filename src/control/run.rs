@@ -2,7 +2,7 @@
 //! leases. Nothing in here waits but for the next of them.
 
 use super::admin;
-use super::desk::Desk;
+use super::desk::{Desk, Settings};
 use super::leases::{Leases, Month};
 use super::months::{Asked, Months, Place};
 use super::post::Post;
@@ -33,6 +33,7 @@ const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// What the owner of the thread asks for.
 pub(super) enum Command {
     Drain,
+    Reload(Settings),
     Stop,
 }
 
@@ -104,6 +105,7 @@ pub(super) async fn run(
             Ok(read) = read.recv_async() => state.on_read(read),
             command = inbox.commanded.recv_async() => match command {
                 Ok(Command::Drain) => state.desk.post.tell_all(&ToShard::Drain).await,
+                Ok(Command::Reload(settings)) => state.reload(settings),
                 Ok(Command::Stop) | Err(flume::RecvError::Disconnected) => return,
             },
             _ = refresh.tick() => { tokio::spawn(refresh_catalog(Arc::clone(&state.desk))); }
@@ -139,6 +141,11 @@ fn until(due: Option<Nanos>) -> Duration {
 }
 
 impl Loop {
+    fn reload(&mut self, settings: Settings) {
+        self.verifier.set_budgets(&settings.config.keys);
+        self.desk.set_settings(settings);
+    }
+
     fn on_messages(&mut self, first: ToControl, more: &flume::Receiver<ToControl>) {
         let catalog = self.desk.book().catalog();
         self.on_message(first, &catalog);

@@ -64,6 +64,21 @@ fn check_names_line_and_what_is_allowed() {
     };
     let good = check("[server]\nlisten = \"0.0.0.0:3000\"\n[usage]\ndurability = \"disk\"\n");
     assert_eq!(good.status.code(), Some(0), "{}", stderr(&good));
+    let mut with_variables = process::command(&["check", "--config", path.to_str().unwrap()]);
+    let with_variables = with_variables
+        .env("TOLLGATE_SERVER__LISTEN", "0.0.0.0:4000")
+        .env("TOLLGATE_SERVER__MAX_HEADERS", "50")
+        .output();
+    let told = stdout(&with_variables.unwrap());
+    let lines = [
+        ["server.listen", "0.0.0.0:4000", "TOLLGATE_SERVER__LISTEN", "restart"],
+        ["server.max_headers", "50", "TOLLGATE_SERVER__MAX_HEADERS", "SIGHUP"],
+        ["usage.durability", "disk", "tollgate.toml:4", "restart"],
+    ];
+    for words in lines {
+        let is_it = |line: &str| words.iter().all(|word| line.contains(word));
+        assert!(told.lines().any(is_it), "{words:?}: {told}");
+    }
     for (text, line, found, allowed) in [
         ("[server]\nlistn = \"0.0.0.0:3000\"\n", 2, "listn", "listen"),
         ("[server]\n\nlisten = \"nowhere\"\n", 3, "nowhere", "port"),

@@ -17,6 +17,7 @@ mod metering;
 mod openai;
 mod prices;
 mod refusals;
+mod reload;
 mod routes;
 mod shared;
 mod streaming;

@@ -81,7 +81,7 @@ async fn guard(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> R
         "/metrics" => is_from_loopback(&request),
         _ => false,
     };
-    if !is_open && !has_token(&request, &desk.admin_token) {
+    if !is_open && !has_token(&request, &desk.settings().admin_token) {
         return ApiError::unauthorized().into_response();
     }
     match tokio::spawn(next.run(request)).await {

@@ -1,8 +1,7 @@
 //! The whole thread `control` with real HTTP, two shards' mailboxes and small Argon2 costs.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use crate::config::{AuthorityUrl, Config, Durability, Keys, Server, Shards, StoreUrl};
-use crate::config::{Upstream, UsageConfig};
+use crate::config::Config;
 use crate::control::{ControlArgs, ControlHandle, open, spawn};
 use crate::mail::{self, ShardMail};
 use crate::metrics::Metrics;
@@ -23,54 +22,10 @@ const TOKEN: &str = "0123456789abcdef";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn config(data_dir: &Path) -> Config {
-    let any = (Ipv4Addr::LOCALHOST, 0).into();
-    Config {
-        server: Server {
-            listen: any,
-            admin_listen: any,
-            shards: Shards::Exactly(2),
-            data_dir: data_dir.to_owned(),
-            max_connections: 1,
-            max_head_bytes: 1,
-            max_uri_bytes: 1,
-            max_headers: 1,
-            max_body_bytes: 1,
-            head_timeout_ms: 1,
-            body_timeout_ms: 1,
-            idle_timeout_ms: 1,
-            write_timeout_ms: 1,
-            drain_timeout_ms: 1,
-        },
-        authority_url: AuthorityUrl::Embedded,
-        when_lost: WhenLost::Degraded,
-        store_url: StoreUrl::Embedded,
-        usage: UsageConfig {
-            durability: Durability::Process,
-            segment_bytes: 1,
-            journal_max_bytes: 1,
-            batch_rows: 1,
-            batch_age_ms: 1,
-            default_reserve_tokens: 1,
-        },
-        upstream: Upstream {
-            connect_timeout_ms: 1,
-            first_byte_timeout_ms: 1,
-            idle_timeout_ms: 1,
-            total_timeout_ms: 1,
-            pool_idle_max: 1,
-            pool_idle_timeout_ms: 1,
-            max_head_bytes: 1,
-        },
-        keys: Keys {
-            argon2_memory_kib: 8,
-            argon2_passes: 1,
-            verifier_threads: 1,
-            verifier_queue_max: 8,
-            failures_per_minute_per_address: 10,
-            failures_per_minute_per_key: 10,
-        },
-        admin_token: Some(TOKEN.to_owned()),
-    }
+    let mut config = Config { admin_token: Some(TOKEN.to_owned()), ..Config::default() };
+    config.server.data_dir = data_dir.to_owned();
+    (config.keys.argon2_memory_kib, config.keys.argon2_passes) = (8, 1);
+    config
 }
 
 struct Running {
