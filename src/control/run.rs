@@ -16,7 +16,7 @@ use shard::message::{Account, ToControl, ToShard};
 use shard::units::{ConsumerId, NanoUsd, Nanos, Period};
 use std::collections::HashSet;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;
@@ -118,13 +118,9 @@ pub(super) async fn run(
 }
 
 async fn serve_admin(desk: Arc<Desk>, listener: TcpListener) {
-    let service = admin::router(desk).into_make_service_with_connect_info::<SocketAddr>();
-    let served = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => axum::serve(listener, service).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = served {
-        tracing::error!(%error, "the admin API is not served any more");
+    match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => admin::serve(desk, listener).await,
+        Err(error) => tracing::error!(%error, "the admin API is not served"),
     }
 }
 
