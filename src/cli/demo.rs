@@ -5,18 +5,14 @@
 
 use super::Failure;
 use super::client::Client;
+use super::demo_file::{DemoFile, DemoKeys, DemoServices};
 use super::demo_text;
 use super::log::LogArgs;
 use crate::config::{Config, ConfigErrors, Shards};
 use crate::run::{self, Addresses, Owner};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-
-const FILE_NAME: &str = "demo.json";
 
 /// How to run the demo.
 #[derive(clap::Args)]
@@ -40,49 +36,6 @@ pub struct DemoArgs {
     /// A configuration under these flags
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-}
-
-/// What `DATA_DIR/demo.json` holds, for scripts. It has no `Debug`: it is full of secrets.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DemoFile {
-    /// Data plane.
-    pub data_url: String,
-    /// Control plane.
-    pub admin_url: String,
-    /// Its bearer token.
-    pub admin_token: String,
-    /// A key of each plan.
-    pub keys: DemoKeys,
-    /// The services' ids, by how they are priced.
-    pub services: DemoServices,
-    /// Their model names.
-    pub models: DemoServices,
-    /// The model server behind them.
-    pub upstream_url: String,
-}
-
-/// A key of each plan.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DemoKeys {
-    /// 10 requests a second.
-    pub basic: String,
-    /// 100 requests a second.
-    pub premium: String,
-    /// 1000 requests a second.
-    pub enterprise: String,
-    /// As many as there can be.
-    pub bench: String,
-}
-
-/// Something of each service.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DemoServices {
-    /// Of the one priced per token.
-    pub per_token: String,
-    /// Of the one with graduated prices.
-    pub tiered: String,
-    /// Of the one with a monthly fee.
-    pub subscription: String,
 }
 
 /// Runs the demo until a signal ends it.
@@ -135,8 +88,7 @@ pub fn seed(
     data_dir: &Path,
 ) -> Result<DemoFile, String> {
     let client = Client::new(admin_url, admin_token)?;
-    let path = data_dir.join(FILE_NAME);
-    let (keys, services, models) = match remembered(&client, &path, upstream_url)? {
+    let (keys, services, models) = match remembered(&client, data_dir, upstream_url)? {
         Some(demo) => (demo.keys, demo.services, demo.models),
         None => (create_keys(&client)?, create_services(&client, upstream_url)?, model_names()),
     };
@@ -149,7 +101,7 @@ pub fn seed(
         models,
         upstream_url: upstream_url.to_string(),
     };
-    write(&path, &demo).map_err(|error| format!("{}: {error}", path.display()))?;
+    demo.write(data_dir)?;
     Ok(demo)
 }
 
@@ -157,17 +109,10 @@ pub fn seed(
 /// no earlier start, or its store is gone.
 fn remembered(
     client: &Client,
-    path: &Path,
+    data_dir: &Path,
     upstream_url: &str,
 ) -> Result<Option<DemoFile>, String> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("{}: {error}", path.display())),
-    };
-    let demo: DemoFile = serde_json::from_str(&text).map_err(|_| {
-        format!("{} is not the demo's: remove it, and keys are made anew", path.display())
-    })?;
+    let Some(demo) = DemoFile::read(data_dir)? else { return Ok(None) };
     let DemoServices { per_token, tiered, subscription } = &demo.services;
     for id in [per_token, tiered, subscription] {
         match client.patch(&format!("services/{id}"), &json!({ "base_url": upstream_url })) {
@@ -268,21 +213,6 @@ fn find_or_create(client: &Client, collection: &str, body: &Value) -> Result<Str
     Ok(client.id(&found)?)
 }
 
-/// Replaces the file in one step; no other user can read it at any time.
-fn write(path: &Path, demo: &DemoFile) -> std::io::Result<()> {
-    let new = path.with_extension("json.new");
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    serde_json::to_writer_pretty(&mut file, demo)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)
-}
-
 #[cfg(test)]
 #[path = "demo_tests.rs"]
-pub mod tests;
+mod tests;

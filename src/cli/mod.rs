@@ -8,6 +8,7 @@ mod catalog;
 mod check;
 mod client;
 mod demo;
+mod demo_file;
 mod demo_text;
 mod input;
 mod journal;

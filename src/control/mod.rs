@@ -146,7 +146,6 @@ pub struct ControlArgs {
 /// The running thread.
 pub struct ControlHandle {
     commands: flume::Sender<run::Command>,
-    drained: flume::Receiver<()>,
     thread: JoinHandle<()>,
 }
 
@@ -155,11 +154,6 @@ impl ControlHandle {
     pub fn drain(&self) {
         // A thread that has ended has no shards to ask.
         let _ = self.commands.send(run::Command::Drain);
-    }
-
-    /// Waits until every shard has drained; false if one has not in time.
-    pub fn wait_drained(&self, timeout: Duration) -> bool {
-        self.drained.recv_timeout(timeout).is_ok()
     }
 
     /// From now on, `config` and `admin_token` hold; the token is [`admin_token`]'s.
@@ -184,16 +178,15 @@ pub fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
     admin_listener.set_nonblocking(true)?;
     let post = Post::new(mail.to_shards);
     let (commands, commanded) = flume::bounded(16);
-    let (tell_drained, drained) = flume::bounded(1);
     let inbox = run::Inbox { from_shards: mail.from_shards, commanded };
     let workers = run::Workers::start(&config, &post)?;
     let settings = Settings { config, admin_token };
     let desk = Arc::new(Desk::new(settings, metrics, store, book, post));
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
-        runtime.block_on(run::run(desk, inbox, workers, admin_listener, instance, tell_drained));
+        runtime.block_on(run::run(desk, inbox, workers, admin_listener, instance));
         runtime.shutdown_timeout(STOP_TIMEOUT);
     })?;
-    Ok(ControlHandle { commands, drained, thread })
+    Ok(ControlHandle { commands, thread })
 }
 
 /// Prices a record; see [`pricer`].

@@ -14,7 +14,6 @@ use crate::config::Config;
 use shard::catalog::{Catalog, PriceModel};
 use shard::message::{Account, ToControl, ToShard};
 use shard::units::{ConsumerId, NanoUsd, Nanos, Period};
-use std::collections::HashSet;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -71,8 +70,6 @@ struct Loop {
     leases: Leases,
     months: Months,
     reads: flume::Sender<Read>,
-    drained: HashSet<u16>,
-    tell_drained: flume::Sender<()>,
 }
 
 /// Runs until told to stop.
@@ -82,7 +79,6 @@ pub(super) async fn run(
     workers: Workers,
     admin_listener: TcpListener,
     instance: u128,
-    tell_drained: flume::Sender<()>,
 ) {
     tokio::spawn(serve_admin(Arc::clone(&desk), admin_listener));
     let mut refresh = tokio::time::interval(REFRESH_EVERY);
@@ -91,9 +87,7 @@ pub(super) async fn run(
     let (reads, read) = flume::bounded(READS_MAX);
     let leases = Leases::new(instance, desk.post.shards() as u16);
     let Workers { verifier, checks, tokenizer } = workers;
-    let (months, drained) = (Months::default(), HashSet::new());
-    let mut state =
-        Loop { desk, verifier, tokenizer, leases, months, reads, drained, tell_drained };
+    let mut state = Loop { desk, verifier, tokenizer, leases, months: Months::default(), reads };
     loop {
         let due = until(state.leases.timeout());
         tokio::select! {
@@ -166,13 +160,6 @@ impl Loop {
             ToControl::Account { shard, ticket, consumer, period } => {
                 let desk = Arc::clone(&self.desk);
                 tokio::spawn(answer_account(desk, shard, ticket, consumer, period));
-            }
-            ToControl::Drained { shard } => {
-                self.drained.insert(shard);
-                if self.drained.len() == self.desk.post.shards() {
-                    // Told once; nobody may be waiting any more.
-                    let _ = self.tell_drained.try_send(());
-                }
             }
         }
     }

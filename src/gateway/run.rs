@@ -7,7 +7,6 @@ use super::net::{self, Listener, Stream};
 use crate::clock;
 use crate::config::Config;
 use rustix::thread::{CpuSet, sched_setaffinity};
-use shard::message::ToControl;
 use shard::units::Nanos;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -126,6 +125,4 @@ async fn drain(core: &Core, listener: net::Handle) {
     if let Some(journal) = core.journal.borrow_mut().take() {
         journal.close();
     }
-    // Control is gone only when the process is ending anyway.
-    let _ = core.mail.to_control.send(ToControl::Drained { shard: core.index });
 }

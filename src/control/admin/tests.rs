@@ -512,17 +512,12 @@ fn usage_is_summed_with_names() {
 }
 
 #[test]
-fn draining_ends_when_every_shard_has_said_so() {
+fn a_drain_is_told_to_every_shard() {
     let running = Running::start();
-    let control = running.control.as_ref().unwrap();
-    control.drain();
+    running.control.as_ref().unwrap().drain();
     for shard in 0..2_u16 {
         assert!(matches!(running.mail(shard.into()), ToShard::Drain));
     }
-    running.shards[0].to_control.send(ToControl::Drained { shard: 0 }).unwrap();
-    assert!(!control.wait_drained(Duration::from_millis(20)));
-    running.shards[1].to_control.send(ToControl::Drained { shard: 1 }).unwrap();
-    assert!(control.wait_drained(PATIENCE));
 }
 
 #[test]
