@@ -48,6 +48,9 @@ use tokio::runtime::Runtime;
 
 /// Threads for SQLite, new keys' hashes and name lookups; they end when idle.
 const BLOCKING_THREADS_MAX: usize = 8;
+/// They end after this. The allocator gives freed memory (a hash takes 19 MiB) back to the host
+/// when it is a second old and a thread ends; see tuning.md, "memory of hashes".
+const BLOCKING_THREAD_IDLE: Duration = Duration::from_millis(1_500);
 /// What an admin call may still take when the thread has been told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -113,6 +116,7 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_keep_alive(BLOCKING_THREAD_IDLE)
         .thread_name("control-blocking")
         .build()?;
     let catalog = runtime.block_on(catalog::load(&store, &Catalog::default(), true))?;
