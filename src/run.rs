@@ -122,10 +122,11 @@ impl Instance {
         let (mails, control_mail, writer_mail) = mail::open(cpus.len());
         let metrics = Arc::new(Metrics::new(cpus.len()));
         let state = Arc::new(ProcessState::default());
-        let listeners = bind(config.server.listen, cpus.len())
-            .map_err(|why| failed(&format!("cannot listen on {}", config.server.listen))(&why))?;
-        let admin_listener = TcpListener::bind(config.server.admin_listen).map_err(|why| {
-            failed(&format!("cannot listen on {}", config.server.admin_listen))(&why)
+        let server = &config.server;
+        let listeners = bind(server.listen, cpus.len())
+            .map_err(|why| no_listener(server.listen, "--listen or server.listen", &why))?;
+        let admin_listener = TcpListener::bind(server.admin_listen).map_err(|why| {
+            no_listener(server.admin_listen, "--admin-listen or server.admin_listen", &why)
         })?;
         let addresses = Addresses {
             data_url: url_of(&listeners[0])?,
@@ -245,8 +246,13 @@ fn cpus_for(shards: Shards) -> Result<Vec<Option<usize>>, RunError> {
     Ok((0..count).map(|shard| cores.get(shard).copied().filter(|_| pinned)).collect())
 }
 
-/// One listening socket per shard on the same port; the kernel spreads connections over them.
+/// One listening socket per shard on the same port; the kernel spreads connections over them. It
+/// would spread them over another process's sockets too, so a port that is taken is asked for alone
+/// first.
 fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    if address.port() != 0 {
+        drop(TcpListener::bind(address)?);
+    }
     let first = net::bind(address)?;
     let bound = first.local_addr()?;
     let mut listeners = vec![first];
@@ -254,6 +260,16 @@ fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
         listeners.push(net::bind(bound)?);
     }
     Ok(listeners)
+}
+
+fn no_listener(address: SocketAddr, setting: &str, why: &io::Error) -> RunError {
+    RunError(match why.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "{address} is in use by another program: stop that one, or choose another address by \
+             {setting}"
+        ),
+        _ => format!("cannot listen on {address} ({setting}): {why}"),
+    })
 }
 
 fn url_of(listener: &TcpListener) -> Result<String, RunError> {

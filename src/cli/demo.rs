@@ -7,6 +7,7 @@ use super::Failure;
 use super::client::Client;
 use super::demo_file::{DemoFile, DemoKeys, DemoServices};
 use super::demo_text;
+use super::input::{address, server_url};
 use super::log::LogArgs;
 use crate::config::{Config, ConfigErrors, Shards};
 use crate::run::{self, Addresses, Owner};
@@ -19,10 +20,10 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "Example:\n  tollgate demo --listen 127.0.0.1:3000 --shards 2")]
 pub struct DemoArgs {
     /// Where callers connect [default: 127.0.0.1:3000]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     listen: Option<SocketAddr>,
     /// Where the admin API is [default: 127.0.0.1:3001]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     admin_listen: Option<SocketAddr>,
     /// Where everything is kept [default: ./tollgate-data]
     #[arg(long, value_name = "DIR")]
@@ -31,7 +32,7 @@ pub struct DemoArgs {
     #[arg(long)]
     shards: Option<Shards>,
     /// A model server of yours instead of the simulated one inside
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = server_url)]
     upstream: Option<String>,
     /// A configuration under these flags
     #[arg(long, value_name = "FILE")]
@@ -44,7 +45,7 @@ pub fn run(args: &DemoArgs, log: &LogArgs) -> Result<String, Failure> {
     let config = read().map_err(|errors| Failure::WrongUse(errors.to_string()))?;
     let log = log.start(&config.log)?;
     let upstream_url = match &args.upstream {
-        Some(url) => url.trim_end_matches('/').to_string(),
+        Some(url) => url.clone(),
         None => run::spawn_model_server(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
             .map(|address| format!("http://{address}"))
             .map_err(|error| format!("the simulated model server did not start: {error}"))?,

@@ -302,6 +302,8 @@ fn bad_input_is_named_field_by_field() {
         ("GET", "/plans?page=1", Value::Null, json!("page")),
         ("GET", "/usage?by=consumer,key", Value::Null, json!("by")),
         ("GET", "/usage?from=yesterday", Value::Null, json!("from")),
+        ("GET", "/usage?from=2026-11-02&to=2026-11-01", Value::Null, json!("to")),
+        ("GET", "/usage?from=2026-11-02&to=2026-11-02T00:00:00Z", Value::Null, json!("to")),
     ] {
         assert_eq!(running.refused(method, path, &body), (400, param), "{path} {body}");
     }
