@@ -366,7 +366,7 @@ mod tests {
             let (good, text) = run_to_text(|out| verify(&place(at), out));
             assert!(good && text.contains("whole"), "{text}");
             let row = text.lines().find(|line| line.contains("000001")).unwrap();
-            let columns: Vec<_> = row.split_whitespace().collect();
+            let columns: Vec<_> = row.trim_matches('│').split('┆').map(str::trim).collect();
             assert_eq!(columns[1..], ["0", "000001", "0", "9", "2", "1", "0", "whole"]);
         }
         let mut bytes = fs::read(&segment).unwrap();
