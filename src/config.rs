@@ -8,11 +8,16 @@
 mod example;
 mod field;
 mod key;
+mod log;
 mod problem;
 mod read;
+mod reload;
 
 pub use example::example;
+pub use key::Reload;
+pub use log::{Log, LogFormat, LogLevel};
 pub use problem::{ConfigErrors, Problem};
+pub use reload::Change;
 
 use field::{Field as _, Given};
 use shard::catalog::WhenLost;
@@ -168,6 +173,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// `[keys]`
     pub keys: Keys,
+    /// `[log]`
+    pub log: Log,
     /// `[admin] token`; `None`: made at the first start and kept in `data_dir/admin.token`.
     pub admin_token: Option<String>,
 }
@@ -182,6 +189,7 @@ impl Default for Config {
             usage: default_usage(),
             upstream: default_upstream(),
             keys: default_keys(),
+            log: Log::default(),
             admin_token: None,
         }
     }
@@ -192,23 +200,52 @@ impl fmt::Debug for Config {
         let mut config = self.clone();
         let mut map = f.debug_map();
         for key in key::KEYS {
-            let shown = match key.secret {
-                true => "(not shown)".to_string(),
-                false => (key.field)(&mut config).render().unwrap_or_default(),
-            };
-            map.entry(&format_args!("{}.{}", key.table, key.name), &format_args!("{shown}"));
+            let shown = key.shown(&mut config).unwrap_or_default();
+            map.entry(&format_args!("{}", key.path()), &format_args!("{shown}"));
         }
         map.finish()
     }
 }
 
+/// A setting that the file or the environment gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// `section.key`
+    pub path: String,
+    /// As TOML; a secret is not shown.
+    pub value: String,
+    /// `FILE:LINE`, or the variable's name.
+    pub origin: String,
+    /// When a change of it counts.
+    pub reload: Reload,
+}
+
 impl Config {
     /// The defaults, under the file's keys, under the environment's (`TOLLGATE_SECTION__KEY`).
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigErrors> {
-        let file = path.map(read::read_file).transpose()?;
-        let file = path.zip(file.as_deref());
-        read::merge(file, std::env::vars_os())
+        read(path).map(|read| read.config)
     }
+}
+
+/// What of the configuration is not left to its default.
+pub fn settings(path: Option<&Path>) -> Result<Vec<Setting>, ConfigErrors> {
+    read(path).map(settings_of)
+}
+
+fn settings_of(read: read::Read) -> Vec<Setting> {
+    let read::Read { mut config, origins } = read;
+    let setting = |(at, origin): (usize, String)| {
+        let key = &key::KEYS[at];
+        let value = key.shown(&mut config).unwrap_or_default();
+        Setting { path: key.path(), value, origin, reload: key.reload }
+    };
+    origins.into_iter().map(setting).collect()
+}
+
+fn read(path: Option<&Path>) -> Result<read::Read, ConfigErrors> {
+    let file = path.map(read::read_file).transpose()?;
+    let file = path.zip(file.as_deref());
+    read::merge(file, std::env::vars_os())
 }
 
 fn default_server() -> Server {

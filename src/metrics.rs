@@ -64,10 +64,6 @@ impl Gauge {
     pub fn set(&self, level: i64) {
         self.0.store(level, Relaxed);
     }
-    /// Moves the level; only ever from the gauge's own thread.
-    pub fn add(&self, change: i64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(change), Relaxed);
-    }
     /// The level.
     pub fn get(&self) -> i64 {
         self.0.load(Relaxed)

@@ -1,8 +1,8 @@
 //! Starts the threads of one instance, in the order that lets each rely on what came before, and
 //! ends them in the order that loses nothing: no new work, finish, settle, flush, then go.
 
-use crate::config::{Config, Shards};
-use crate::gateway::core::{Parts, ProcessState};
+use crate::config::{Config, ConfigErrors, Shards};
+use crate::gateway::core::{self, Parts, ProcessState};
 use crate::gateway::{self, ShardArgs, net};
 use crate::journal::{self, Journal, JournalShared};
 use crate::mail::{self, ShardMail};
@@ -12,7 +12,6 @@ use crate::{control, sqlite, writer};
 use rusqlite::Connection;
 use rustix::thread::{CpuSet, sched_getaffinity};
 use shard::catalog::Catalog;
-use shard::units::Nanos;
 use shard::{Shard, ShardConfig};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -23,6 +22,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// New configurations on their way to a shard.
+const CONFIGS_MAX: usize = 4;
+/// A shard that has no room for another one within this is stuck.
+const TAKES_CONFIG_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where an instance serves.
 #[derive(Clone, Debug)]
@@ -52,27 +57,33 @@ fn failed(what: &str) -> impl FnOnce(&dyn fmt::Display) -> RunError {
     move |why| RunError(format!("{what}: {why}"))
 }
 
-/// Serves until SIGTERM or SIGINT ends it. `on_ready` is called once every part serves.
-pub fn serve(
-    config: Config,
-    on_ready: impl FnOnce(&Addresses) -> Result<(), String>,
-) -> Result<(), RunError> {
+/// What the command that starts an instance knows and has to do.
+pub struct Owner<'a> {
+    /// Reads the configuration, at first and at each SIGHUP.
+    pub read: &'a dyn Fn() -> Result<Config, ConfigErrors>,
+    /// Called once every part serves.
+    pub on_ready: &'a dyn Fn(&Addresses) -> Result<(), String>,
+    /// Called with each new configuration.
+    pub on_reload: &'a dyn Fn(&Config),
+}
+
+/// Serves until SIGTERM or SIGINT ends it. `config` is what `owner` has read.
+pub fn serve(config: Config, owner: &Owner<'_>) -> Result<(), RunError> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|why| failed("signals cannot be handled")(&why))?;
     let _lock = journal::lock(&config.server.data_dir).map_err(|why| RunError(why.to_string()))?;
-    let instance = Instance::start(Arc::new(config))?;
-    if let Err(why) = on_ready(&instance.addresses) {
+    let mut instance = Instance::start(Arc::new(config))?;
+    if let Err(why) = (owner.on_ready)(&instance.addresses) {
         instance.stop();
         return Err(RunError(why));
     }
     tracing::info!(shards = instance.shards.len(), "serving");
     eprintln!("ready data={} admin={}", instance.addresses.data_url, instance.addresses.admin_url);
     for signal in signals.forever() {
-        if signal == SIGHUP {
-            tracing::warn!("the configuration is read at start; restart to apply a change");
-            continue;
+        if signal != SIGHUP {
+            break;
         }
-        break;
+        instance.reload(owner);
     }
     if instance.stop() {
         Ok(())
@@ -86,11 +97,16 @@ pub fn spawn_model_server(listen: SocketAddr) -> io::Result<SocketAddr> {
     model_server::spawn(listen, Behaviour::default())
 }
 
+struct RunningShard {
+    thread: JoinHandle<io::Result<()>>,
+    configs: flume::Sender<Arc<Config>>,
+}
+
 struct Instance {
     config: Arc<Config>,
     addresses: Addresses,
     state: Arc<ProcessState>,
-    shards: Vec<JoinHandle<io::Result<()>>>,
+    shards: Vec<RunningShard>,
     writer: writer::WriterHandle,
     control: control::ControlHandle,
 }
@@ -106,10 +122,11 @@ impl Instance {
         let (mails, control_mail, writer_mail) = mail::open(cpus.len());
         let metrics = Arc::new(Metrics::new(cpus.len()));
         let state = Arc::new(ProcessState::default());
-        let listeners = bind(config.server.listen, cpus.len())
-            .map_err(|why| failed(&format!("cannot listen on {}", config.server.listen))(&why))?;
-        let admin_listener = TcpListener::bind(config.server.admin_listen).map_err(|why| {
-            failed(&format!("cannot listen on {}", config.server.admin_listen))(&why)
+        let server = &config.server;
+        let listeners = bind(server.listen, cpus.len())
+            .map_err(|why| no_listener(server.listen, "--listen or server.listen", &why))?;
+        let admin_listener = TcpListener::bind(server.admin_listen).map_err(|why| {
+            no_listener(server.admin_listen, "--admin-listen or server.admin_listen", &why)
         })?;
         let addresses = Addresses {
             data_url: url_of(&listeners[0])?,
@@ -142,13 +159,47 @@ impl Instance {
         Ok(Self { config, addresses, state, shards, writer, control })
     }
 
+    /// Reads the configuration again, and hands out what can change while the instance runs. All
+    /// that can fail comes first: either every part hears of the change or none does.
+    fn reload(&mut self, owner: &Owner<'_>) {
+        let read = match (owner.read)() {
+            Ok(read) => read,
+            Err(errors) => {
+                for problem in errors.0 {
+                    tracing::error!(%problem, "not reloaded: the configuration is wrong");
+                }
+                return;
+            }
+        };
+        let change = self.config.change_to(&read);
+        if !change.waiting.is_empty() {
+            let settings = change.waiting.join(", ");
+            tracing::warn!(settings, "changed settings that take a restart");
+        }
+        let admin_token = match control::admin_token(&change.config) {
+            Ok(admin_token) => admin_token,
+            Err(error) => return tracing::error!(%error, "not reloaded: no admin token"),
+        };
+        self.config = Arc::new(change.config);
+        self.control.reload(self.config.clone(), admin_token);
+        self.writer.set_config(self.config.usage.clone());
+        for (index, shard) in self.shards.iter().enumerate() {
+            let sent = shard.configs.send_timeout(self.config.clone(), TAKES_CONFIG_WITHIN);
+            if sent.is_err() {
+                tracing::error!(shard = index, "the shard does not take the configuration");
+            }
+        }
+        (owner.on_reload)(&self.config);
+        tracing::info!(settings = change.applied.join(", "), "configuration reloaded");
+    }
+
     /// True if everything was written.
     fn stop(self) -> bool {
         tracing::info!("draining");
         self.state.draining.store(true, Ordering::Relaxed);
         self.control.drain();
         for shard in self.shards {
-            if !matches!(shard.join(), Ok(Ok(()))) {
+            if !matches!(shard.thread.join(), Ok(Ok(()))) {
                 tracing::error!("a shard ended badly");
             }
         }
@@ -195,8 +246,13 @@ fn cpus_for(shards: Shards) -> Result<Vec<Option<usize>>, RunError> {
     Ok((0..count).map(|shard| cores.get(shard).copied().filter(|_| pinned)).collect())
 }
 
-/// One listening socket per shard on the same port; the kernel spreads connections over them.
+/// One listening socket per shard on the same port; the kernel spreads connections over them. It
+/// would spread them over another process's sockets too, so a port that is taken is asked for alone
+/// first.
 fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    if address.port() != 0 {
+        drop(TcpListener::bind(address)?);
+    }
     let first = net::bind(address)?;
     let bound = first.local_addr()?;
     let mut listeners = vec![first];
@@ -204,6 +260,16 @@ fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
         listeners.push(net::bind(bound)?);
     }
     Ok(listeners)
+}
+
+fn no_listener(address: SocketAddr, setting: &str, why: &io::Error) -> RunError {
+    RunError(match why.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "{address} is in use by another program: stop that one, or choose another address by \
+             {setting}"
+        ),
+        _ => format!("cannot listen on {address} ({setting}): {why}"),
+    })
 }
 
 fn url_of(listener: &TcpListener) -> Result<String, RunError> {
@@ -245,20 +311,14 @@ impl ShardStart<'_> {
         mails: Vec<ShardMail>,
         journals: Vec<Journal>,
         listeners: Vec<TcpListener>,
-    ) -> Result<Vec<JoinHandle<io::Result<()>>>, RunError> {
-        /// Reading the request, and answering: the rest of a call is bounded by its upstream's
-        /// total timeout.
-        const AROUND_UPSTREAM: Nanos = Nanos::from_s(300);
+    ) -> Result<Vec<RunningShard>, RunError> {
         let mut digest_key = [0u8; 32];
         getrandom::fill(&mut digest_key).map_err(|why| failed("no random numbers")(&why))?;
-        let upstream = Nanos::from_ms(self.config.upstream.total_timeout_ms);
+        let permit_deadline = core::permit_deadline(self.config);
         let mut threads = Vec::with_capacity(cpus.len());
         let parts = cpus.into_iter().zip(mails).zip(journals.into_iter().zip(listeners));
         for (index, ((cpu, mail), (journal, listener))) in parts.enumerate() {
-            let shard = ShardConfig {
-                shard: index as u16,
-                permit_deadline: upstream.after(AROUND_UPSTREAM),
-            };
+            let shard = ShardConfig { shard: index as u16, permit_deadline };
             let parts = Parts {
                 index: index as u16,
                 config: self.config.clone(),
@@ -270,8 +330,11 @@ impl ShardStart<'_> {
                 mail,
                 metrics: self.metrics.clone(),
             };
-            let spawned = gateway::spawn(ShardArgs { parts, listener, cpu });
-            threads.push(spawned.map_err(|why| failed("a shard does not start")(&why))?);
+            let (configs, new_configs) = flume::bounded(CONFIGS_MAX);
+            let args = ShardArgs { parts, listener, configs: new_configs, cpu };
+            let thread = gateway::spawn(args);
+            let thread = thread.map_err(|why| failed("a shard does not start")(&why))?;
+            threads.push(RunningShard { thread, configs });
         }
         Ok(threads)
     }

@@ -34,6 +34,8 @@ const EDGES: &[(&str, &[&str])] = &[
 const CRATES: &[(&str, &[&str])] = &[
     ("tokio", &["src/control/", "src/writer/"]),
     ("axum", &["src/control/"]),
+    ("hyper", &["src/control/"]),
+    ("hyper_util", &["src/control/"]),
     ("argon2", &["src/control/"]),
     ("monoio", &["src/gateway/net.rs"]),
     ("clap", &["src/cli/", "src/main.rs"]),

@@ -165,6 +165,11 @@ impl Shard {
         }
     }
 
+    /// Calls admitted from now on have `deadline` to be settled in.
+    pub fn set_permit_deadline(&mut self, deadline: Nanos) {
+        self.permits.allow(deadline);
+    }
+
     /// What is for sale.
     pub fn catalog(&self) -> &Arc<Catalog> {
         &self.catalog

@@ -81,11 +81,6 @@ pub enum ToControl {
         /// Which month.
         period: Period,
     },
-    /// All of this shard's requests have ended and its journal is complete.
-    Drained {
-        /// Who.
-        shard: u16,
-    },
 }
 
 /// A shard's word on one rate bucket.
@@ -254,7 +249,7 @@ pub enum ToShard {
     },
     /// A sync of the journal failed; repeated until the shard has moved the records in doubt.
     SyncFailed,
-    /// Stop accepting; finish; answer `Drained`.
+    /// Stop accepting, and finish.
     Drain,
 }
 

@@ -106,6 +106,12 @@ impl Permits {
         Self { allowed, slots, free, opened_total: 0, leaked_total: 0, sweep_at: None, swept_at }
     }
 
+    /// Permits opened from now on will be open for at most `allowed`.
+    pub fn allow(&mut self, allowed: Nanos) {
+        assert!(allowed.0 >= SWEEPS_PER_DEADLINE, "a permit needs time to be used");
+        self.allowed = allowed;
+    }
+
     /// Permits neither settled nor leaked.
     pub fn open_count(&self) -> usize {
         self.slots.len() - self.free.len()

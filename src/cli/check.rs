@@ -1,7 +1,8 @@
 //! `tollgate check`: is this configuration good? It starts nothing and writes nothing.
 
 use super::Failure;
-use crate::config::{Config, example};
+use super::render::table;
+use crate::config::{example, settings};
 use std::path::PathBuf;
 
 /// What to check.
@@ -16,11 +17,19 @@ pub struct CheckArgs {
     example: bool,
 }
 
-/// `ok: FILE`, the example, or everything that is wrong.
+/// `ok: FILE` and what is set, the example, or everything that is wrong.
 pub fn run(args: &CheckArgs) -> Result<String, Failure> {
     let Some(path) = &args.config else {
         return Ok(example());
     };
-    Config::load(Some(path)).map_err(|errors| Failure::WrongUse(errors.to_string()))?;
-    Ok(format!("ok: {}\n", path.display()))
+    let settings = settings(Some(path)).map_err(|errors| Failure::WrongUse(errors.to_string()))?;
+    let ok = format!("ok: {}\n", path.display());
+    if settings.is_empty() {
+        return Ok(format!("{ok}It sets nothing: every setting has its default.\n"));
+    }
+    let rows: Vec<Vec<String>> = settings
+        .into_iter()
+        .map(|it| vec![it.path, it.value, it.origin, it.reload.to_string()])
+        .collect();
+    Ok(ok + &table(&["SETTING", "VALUE", "FROM", "A CHANGE TAKES"], &rows))
 }

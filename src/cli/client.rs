@@ -112,7 +112,10 @@ impl fmt::Display for ApiError {
 
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
-        Self::Failed(error.to_string())
+        match error {
+            ApiError::Refused { status: 400, .. } => Self::WrongUse(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
     }
 }
 
@@ -273,8 +276,10 @@ fn refusal(status: u16, text: &str) -> ApiError {
     let answer: Value = serde_json::from_str(text).unwrap_or_default();
     let error = &answer["error"];
     let message = match (status, error["message"].as_str()) {
+        (401, _) => "the admin token was refused: give another by --admin-token or \
+                     TOLLGATE_ADMIN_TOKEN, or point --data-dir to where admin.token is"
+            .to_string(),
         (_, Some(message)) => message.to_string(),
-        (401, None) => "the admin token was refused: give --admin-token".to_string(),
         (_, None) => "the admin API refused".to_string(),
     };
     ApiError::Refused { status, message, field: error["param"].as_str().map(str::to_string) }

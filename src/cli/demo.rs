@@ -5,27 +5,25 @@
 
 use super::Failure;
 use super::client::Client;
+use super::demo_file::{DemoFile, DemoKeys, DemoServices};
 use super::demo_text;
-use crate::config::{Config, Shards};
-use crate::run::{self, Addresses};
-use serde::{Deserialize, Serialize};
+use super::input::{address, server_url};
+use super::log::LogArgs;
+use crate::config::{Config, ConfigErrors, Shards};
+use crate::run::{self, Addresses, Owner};
 use serde_json::{Value, json};
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-
-const FILE_NAME: &str = "demo.json";
 
 /// How to run the demo.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  tollgate demo --listen 127.0.0.1:3000 --shards 2")]
 pub struct DemoArgs {
     /// Where callers connect [default: 127.0.0.1:3000]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     listen: Option<SocketAddr>,
     /// Where the admin API is [default: 127.0.0.1:3001]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     admin_listen: Option<SocketAddr>,
     /// Where everything is kept [default: ./tollgate-data]
     #[arg(long, value_name = "DIR")]
@@ -34,69 +32,20 @@ pub struct DemoArgs {
     #[arg(long)]
     shards: Option<Shards>,
     /// A model server of yours instead of the simulated one inside
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = server_url)]
     upstream: Option<String>,
     /// A configuration under these flags
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// What `DATA_DIR/demo.json` holds, for scripts. It has no `Debug`: it is full of secrets.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DemoFile {
-    /// Data plane.
-    pub data_url: String,
-    /// Control plane.
-    pub admin_url: String,
-    /// Its bearer token.
-    pub admin_token: String,
-    /// A key of each plan.
-    pub keys: DemoKeys,
-    /// The services' ids, by how they are priced.
-    pub services: DemoServices,
-    /// Their model names.
-    pub models: DemoServices,
-    /// The model server behind them.
-    pub upstream_url: String,
-}
-
-/// A key of each plan.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DemoKeys {
-    /// 10 requests a second.
-    pub basic: String,
-    /// 100 requests a second.
-    pub premium: String,
-    /// 1000 requests a second.
-    pub enterprise: String,
-    /// As many as there can be.
-    pub bench: String,
-}
-
-/// Something of each service.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DemoServices {
-    /// Of the one priced per token.
-    pub per_token: String,
-    /// Of the one with graduated prices.
-    pub tiered: String,
-    /// Of the one with a monthly fee.
-    pub subscription: String,
-}
-
 /// Runs the demo until a signal ends it.
-pub fn run(args: &DemoArgs) -> Result<String, Failure> {
-    let mut config = Config::load(args.config.as_deref())
-        .map_err(|errors| Failure::WrongUse(errors.to_string()))?;
-    let Config { server, .. } = &mut config;
-    server.listen = args.listen.unwrap_or(server.listen);
-    server.admin_listen = args.admin_listen.unwrap_or(server.admin_listen);
-    server.shards = args.shards.unwrap_or(server.shards);
-    if let Some(data_dir) = &args.data_dir {
-        server.data_dir.clone_from(data_dir);
-    }
+pub fn run(args: &DemoArgs, log: &LogArgs) -> Result<String, Failure> {
+    let read = || args.read();
+    let config = read().map_err(|errors| Failure::WrongUse(errors.to_string()))?;
+    let log = log.start(&config.log)?;
     let upstream_url = match &args.upstream {
-        Some(url) => url.trim_end_matches('/').to_string(),
+        Some(url) => url.clone(),
         None => run::spawn_model_server(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
             .map(|address| format!("http://{address}"))
             .map_err(|error| format!("the simulated model server did not start: {error}"))?,
@@ -109,8 +58,25 @@ pub fn run(args: &DemoArgs) -> Result<String, Failure> {
         let text = demo_text::welcome(&demo, &data_dir, &program);
         super::emit(&text).map_err(|_| "stdout cannot be written".to_string())
     };
-    run::serve(config, on_ready).map_err(|error| Failure::Failed(error.to_string()))?;
+    let on_reload = |config: &Config| log.reload(&config.log);
+    let owner = Owner { read: &read, on_ready: &on_ready, on_reload: &on_reload };
+    run::serve(config, &owner).map_err(|error| Failure::Failed(error.to_string()))?;
     Ok(String::new())
+}
+
+impl DemoArgs {
+    /// The configuration under these flags.
+    fn read(&self) -> Result<Config, ConfigErrors> {
+        let mut config = Config::load(self.config.as_deref())?;
+        let server = &mut config.server;
+        server.listen = self.listen.unwrap_or(server.listen);
+        server.admin_listen = self.admin_listen.unwrap_or(server.admin_listen);
+        server.shards = self.shards.unwrap_or(server.shards);
+        if let Some(data_dir) = &self.data_dir {
+            server.data_dir.clone_from(data_dir);
+        }
+        Ok(config)
+    }
 }
 
 /// Creates the demo's plan, consumers, keys and services where they are not there yet, points the
@@ -123,8 +89,7 @@ pub fn seed(
     data_dir: &Path,
 ) -> Result<DemoFile, String> {
     let client = Client::new(admin_url, admin_token)?;
-    let path = data_dir.join(FILE_NAME);
-    let (keys, services, models) = match remembered(&client, &path, upstream_url)? {
+    let (keys, services, models) = match remembered(&client, data_dir, upstream_url)? {
         Some(demo) => (demo.keys, demo.services, demo.models),
         None => (create_keys(&client)?, create_services(&client, upstream_url)?, model_names()),
     };
@@ -137,7 +102,7 @@ pub fn seed(
         models,
         upstream_url: upstream_url.to_string(),
     };
-    write(&path, &demo).map_err(|error| format!("{}: {error}", path.display()))?;
+    demo.write(data_dir)?;
     Ok(demo)
 }
 
@@ -145,17 +110,10 @@ pub fn seed(
 /// no earlier start, or its store is gone.
 fn remembered(
     client: &Client,
-    path: &Path,
+    data_dir: &Path,
     upstream_url: &str,
 ) -> Result<Option<DemoFile>, String> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("{}: {error}", path.display())),
-    };
-    let demo: DemoFile = serde_json::from_str(&text).map_err(|_| {
-        format!("{} is not the demo's: remove it, and keys are made anew", path.display())
-    })?;
+    let Some(demo) = DemoFile::read(data_dir)? else { return Ok(None) };
     let DemoServices { per_token, tiered, subscription } = &demo.services;
     for id in [per_token, tiered, subscription] {
         match client.patch(&format!("services/{id}"), &json!({ "base_url": upstream_url })) {
@@ -256,21 +214,6 @@ fn find_or_create(client: &Client, collection: &str, body: &Value) -> Result<Str
     Ok(client.id(&found)?)
 }
 
-/// Replaces the file in one step; no other user can read it at any time.
-fn write(path: &Path, demo: &DemoFile) -> std::io::Result<()> {
-    let new = path.with_extension("json.new");
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    serde_json::to_writer_pretty(&mut file, demo)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)
-}
-
 #[cfg(test)]
 #[path = "demo_tests.rs"]
-pub mod tests;
+mod tests;

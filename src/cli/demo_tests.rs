@@ -2,33 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use super::{DemoFile, DemoKeys, DemoServices, model_names, seed};
+use super::seed;
 use crate::cli::fake_admin::FakeAdmin;
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
-
-/// What the demo may have made.
-pub fn example() -> DemoFile {
-    let text = str::to_string;
-    DemoFile {
-        data_url: text("http://127.0.0.1:3000"),
-        admin_url: text("http://127.0.0.1:3001"),
-        admin_token: text("secret"),
-        keys: DemoKeys {
-            basic: text("tg_basic"),
-            premium: text("tg_premium"),
-            enterprise: text("tg_enterprise"),
-            bench: text("tg_bench"),
-        },
-        services: DemoServices {
-            per_token: text("s-per-token"),
-            tiered: text("s-tiered"),
-            subscription: text("s-subscription"),
-        },
-        models: model_names(),
-        upstream_url: text("http://127.0.0.1:9"),
-    }
-}
 
 #[test]
 fn a_marketplace_is_made_once() {

@@ -1,7 +1,7 @@
 //! What `tollgate demo` says once it serves: the keys, and lines that work as they are pasted.
 
 use super::client::token_in;
-use super::demo::DemoFile;
+use super::demo_file::{DemoFile, FILE_NAME};
 use super::render::table;
 use std::path::Path;
 
@@ -39,7 +39,7 @@ pub fn welcome(demo: &DemoFile, data_dir: &Path, program: &str) -> String {
          curl {admin_url}/admin/v1/plans -H {admin}\n\n\
          Ctrl-C ends it; the same keys are good at the next start.\n",
         data_dir = data_dir.display(),
-        file = "demo.json",
+        file = FILE_NAME,
         keys = key_table(demo),
         services = service_table(demo),
     )
@@ -102,7 +102,7 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{quoted, usage_command, welcome};
-    use crate::cli::demo::tests::example;
+    use crate::cli::demo_file::tests::example;
     use std::path::Path;
 
     #[test]

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 use std::io::Read;
+use std::net::SocketAddr;
 
 /// Digits after the point of an amount in USD: nano-USD.
 const USD_DECIMALS: usize = 9;
@@ -38,6 +39,23 @@ pub fn nanousd(text: &str) -> Result<u64, String> {
     whole.checked_mul(1_000_000_000).and_then(|nano| nano.checked_add(fraction)).ok_or_else(allowed)
 }
 
+/// An address to listen on.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "give an IP address with a port, such as 127.0.0.1:3000 or [::]:3000; port 0: any that \
+         is free"
+            .to_string()
+    })
+}
+
+/// Where a model server is: `http://host:port`, without a slash at its end.
+pub fn server_url(text: &str) -> Result<String, String> {
+    match text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/')) {
+        Some(rest) if !rest.is_empty() => Ok(format!("http://{rest}")),
+        _ => Err("give a URL such as http://127.0.0.1:9000".to_string()),
+    }
+}
+
 /// A text, or `@FILE` for a file's, or `@-` for stdin's, so that no secret has to stand where
 /// every process can read it.
 pub fn text_or_file(given: &str) -> Result<String, String> {
@@ -65,7 +83,7 @@ pub fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use super::{count, nanousd, text_or_file};
+    use super::{address, count, nanousd, server_url, text_or_file};
     use crate::cli::render::usd;
     use proptest::prelude::*;
 
@@ -82,6 +100,16 @@ mod tests {
         }
         for text in ["", "k", "-1", "+1", "1.5M", "1 M", "1T", "99999999999G", "é"] {
             assert!(count(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_urls_say_what_they_are() {
+        assert_eq!(address("[::1]:0").map(|it| it.port()), Ok(0));
+        assert!(address("localhost:3000").unwrap_err().contains("127.0.0.1:3000"));
+        assert_eq!(server_url("http://up:1/").as_deref(), Ok("http://up:1"));
+        for text in ["up:1", "http://", "https://up", ""] {
+            assert!(server_url(text).unwrap_err().contains("http://"), "{text}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! `tollgate journal verify|show|replay DIR`: the usage journal, offline. `verify` and `show`
 //! only read; `replay` does what the next start would do, by the same code.
 
+use super::render::table;
 use crate::control::Pricer;
 use crate::journal::format::Entry;
 use crate::journal::scan::{Found, Scan, Source, segment_no};
@@ -10,8 +11,6 @@ use crate::sqlite;
 use crate::writer::ledger;
 use crate::writer::replay::{ReplayReport, journal_id, journals_in, replay_journal};
 use clap::{Args, Subcommand};
-use comfy_table::Table;
-use comfy_table::presets;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
 use std::collections::HashSet;
@@ -161,8 +160,7 @@ fn scans(target: &Target) -> Result<Vec<(String, Scan)>, Failure> {
 
 fn verify(place: &Place, out: &mut impl Write) -> Result<bool, Failure> {
     let target = target(place)?;
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header([
+    let titles = [
         "JOURNAL",
         "SHARD",
         "SEGMENT",
@@ -172,7 +170,8 @@ fn verify(place: &Place, out: &mut impl Write) -> Result<bool, Failure> {
         "OPEN",
         "TORN BYTES",
         "STATE",
-    ]);
+    ];
+    let mut rows = Vec::new();
     let (mut gaps, mut lost) = (Vec::new(), 0u64);
     let mut good = true;
     for (name, mut scan) in scans(&target)? {
@@ -196,11 +195,11 @@ fn verify(place: &Place, out: &mut impl Write) -> Result<bool, Failure> {
         for (at, source) in scan.sources.iter().enumerate() {
             let last = at + 1 == scan.sources.len();
             let open = if last { open.len().to_string() } else { String::new() };
-            table.add_row(line(&name, source, open));
+            rows.push(line(&name, source, open));
             good &= !source.damaged;
         }
     }
-    writeln!(out, "{table}")?;
+    write!(out, "{}", table(&titles, &rows))?;
     for gap in &gaps {
         writeln!(out, "{gap}")?;
     }
@@ -209,14 +208,14 @@ fn verify(place: &Place, out: &mut impl Write) -> Result<bool, Failure> {
     Ok(good)
 }
 
-fn line(name: &str, source: &Source, open: String) -> [String; 9] {
+fn line(name: &str, source: &Source, open: String) -> Vec<String> {
     let state = match source {
         Source { damaged: true, .. } => "damaged",
         Source { torn_bytes: 1.., .. } => "torn end",
         Source { slots: 0, .. } => "empty",
         _ => "whole",
     };
-    [
+    vec![
         name.to_owned(),
         source.header.map_or_else(String::new, |header| header.shard.to_string()),
         format!("{:06}", source.no),
@@ -367,7 +366,7 @@ mod tests {
             let (good, text) = run_to_text(|out| verify(&place(at), out));
             assert!(good && text.contains("whole"), "{text}");
             let row = text.lines().find(|line| line.contains("000001")).unwrap();
-            let columns: Vec<_> = row.split_whitespace().collect();
+            let columns: Vec<_> = row.trim_matches('│').split('┆').map(str::trim).collect();
             assert_eq!(columns[1..], ["0", "000001", "0", "9", "2", "1", "0", "whole"]);
         }
         let mut bytes = fs::read(&segment).unwrap();

@@ -8,10 +8,12 @@ mod catalog;
 mod check;
 mod client;
 mod demo;
+mod demo_file;
 mod demo_text;
 mod input;
 mod journal;
 mod keys;
+mod log;
 mod price;
 mod render;
 mod serve;
@@ -22,36 +24,21 @@ mod usage;
 #[cfg(test)]
 mod fake_admin;
 
+use crate::config;
 use crate::control;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
+use log::LogArgs;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 /// A gateway that authenticates, limits, relays, meters and bills calls to LLM services.
 #[derive(Parser)]
 #[command(name = "tollgate", version, after_help = "Example:\n  tollgate demo")]
 pub struct Cli {
-    /// How log lines are written to stderr
-    #[arg(long, global = true, value_enum, default_value = "text", help_heading = "Logging")]
-    log_format: LogFormat,
-    /// error, warn, info, debug, trace, or directives such as tollgate::writer=debug
-    #[arg(
-        long,
-        global = true,
-        env = "TOLLGATE_LOG",
-        default_value = "info",
-        help_heading = "Logging"
-    )]
-    log_level: String,
+    #[command(flatten)]
+    log: LogArgs,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
 }
 
 #[derive(Subcommand)]
@@ -98,9 +85,8 @@ impl From<String> for Failure {
 /// Parses the arguments, does what they say, and answers the exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = start_log(cli.log_format, &cli.log_level)
-        .and_then(|()| run(&cli.command))
-        .and_then(|text| emit(&text));
+    let done =
+        cli.start_log().and_then(|()| run(&cli.command, &cli.log)).and_then(|text| emit(&text));
     let (message, code) = match done {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::WrongUse(message)) => (message, 2),
@@ -111,10 +97,20 @@ pub fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-fn run(command: &Command) -> Result<String, Failure> {
+impl Cli {
+    /// Those that read a configuration start the log as it says.
+    fn start_log(&self) -> Result<(), Failure> {
+        match self.command {
+            Command::Demo(_) | Command::Serve(_) => Ok(()),
+            _ => self.log.start(&config::Log::default()).map(drop),
+        }
+    }
+}
+
+fn run(command: &Command, log: &LogArgs) -> Result<String, Failure> {
     match command {
-        Command::Demo(args) => demo::run(args),
-        Command::Serve(args) => serve::run(args),
+        Command::Demo(args) => demo::run(args, log),
+        Command::Serve(args) => serve::run(args, log),
         Command::Check(args) => check::run(args),
         Command::Plan(args) => catalog::plan(args),
         Command::Consumer(args) => catalog::consumer(args),
@@ -125,17 +121,6 @@ fn run(command: &Command) -> Result<String, Failure> {
         Command::Journal(args) => journal::run(args, control::pricer),
         Command::Upstream(args) => upstream::run(args),
     }
-}
-
-fn start_log(format: LogFormat, level: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(level)
-        .map_err(|error| Failure::WrongUse(format!("--log-level {level}: {error}")))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    match format {
-        LogFormat::Text => log.with_ansi(false).init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
 }
 
 /// Writes a result to stdout. A reader that has seen enough, such as `head`, is no failure.
@@ -163,7 +148,8 @@ mod tests {
         let url = fake.start();
         let words = ["tollgate"].into_iter().chain(line.split(' '));
         let admin = ["--admin-url", &url, "--admin-token", "secret"];
-        run(&Cli::try_parse_from(words.chain(admin)).unwrap().command)
+        let cli = Cli::try_parse_from(words.chain(admin)).unwrap();
+        run(&cli.command, &cli.log)
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use super::Failure;
 use super::input::{count, nanousd, text_or_file};
-use super::render::{thousands, usd_short};
 use serde_json::{Value, json};
 
 /// One of four ways to give a price.
@@ -100,40 +99,6 @@ impl PriceFlags {
     }
 }
 
-/// A price object in a few words; `None`: it is not one that we know.
-pub fn describe(price: &Value) -> Option<String> {
-    let amount = |value: &Value, field: &str| value[field].as_u64().map(usd_short);
-    let per_token = |value: &Value| {
-        let input = amount(value, "input_nanousd_per_mtok")?;
-        let output = amount(value, "output_nanousd_per_mtok")?;
-        let cached = amount(value, "cached_input_nanousd_per_mtok");
-        Some(match cached.filter(|cached| *cached != input) {
-            Some(cached) => format!("{input} in, {output} out, {cached} cached"),
-            None => format!("{input} in, {output} out"),
-        })
-    };
-    match price["kind"].as_str()? {
-        "per_token" => per_token(price),
-        "tiered" => {
-            let tiers = price["tiers"].as_array()?.iter().map(|tier| {
-                let reach = match tier["up_to_tokens"].as_u64() {
-                    Some(tokens) => format!("to {}", thousands(u128::from(tokens))),
-                    None => "rest".to_string(),
-                };
-                Some(format!("{reach}: {}", per_token(tier)?))
-            });
-            Some(tiers.collect::<Option<Vec<_>>>()?.join("; "))
-        }
-        "subscription" => {
-            let fee = amount(price, "fee_nanousd")?;
-            let allowance = thousands(u128::from(price["allowance_tokens"].as_u64()?));
-            let overage = per_token(&price["overage"])?;
-            Some(format!("{fee} a month for {allowance} tokens; then {overage}"))
-        }
-        _ => None,
-    }
-}
-
 fn token_prices(text: &str) -> Result<TokenPrices, String> {
     let amounts = text.split(',').map(nanousd).collect::<Result<Vec<_>, _>>()?;
     match amounts[..] {
@@ -180,8 +145,9 @@ fn tiered(tiers: &[Tier]) -> Result<Value, String> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use super::{PriceFlags, describe};
+    use super::PriceFlags;
     use crate::cli::Failure;
+    use crate::cli::render::describe_price;
     use clap::Parser;
     use serde_json::{Value, json};
 
@@ -285,8 +251,8 @@ mod tests {
                 "20 a month for 5,000,000 tokens; then 1 in, 4 out",
             ),
         ] {
-            assert_eq!(describe(&price(line)).as_deref(), Some(expected));
+            assert_eq!(describe_price(&price(line)).as_deref(), Some(expected));
         }
-        assert_eq!(describe(&json!({"kind": "auction"})), None);
+        assert_eq!(describe_price(&json!({"kind": "auction"})), None);
     }
 }

@@ -98,8 +98,42 @@ fn cell(value: &Value) -> String {
         Value::Array(items) if items.iter().all(Value::is_string) => {
             items.iter().map(cell).collect::<Vec<_>>().join(", ")
         }
-        Value::Object(_) => super::price::describe(value).unwrap_or_else(|| value.to_string()),
+        Value::Object(_) => describe_price(value).unwrap_or_else(|| value.to_string()),
         Value::Array(_) => value.to_string(),
+    }
+}
+
+/// A price object in a few words; `None`: it is not one that we know.
+pub fn describe_price(price: &Value) -> Option<String> {
+    let amount = |value: &Value, field: &str| value[field].as_u64().map(usd_short);
+    let per_token = |value: &Value| {
+        let input = amount(value, "input_nanousd_per_mtok")?;
+        let output = amount(value, "output_nanousd_per_mtok")?;
+        let cached = amount(value, "cached_input_nanousd_per_mtok");
+        Some(match cached.filter(|cached| *cached != input) {
+            Some(cached) => format!("{input} in, {output} out, {cached} cached"),
+            None => format!("{input} in, {output} out"),
+        })
+    };
+    match price["kind"].as_str()? {
+        "per_token" => per_token(price),
+        "tiered" => {
+            let tiers = price["tiers"].as_array()?.iter().map(|tier| {
+                let reach = match tier["up_to_tokens"].as_u64() {
+                    Some(tokens) => format!("to {}", thousands(u128::from(tokens))),
+                    None => "rest".to_string(),
+                };
+                Some(format!("{reach}: {}", per_token(tier)?))
+            });
+            Some(tiers.collect::<Option<Vec<_>>>()?.join("; "))
+        }
+        "subscription" => {
+            let fee = amount(price, "fee_nanousd")?;
+            let allowance = thousands(u128::from(price["allowance_tokens"].as_u64()?));
+            let overage = per_token(&price["overage"])?;
+            Some(format!("{fee} a month for {allowance} tokens; then {overage}"))
+        }
+        _ => None,
     }
 }
 

@@ -1,13 +1,16 @@
 //! `tollgate serve`: one instance, until a signal ends it.
 
 use super::Failure;
+use super::log::LogArgs;
 use crate::config::Config;
-use crate::run;
+use crate::run::{self, Owner};
 use std::path::PathBuf;
 
 /// What to serve with.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  tollgate serve --config tollgate.toml")]
+#[command(after_help = "Example:\n  tollgate serve --config tollgate.toml\n\n\
+    SIGTERM: finish what is in flight, then end. SIGHUP: read the configuration again;\n\
+    `tollgate check --config FILE` tells which settings that can change.")]
 pub struct ServeArgs {
     /// The configuration; TOLLGATE_SECTION__KEY variables win over it
     #[arg(long, value_name = "FILE")]
@@ -15,9 +18,12 @@ pub struct ServeArgs {
 }
 
 /// Serves.
-pub fn run(args: &ServeArgs) -> Result<String, Failure> {
-    let config =
-        Config::load(Some(&args.config)).map_err(|errors| Failure::WrongUse(errors.to_string()))?;
-    run::serve(config, |_| Ok(())).map_err(|error| Failure::Failed(error.to_string()))?;
+pub fn run(args: &ServeArgs, log: &LogArgs) -> Result<String, Failure> {
+    let read = || Config::load(Some(&args.config));
+    let config = read().map_err(|errors| Failure::WrongUse(errors.to_string()))?;
+    let log = log.start(&config.log)?;
+    let on_reload = |config: &Config| log.reload(&config.log);
+    let owner = Owner { read: &read, on_ready: &|_| Ok(()), on_reload: &on_reload };
+    run::serve(config, &owner).map_err(|error| Failure::Failed(error.to_string()))?;
     Ok(String::new())
 }

@@ -1,6 +1,7 @@
 //! `tollgate upstream`: the simulated model server as a program of its own.
 
 use super::Failure;
+use super::input::address;
 use crate::model_server::{self, Behaviour, Fault};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -27,7 +28,7 @@ Example:
 #[command(after_help = AFTER_HELP)]
 pub struct UpstreamArgs {
     /// Address to listen on; port 0 picks a free one
-    #[arg(long, default_value = "127.0.0.1:9000")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000", value_parser = address)]
     pub listen: SocketAddr,
     /// Threads, each with a listener of its own on the same port
     #[arg(long, default_value = "1")]

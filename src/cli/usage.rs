@@ -16,11 +16,11 @@ pub struct UsageArgs {
     /// What to sum by
     #[arg(long, value_enum, value_delimiter = ',', default_value = "consumer,service")]
     by: Vec<By>,
-    /// The first day (UTC), YYYY-MM-DD
-    #[arg(long, value_name = "DAY")]
+    /// From this day on (UTC), such as 2026-11-01, or this instant, 2026-11-01T06:00:00Z
+    #[arg(long, value_name = "TIME")]
     from: Option<String>,
-    /// The last day (UTC), YYYY-MM-DD
-    #[arg(long, value_name = "DAY")]
+    /// Up to and with this day, or up to this instant
+    #[arg(long, value_name = "TIME")]
     to: Option<String>,
     /// Print CSV instead of a table; amounts in nano-USD and in USD
     #[arg(long, conflicts_with = "json")]

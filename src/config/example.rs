@@ -1,12 +1,13 @@
 //! `tollgate.example.toml`, written from the table of settings and the defaults.
 
 use super::Config;
-use super::key::{KEYS, Key, TABLES};
+use super::key::{KEYS, Key, Reload, TABLES};
 
 const HEAD: &str = "\
 # Every setting of Tollgate with its default: what is left out is as it stands here.
 # Each is also an environment variable, TOLLGATE_SECTION__KEY, which wins over the file:
 # TOLLGATE_SERVER__LISTEN=0.0.0.0:3000. Validate with `tollgate check --config FILE`.
+# SIGHUP reads both again and applies what changed, but for settings marked (restart).
 # Written by `tollgate check --example`.
 ";
 
@@ -24,7 +25,11 @@ pub fn example() -> String {
 }
 
 fn push_key(out: &mut String, key: &Key, config: &mut Config) {
-    for line in key.doc.lines() {
+    let mark = match key.reload {
+        Reload::Live => "",
+        Reload::Restart => " (restart)",
+    };
+    for line in format!("{}{mark}", key.doc).lines() {
         out.push_str(&format!("# {line}\n"));
     }
     match (key.field)(config).render() {

@@ -1,7 +1,7 @@
 //! How a value of each type is read from the file or the environment, and written into the
 //! example. A refusal is the text of what is allowed.
 
-use super::{AuthorityUrl, Durability, Shards, StoreUrl};
+use super::{AuthorityUrl, Durability, LogFormat, LogLevel, Shards, StoreUrl};
 use shard::catalog::WhenLost;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -176,6 +176,31 @@ impl Field for StoreUrl {
 
     fn render(&self) -> Option<String> {
         Some(quoted("embedded"))
+    }
+}
+
+impl Field for LogLevel {
+    fn assign(&mut self, given: &Given<'_>, _: Range) -> Result<(), String> {
+        *self = given.text().unwrap_or_default().parse()?;
+        Ok(())
+    }
+
+    fn render(&self) -> Option<String> {
+        Some(quoted(self.as_str()))
+    }
+}
+
+impl Field for LogFormat {
+    fn assign(&mut self, given: &Given<'_>, _: Range) -> Result<(), String> {
+        *self = given.text().unwrap_or_default().parse()?;
+        Ok(())
+    }
+
+    fn render(&self) -> Option<String> {
+        Some(quoted(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }))
     }
 }
 

@@ -4,6 +4,26 @@
 
 use super::Config;
 use super::field::{Field, Range};
+use Reload::{Live, Restart};
+use std::fmt;
+
+/// When a changed value counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// From SIGHUP on.
+    Live,
+    /// From the next start on.
+    Restart,
+}
+
+impl fmt::Display for Reload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Live => "SIGHUP",
+            Self::Restart => "restart",
+        })
+    }
+}
 
 /// One setting.
 pub struct Key {
@@ -15,13 +35,28 @@ pub struct Key {
     pub secret: bool,
     /// Bounds, where it is an integer.
     pub range: Range,
+    /// When a change of it counts.
+    pub reload: Reload,
     /// What it means; a line end starts a new comment line of the example.
     pub doc: &'static str,
     /// Its place.
     pub field: fn(&mut Config) -> &mut dyn Field,
+    /// Gives the first the second's value.
+    pub copy: fn(&mut Config, &Config),
 }
 
 impl Key {
+    /// `section.key`
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.table, self.name)
+    }
+
+    /// The value as TOML, unless nobody may see it; `None`: it is not set.
+    pub fn shown(&self, config: &mut Config) -> Option<String> {
+        let value = (self.field)(config).render()?;
+        Some(if self.secret { "(not shown)".to_string() } else { value })
+    }
+
     /// `TOLLGATE_SECTION__KEY`
     pub fn variable(&self) -> String {
         format!("TOLLGATE_{}__{}", self.table, self.name).to_ascii_uppercase()
@@ -36,6 +71,7 @@ pub const TABLES: &[(&str, &str)] = &[
     ("usage", "How each call's record gets into the store, and what it survives on the way."),
     ("upstream", "How patient the gateway is with model services."),
     ("keys", "What it costs to see an API key for the first time, and who may cause that cost."),
+    ("log", "What the program says about itself on stderr."),
     ("admin", "The control plane."),
 ];
 
@@ -47,15 +83,19 @@ const MS: Range = (1, 86_400_000);
 const ANY: Range = (0, u64::MAX);
 
 macro_rules! keys {
-    ($($table:ident { $($name:ident: $range:expr, $($place:ident).+, $doc:literal;)* })*) => {
+    ($($table:ident {
+        $($name:ident: $reload:expr, $range:expr, $($place:ident).+, $doc:literal;)*
+    })*) => {
         /// Every setting, in the example's order.
         pub const KEYS: &[Key] = &[$($(Key {
             table: stringify!($table),
             name: stringify!($name),
             secret: false,
             range: $range,
+            reload: $reload,
             doc: $doc,
             field: |config| &mut config.$($place).+,
+            copy: |to, from| to.$($place).+.clone_from(&from.$($place).+),
         },)*)* TOKEN];
     };
 }
@@ -66,98 +106,107 @@ const TOKEN: Key = Key {
     name: "token",
     secret: true,
     range: ANY,
+    reload: Live,
     doc: "The bearer token of the admin API. Left out: the first start makes one and keeps it in\n\
           data_dir/admin.token, readable by its owner only.",
     field: |config| &mut config.admin_token,
+    copy: |to, from| to.admin_token.clone_from(&from.admin_token),
 };
 
 keys! {
     server {
-        listen: ANY, server.listen,
+        listen: Restart, ANY, server.listen,
             "Where callers connect. \"0.0.0.0:3000\" takes calls from other machines.";
-        admin_listen: ANY, server.admin_listen,
+        admin_listen: Restart, ANY, server.admin_listen,
             "Where the admin API and /metrics are. Keep it off public networks.";
-        shards: SHARDS, server.shards,
+        shards: Restart, SHARDS, server.shards,
             "Executors. \"auto\": one per core, less the writer's where there are four or more.";
-        data_dir: ANY, server.data_dir,
+        data_dir: Restart, ANY, server.data_dir,
             "Where the embedded store, the journals and the admin token are kept.";
-        max_connections: (1, 1_000_000), server.max_connections,
+        max_connections: Live, (1, 1_000_000), server.max_connections,
             "Connections that one shard keeps open; further ones are closed at once.";
-        max_head_bytes: (1024, 1 << 20), server.max_head_bytes,
+        max_head_bytes: Live, (1024, 1 << 20), server.max_head_bytes,
             "Request line and headers together; past it 431.";
-        max_uri_bytes: (64, 1 << 20), server.max_uri_bytes,
+        max_uri_bytes: Live, (64, 1 << 20), server.max_uri_bytes,
             "Request target; past it 414.";
-        max_headers: (8, 1000), server.max_headers,
+        max_headers: Live, (8, 1000), server.max_headers,
             "Header lines of a request; past it 431.";
-        max_body_bytes: (1024, 1 << 30), server.max_body_bytes,
+        max_body_bytes: Live, (1024, 1 << 30), server.max_body_bytes,
             "Request body; past it 413.";
-        head_timeout_ms: MS, server.head_timeout_ms,
+        head_timeout_ms: Live, MS, server.head_timeout_ms,
             "From a request's first byte to the last of its headers; past it 408.";
-        body_timeout_ms: MS, server.body_timeout_ms,
+        body_timeout_ms: Live, MS, server.body_timeout_ms,
             "Between two reads of a request's body; past it 408.";
-        idle_timeout_ms: MS, server.idle_timeout_ms,
+        idle_timeout_ms: Live, MS, server.idle_timeout_ms,
             "A connection without a request is closed after this.";
-        write_timeout_ms: MS, server.write_timeout_ms,
+        write_timeout_ms: Live, MS, server.write_timeout_ms,
             "A client that takes no byte of its answer for this long has left.";
-        drain_timeout_ms: MS, server.drain_timeout_ms,
+        drain_timeout_ms: Live, MS, server.drain_timeout_ms,
             "From SIGTERM to the end, at most: calls in flight have this long to finish.";
     }
     authority {
-        url: ANY, authority_url,
+        url: Restart, ANY, authority_url,
             "\"embedded\": this process counts by itself.";
-        when_lost: ANY, when_lost,
+        when_lost: Restart, ANY, when_lost,
             "While the authority is out of reach: \"closed\" spends what was granted and then\n\
              refuses, \"degraded\" goes on at half of the safe rate, \"open\" admits every call.\n\
              A plan may say otherwise for its keys.";
     }
     store {
-        url: ANY, store_url,
+        url: Restart, ANY, store_url,
             "\"embedded\": SQLite, in data_dir/tollgate.db.";
     }
     usage {
-        durability: ANY, usage.durability,
+        durability: Restart, ANY, usage.durability,
             "What a call's record has survived by the time its response ends: \"process\": \
              kill -9;\n\"disk\": power loss too.";
-        segment_bytes: (1 << 16, 1 << 30), usage.segment_bytes,
+        segment_bytes: Restart, (1 << 16, 1 << 30), usage.segment_bytes,
             "Size of one file of a journal.";
-        journal_max_bytes: (1 << 17, 1 << 44), usage.journal_max_bytes,
+        journal_max_bytes: Restart, (1 << 17, 1 << 44), usage.journal_max_bytes,
             "What one shard's journal may take while the store is away; past it 503 journal_full.";
-        batch_rows: (1, 65_536), usage.batch_rows,
+        batch_rows: Live, (1, 65_536), usage.batch_rows,
             "Records of one transaction, at most.";
-        batch_age_ms: (1, 60_000), usage.batch_age_ms,
+        batch_age_ms: Live, (1, 60_000), usage.batch_age_ms,
             "A batch is written when its oldest record is this old, full or not.";
-        default_reserve_tokens: (1, 1 << 24), usage.default_reserve_tokens,
+        default_reserve_tokens: Live, (1, 1 << 24), usage.default_reserve_tokens,
             "Tokens held back from the quota for the answer to a call without max_tokens, until\n\
              the true number is known.";
     }
     upstream {
-        connect_timeout_ms: MS, upstream.connect_timeout_ms,
+        connect_timeout_ms: Live, MS, upstream.connect_timeout_ms,
             "To open a connection.";
-        first_byte_timeout_ms: MS, upstream.first_byte_timeout_ms,
+        first_byte_timeout_ms: Live, MS, upstream.first_byte_timeout_ms,
             "From the request's last byte to the answer's first; past it 504.";
-        idle_timeout_ms: MS, upstream.idle_timeout_ms,
+        idle_timeout_ms: Live, MS, upstream.idle_timeout_ms,
             "Between two reads of the answer.";
-        total_timeout_ms: MS, upstream.total_timeout_ms,
+        total_timeout_ms: Live, MS, upstream.total_timeout_ms,
             "The whole call.";
-        pool_idle_max: (0, 65_536), upstream.pool_idle_max,
+        pool_idle_max: Live, (0, 65_536), upstream.pool_idle_max,
             "Idle connections kept per shard and service.";
-        pool_idle_timeout_ms: MS, upstream.pool_idle_timeout_ms,
+        pool_idle_timeout_ms: Live, MS, upstream.pool_idle_timeout_ms,
             "An idle connection is closed after this. Below the service's own limit.";
-        max_head_bytes: (1024, 1 << 20), upstream.max_head_bytes,
+        max_head_bytes: Live, (1024, 1 << 20), upstream.max_head_bytes,
             "Status line and headers of an answer; past it 502.";
     }
     keys {
-        argon2_memory_kib: (8, 1 << 22), keys.argon2_memory_kib,
+        argon2_memory_kib: Live, (8, 1 << 22), keys.argon2_memory_kib,
             "Memory of one Argon2id hash.";
-        argon2_passes: (1, 64), keys.argon2_passes,
+        argon2_passes: Live, (1, 64), keys.argon2_passes,
             "Its passes.";
-        verifier_threads: (1, 64), keys.verifier_threads,
+        verifier_threads: Restart, (1, 64), keys.verifier_threads,
             "Threads that hash, apart from the shards.";
-        verifier_queue_max: (1, 65_536), keys.verifier_queue_max,
+        verifier_queue_max: Restart, (1, 65_536), keys.verifier_queue_max,
             "Keys that wait for them; past it 503 overloaded.";
-        failures_per_minute_per_address: (1, 1_000_000), keys.failures_per_minute_per_address,
+        failures_per_minute_per_address: Live, (1, 1_000_000), keys.failures_per_minute_per_address,
             "Wrong secrets per minute that one client address may have hashed.";
-        failures_per_minute_per_key: (1, 1_000_000), keys.failures_per_minute_per_key,
+        failures_per_minute_per_key: Live, (1, 1_000_000), keys.failures_per_minute_per_key,
             "The same for one key id.";
+    }
+    log {
+        level: Live, ANY, log.level,
+            "error, warn, info, debug, trace or off, for all or by part:\n\
+             \"warn,tollgate::writer=debug\". --log-level and TOLLGATE_LOG win over it.";
+        format: Restart, ANY, log.format,
+            "How lines are written to stderr: \"text\" or \"json\". --log-format wins over it.";
     }
 }

@@ -5,6 +5,7 @@ use super::field::{Given, quoted};
 use super::key::{KEYS, Key, TABLES};
 use super::problem::{ConfigErrors, Problem};
 use super::{Config, Server, UsageConfig};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::Path;
@@ -32,12 +33,22 @@ pub fn read_file(path: &Path) -> Result<String, ConfigErrors> {
     Ok(text)
 }
 
+/// What was read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The defaults, under the file, under the variables.
+    pub config: Config,
+    /// Where each setting was given, by its place in [`KEYS`].
+    pub origins: BTreeMap<usize, String>,
+}
+
 /// The defaults, under the file, under the variables.
 pub fn merge(
     file: Option<(&Path, &str)>,
     variables: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<Config, ConfigErrors> {
-    let mut reading = Reading { config: Config::default(), problems: Vec::new() };
+) -> Result<Read, ConfigErrors> {
+    let read = Read { config: Config::default(), origins: BTreeMap::new() };
+    let mut reading = Reading { read, problems: Vec::new() };
     if let Some((path, text)) = file {
         FileReading { path: path.display().to_string(), text, reading: &mut reading }.read();
     }
@@ -50,14 +61,14 @@ pub fn merge(
         reading.check_together(file.map(|(path, _)| path));
     }
     if reading.problems.is_empty() {
-        return Ok(reading.config);
+        return Ok(reading.read);
     }
     reading.problems.truncate(PROBLEMS_MAX);
     Err(ConfigErrors(reading.problems))
 }
 
 struct Reading {
-    config: Config,
+    read: Read,
     problems: Vec<Problem>,
 }
 
@@ -67,30 +78,43 @@ impl Reading {
         if !name.starts_with("TOLLGATE_") || !name.contains("__") {
             return;
         }
-        let message = match KEYS.iter().find(|key| key.variable() == name) {
+        let message = match KEYS.iter().position(|key| key.variable() == name) {
             None => unknown_variable(name),
-            Some(key) => match value.to_str() {
-                None => format!("{}.{}: found bytes that are not UTF-8", key.table, key.name),
-                Some(text) => match self.assign(key, &Given::Variable(text), quoted(text)) {
-                    Ok(()) => return,
-                    Err(message) => message,
-                },
+            Some(at) => match value.to_str() {
+                None => format!("{}: found bytes that are not UTF-8", KEYS[at].path()),
+                Some(text) => {
+                    let origin = name.to_string();
+                    match self.assign(at, &Given::Variable(text), quoted(text), origin) {
+                        Ok(()) => return,
+                        Err(message) => message,
+                    }
+                }
             },
         };
         self.problems.push(Problem { source: name.to_string(), at: None, message });
     }
 
-    fn assign(&mut self, key: &Key, given: &Given<'_>, found: String) -> Result<(), String> {
-        let field = (key.field)(&mut self.config);
+    /// Takes a value for `KEYS[at]` that was given at `origin`.
+    fn assign(
+        &mut self,
+        at: usize,
+        given: &Given<'_>,
+        found: String,
+        origin: String,
+    ) -> Result<(), String> {
+        let key = &KEYS[at];
+        let field = (key.field)(&mut self.read.config);
         field.assign(given, key.range).map_err(|allowed| {
             let found = if key.secret { "a value (not shown)" } else { &without_password(&found) };
-            format!("{}.{}: found {found}, allowed: {allowed}", key.table, key.name)
-        })
+            format!("{}: found {found}, allowed: {allowed}", key.path())
+        })?;
+        self.read.origins.insert(at, origin);
+        Ok(())
     }
 
     /// What no key can say alone. Runs on a configuration whose every key is good by itself.
     fn check_together(&mut self, path: Option<&Path>) {
-        let Config { server, usage, .. } = &self.config;
+        let Config { server, usage, .. } = &self.read.config;
         let Server { listen, admin_listen, max_uri_bytes, max_head_bytes, .. } = server;
         let UsageConfig { segment_bytes, journal_max_bytes, .. } = usage;
         let same_ip = listen.ip() == admin_listen.ip()
@@ -162,13 +186,14 @@ impl FileReading<'_> {
             return self.report(at, format!("{table}: found {found}, allowed: a table, [{table}]"));
         };
         for (name, value) in entries.iter() {
-            let key = KEYS.iter().find(|key| key.table == table && key.name == name.get_ref());
-            let Some(key) = key else {
+            let is_it = |key: &Key| key.table == table && key.name == name.get_ref();
+            let Some(key) = KEYS.iter().position(is_it) else {
                 self.report(name.span().start, unknown_key(table, name.get_ref()));
                 continue;
             };
             let (given, found) = found(self.text, value);
-            if let Err(message) = self.reading.assign(key, &given, found) {
+            let origin = format!("{}:{}", self.path, place(self.text, value.span().start).0);
+            if let Err(message) = self.reading.assign(key, &given, found, origin) {
                 self.report(value.span().start, message);
             }
         }

@@ -3,13 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::key::KEYS;
-use super::{Config, Durability, Shards, example, read};
+use super::{Config, Durability, Shards, example, read, settings_of};
 use std::path::Path;
 
 /// Reads `text` as the file `t.toml`, with `variables` for the environment.
 fn load(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
     let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
-    read::merge(Some((Path::new("t.toml"), text)), variables).map_err(|error| error.to_string())
+    let read = read::merge(Some((Path::new("t.toml"), text)), variables);
+    read.map(|read| read.config).map_err(|error| error.to_string())
 }
 
 fn refusal(text: &str) -> String {
@@ -76,6 +77,8 @@ fn every_key_is_read_from_both_places_into_a_field_of_its_own() {
                 "auto" => "2".to_string(),
                 "process" => "disk".to_string(),
                 "degraded" => "open".to_string(),
+                "info" => "warn,tollgate::writer=debug".to_string(),
+                "text" => "json".to_string(),
                 _ => continue, // "embedded" is the only choice there is.
             },
             None => "a-token".to_string(),
@@ -101,6 +104,40 @@ fn the_environment_wins_over_the_file() {
     let config = load(text, &variables).unwrap();
     assert_eq!(config.server.listen.port(), 2);
     assert_eq!(config.server.shards, Shards::Exactly(1));
+}
+
+/// Each live setting counts at once, each other one waits, and neither changes a third.
+#[test]
+fn what_is_read_again_changes_what_can_change() {
+    let old = load("[server]\nmax_headers = 50\n[admin]\ntoken = \"one\"", &[]).unwrap();
+    assert!(old.change_to(&old).applied.is_empty() && old.change_to(&old).waiting.is_empty());
+    let text = "[server]\nmax_body_bytes = 2048\nshards = 3\n[usage]\nbatch_rows = 7\n\
+                durability = \"disk\"\n[log]\nlevel = \"debug\"\n";
+    let change = old.change_to(&load(text, &[]).unwrap());
+    let live = "[server]\nmax_body_bytes = 2048\n[usage]\nbatch_rows = 7\n\
+                [log]\nlevel = \"debug\"\n";
+    assert_eq!(Ok(change.config), load(live, &[]));
+    let applied = ["server.max_headers", "server.max_body_bytes", "usage.batch_rows", "log.level"];
+    assert_eq!(change.applied, [&applied[..], &["admin.token"]].concat());
+    assert_eq!(change.waiting, ["server.shards", "usage.durability"]);
+}
+
+#[test]
+fn a_setting_knows_where_it_was_given() {
+    let text = "[server]\nshards = 2\n\nmax_headers = 9\n[admin]\ntoken = \"hunter2\"";
+    let variables = [("TOLLGATE_SERVER__SHARDS", "3")];
+    let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+    let read = read::merge(Some((Path::new("t.toml"), text)), variables).unwrap();
+    let lines: Vec<String> = settings_of(read)
+        .iter()
+        .map(|it| format!("{} {} {} {}", it.path, it.value, it.origin, it.reload))
+        .collect();
+    let expected = [
+        "server.shards 3 TOLLGATE_SERVER__SHARDS restart",
+        "server.max_headers 9 t.toml:4 SIGHUP",
+        "admin.token (not shown) t.toml:6 SIGHUP",
+    ];
+    assert_eq!(lines, expected);
 }
 
 #[test]
@@ -137,7 +174,7 @@ fn an_unknown_table_is_named_with_its_place_and_its_likely_name() {
     assert_eq!(
         refusal("\n[sever]\nlisten = 1"),
         "t.toml:2:2: sever: no such table (did you mean [server]?); allowed: server, authority, \
-         store, usage, upstream, keys, admin"
+         store, usage, upstream, keys, log, admin"
     );
     assert!(
         refusal("listen = 1")
@@ -174,6 +211,9 @@ fn a_bad_value_is_shown_with_what_is_allowed() {
             "found \"panic\", allowed: \"closed\", \"degraded\" or \"open\"",
         ),
         ("[usage]\ndurability = \"none\"", "found \"none\", allowed: \"process\" or \"disk\""),
+        ("[log]\nlevel = \"inof\"", "found \"inof\", allowed: error, warn, info"),
+        ("[log]\nlevel = 3", "found 3, allowed: error, warn, info"),
+        ("[log]\nformat = \"xml\"", "found \"xml\", allowed: \"text\" or \"json\""),
         ("[store]\nurl = \"sqlite\"", "found \"sqlite\", allowed: \"embedded\""),
     ] {
         let error = refusal(text);

@@ -11,8 +11,8 @@ pub(crate) const FILE_NAME: &str = "admin.token";
 /// A shorter token could be guessed; a file that holds less was cut short.
 const CHARS_MIN: usize = 16;
 
-/// The token that the admin API asks for.
-pub(crate) fn load(config: &Config) -> io::Result<String> {
+/// The token that the admin API asks for: the configured one, or the one in `data_dir`.
+pub fn load(config: &Config) -> io::Result<String> {
     if let Some(token) = &config.admin_token {
         return Ok(token.clone());
     }

@@ -18,15 +18,20 @@ use tokio::sync::Semaphore;
 /// Argon2 hashes of new keys under way at once.
 const HASHES_MAX: usize = 2;
 
+/// What can change while the instance runs.
+pub(crate) struct Settings {
+    pub(crate) config: Arc<Config>,
+    pub(crate) admin_token: String,
+}
+
 /// See the module.
 pub(crate) struct Desk {
-    pub(crate) config: Arc<Config>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) admin_token: String,
     pub(crate) store: Store,
     pub(crate) post: Post,
     pub(crate) hashes: Semaphore,
     book: Mutex<Book>,
+    settings: Mutex<Arc<Settings>>,
     /// Held from the store to the shards, so that changes of one thing arrive in their order.
     people: tokio::sync::Mutex<()>,
     terms: tokio::sync::Mutex<()>,
@@ -34,21 +39,19 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(crate) fn new(
-        config: Arc<Config>,
+        settings: Settings,
         metrics: Arc<Metrics>,
-        admin_token: String,
         store: Store,
         book: Book,
         post: Post,
     ) -> Self {
         Self {
-            config,
             metrics,
-            admin_token,
             store,
             post,
             hashes: Semaphore::new(HASHES_MAX),
             book: Mutex::new(book),
+            settings: Mutex::new(Arc::new(settings)),
             people: tokio::sync::Mutex::new(()),
             terms: tokio::sync::Mutex::new(()),
         }
@@ -57,6 +60,16 @@ impl Desk {
     /// The book, for one step.
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The settings as they are now.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on, these settings.
+    pub(crate) fn set_settings(&self, settings: Settings) {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
 
     /// Brings book and shards in step with the plans and services of the store.

@@ -24,6 +24,11 @@ impl<N: Copy + Eq + Hash> Failures<N> {
         Self { per_minute, whole_at: HashMap::new() }
     }
 
+    /// From now on, so many a minute.
+    pub(crate) fn set_budget(&mut self, per_minute: u32) {
+        self.per_minute = per_minute;
+    }
+
     /// May `name` fail once more?
     pub(crate) fn may_fail(&self, name: N, now: Nanos) -> bool {
         let spent = self.whole_at.get(&name).map_or(Nanos(0), |whole_at| whole_at.since(now));

@@ -23,12 +23,14 @@ mod tokenizer;
 mod upstream_url;
 mod verifier;
 
+pub use admin_token::load as admin_token;
+
 use crate::config::Config;
 use crate::mail::ControlMail;
 use crate::metrics::Metrics;
 use crate::sqlite::StoreError;
 use book::{Book, Consumer};
-use desk::Desk;
+use desk::{Desk, Settings};
 use post::Post;
 use rusqlite::Connection;
 use shard::catalog::Catalog;
@@ -46,6 +48,9 @@ use tokio::runtime::Runtime;
 
 /// Threads for SQLite, new keys' hashes and name lookups; they end when idle.
 const BLOCKING_THREADS_MAX: usize = 8;
+/// They end after this. The allocator gives freed memory (a hash takes 19 MiB) back to the host
+/// when it is a second old and a thread ends; see tuning.md, "memory of hashes".
+const BLOCKING_THREAD_IDLE: Duration = Duration::from_millis(1_500);
 /// What an admin call may still take when the thread has been told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -111,6 +116,7 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_keep_alive(BLOCKING_THREAD_IDLE)
         .thread_name("control-blocking")
         .build()?;
     let catalog = runtime.block_on(catalog::load(&store, &Catalog::default(), true))?;
@@ -144,7 +150,6 @@ pub struct ControlArgs {
 /// The running thread.
 pub struct ControlHandle {
     commands: flume::Sender<run::Command>,
-    drained: flume::Receiver<()>,
     thread: JoinHandle<()>,
 }
 
@@ -155,9 +160,10 @@ impl ControlHandle {
         let _ = self.commands.send(run::Command::Drain);
     }
 
-    /// Waits until every shard has drained; false if one has not in time.
-    pub fn wait_drained(&self, timeout: Duration) -> bool {
-        self.drained.recv_timeout(timeout).is_ok()
+    /// From now on, `config` and `admin_token` hold; the token is [`admin_token`]'s.
+    pub fn reload(&self, config: Arc<Config>, admin_token: String) {
+        let settings = Settings { config, admin_token };
+        let _ = self.commands.send(run::Command::Reload(settings));
     }
 
     /// Ends the thread and waits for its end.
@@ -176,15 +182,15 @@ pub fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
     admin_listener.set_nonblocking(true)?;
     let post = Post::new(mail.to_shards);
     let (commands, commanded) = flume::bounded(16);
-    let (tell_drained, drained) = flume::bounded(1);
     let inbox = run::Inbox { from_shards: mail.from_shards, commanded };
     let workers = run::Workers::start(&config, &post)?;
-    let desk = Arc::new(Desk::new(config, metrics, admin_token, store, book, post));
+    let settings = Settings { config, admin_token };
+    let desk = Arc::new(Desk::new(settings, metrics, store, book, post));
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
-        runtime.block_on(run::run(desk, inbox, workers, admin_listener, instance, tell_drained));
+        runtime.block_on(run::run(desk, inbox, workers, admin_listener, instance));
         runtime.shutdown_timeout(STOP_TIMEOUT);
     })?;
-    Ok(ControlHandle { commands, drained, thread })
+    Ok(ControlHandle { commands, thread })
 }
 
 /// Prices a record; see [`pricer`].

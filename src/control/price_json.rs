@@ -1,6 +1,7 @@
 //! Prices as the API's JSON. Read with every problem named by its field; written as they were.
 
-use super::admin::body::{Fields, Problem};
+use super::admin::body::Fields;
+use super::admin::error::Problem;
 use serde_json::{Value, json};
 use shard::catalog::{PriceModel, Tier, TokenPrices};
 

@@ -2,7 +2,7 @@
 //! leases. Nothing in here waits but for the next of them.
 
 use super::admin;
-use super::desk::Desk;
+use super::desk::{Desk, Settings};
 use super::leases::{Leases, Month};
 use super::months::{Asked, Months, Place};
 use super::post::Post;
@@ -14,9 +14,8 @@ use crate::config::Config;
 use shard::catalog::{Catalog, PriceModel};
 use shard::message::{Account, ToControl, ToShard};
 use shard::units::{ConsumerId, NanoUsd, Nanos, Period};
-use std::collections::HashSet;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;
@@ -33,6 +32,7 @@ const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// What the owner of the thread asks for.
 pub(super) enum Command {
     Drain,
+    Reload(Settings),
     Stop,
 }
 
@@ -70,8 +70,6 @@ struct Loop {
     leases: Leases,
     months: Months,
     reads: flume::Sender<Read>,
-    drained: HashSet<u16>,
-    tell_drained: flume::Sender<()>,
 }
 
 /// Runs until told to stop.
@@ -81,7 +79,6 @@ pub(super) async fn run(
     workers: Workers,
     admin_listener: TcpListener,
     instance: u128,
-    tell_drained: flume::Sender<()>,
 ) {
     tokio::spawn(serve_admin(Arc::clone(&desk), admin_listener));
     let mut refresh = tokio::time::interval(REFRESH_EVERY);
@@ -90,9 +87,7 @@ pub(super) async fn run(
     let (reads, read) = flume::bounded(READS_MAX);
     let leases = Leases::new(instance, desk.post.shards() as u16);
     let Workers { verifier, checks, tokenizer } = workers;
-    let (months, drained) = (Months::default(), HashSet::new());
-    let mut state =
-        Loop { desk, verifier, tokenizer, leases, months, reads, drained, tell_drained };
+    let mut state = Loop { desk, verifier, tokenizer, leases, months: Months::default(), reads };
     loop {
         let due = until(state.leases.timeout());
         tokio::select! {
@@ -104,6 +99,7 @@ pub(super) async fn run(
             Ok(read) = read.recv_async() => state.on_read(read),
             command = inbox.commanded.recv_async() => match command {
                 Ok(Command::Drain) => state.desk.post.tell_all(&ToShard::Drain).await,
+                Ok(Command::Reload(settings)) => state.reload(settings),
                 Ok(Command::Stop) | Err(flume::RecvError::Disconnected) => return,
             },
             _ = refresh.tick() => { tokio::spawn(refresh_catalog(Arc::clone(&state.desk))); }
@@ -116,13 +112,9 @@ pub(super) async fn run(
 }
 
 async fn serve_admin(desk: Arc<Desk>, listener: TcpListener) {
-    let service = admin::router(desk).into_make_service_with_connect_info::<SocketAddr>();
-    let served = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => axum::serve(listener, service).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = served {
-        tracing::error!(%error, "the admin API is not served any more");
+    match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => admin::serve(desk, listener).await,
+        Err(error) => tracing::error!(%error, "the admin API is not served"),
     }
 }
 
@@ -139,6 +131,11 @@ fn until(due: Option<Nanos>) -> Duration {
 }
 
 impl Loop {
+    fn reload(&mut self, settings: Settings) {
+        self.verifier.set_budgets(&settings.config.keys);
+        self.desk.set_settings(settings);
+    }
+
     fn on_messages(&mut self, first: ToControl, more: &flume::Receiver<ToControl>) {
         let catalog = self.desk.book().catalog();
         self.on_message(first, &catalog);
@@ -163,13 +160,6 @@ impl Loop {
             ToControl::Account { shard, ticket, consumer, period } => {
                 let desk = Arc::clone(&self.desk);
                 tokio::spawn(answer_account(desk, shard, ticket, consumer, period));
-            }
-            ToControl::Drained { shard } => {
-                self.drained.insert(shard);
-                if self.drained.len() == self.desk.post.shards() {
-                    // Told once; nobody may be waiting any more.
-                    let _ = self.tell_drained.try_send(());
-                }
             }
         }
     }

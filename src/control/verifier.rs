@@ -99,6 +99,12 @@ impl Verifier {
         }
     }
 
+    /// From now on, these budgets of failures. Threads and queue are those of the start.
+    pub(crate) fn set_budgets(&mut self, config: &Keys) {
+        self.by_network.set_budget(config.failures_per_minute_per_address);
+        self.by_key.set_budget(config.failures_per_minute_per_key);
+    }
+
     /// Answers at once, or later by [`Verifier::checked`].
     pub(crate) fn ask(
         &mut self,

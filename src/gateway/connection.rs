@@ -123,7 +123,7 @@ impl Client {
 
     /// Sends what `output` holds, and empties it.
     pub async fn send(&mut self, core: &Core) -> std::io::Result<()> {
-        let patience = Nanos::from_ms(core.config.server.write_timeout_ms);
+        let patience = Nanos::from_ms(core.config().server.write_timeout_ms);
         self.socket.watch().arm(clock::now().after(patience), Ends::Both);
         let result = self.socket.write_all(&mut self.output).await;
         self.socket.watch().disarm();
@@ -132,7 +132,8 @@ impl Client {
     }
 
     async fn read_head(&mut self, core: &Core) -> HeadRead {
-        let server = &core.config.server;
+        let config = core.config();
+        let server = &config.server;
         let limits = HeadLimits {
             head_bytes: server.max_head_bytes,
             uri_bytes: server.max_uri_bytes,
@@ -180,7 +181,7 @@ impl Client {
     /// Is [`Client::body`] whole already?
     pub fn body_is_here(&mut self, core: &Core) -> bool {
         if let BodyFraming::Length(length) = self.head.framing
-            && length <= core.config.server.max_body_bytes as u64
+            && length <= core.config().server.max_body_bytes as u64
             && length <= (self.input.len() - self.head.head_len) as u64
         {
             self.request_bytes = self.head.head_len + length as usize;
@@ -192,7 +193,7 @@ impl Client {
     /// Reads the rest of the request. Refuses what is too large or too slow; `Err(None)`: the
     /// client is gone.
     pub async fn read_body(&mut self, core: &Core) -> Result<(), Option<ApiError>> {
-        let most = core.config.server.max_body_bytes as u64;
+        let most = core.config().server.max_body_bytes as u64;
         if matches!(self.head.framing, BodyFraming::Length(length) if length > most) {
             return Err(Some(ApiError::RequestTooLarge));
         }
@@ -204,7 +205,7 @@ impl Client {
     }
 
     async fn take_body(&mut self, core: &Core, most: u64) -> Result<(), Option<ApiError>> {
-        let patience = Nanos::from_ms(core.config.server.body_timeout_ms);
+        let patience = Nanos::from_ms(core.config().server.body_timeout_ms);
         if let BodyFraming::Length(length) = self.head.framing {
             let whole = self.head.head_len + length as usize;
             while self.input.len() < whole {

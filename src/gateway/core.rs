@@ -58,12 +58,18 @@ impl Deref for CatalogHandle {
     }
 }
 
+/// How long a call may take, all in all: whoever has not settled it by then never will.
+pub fn permit_deadline(config: &Config) -> Nanos {
+    /// Reading the request, and answering: the rest of a call is bounded by its upstream's
+    /// total timeout.
+    const AROUND_UPSTREAM: Nanos = Nanos::from_s(300);
+    Nanos::from_ms(config.upstream.total_timeout_ms).after(AROUND_UPSTREAM)
+}
+
 /// One shard.
 pub struct Core {
     /// Its number.
     pub index: u16,
-    /// The configuration.
-    pub config: Arc<Config>,
     /// The process.
     pub state: Arc<ProcessState>,
     /// Key of the digests that API keys are cached under; the same on every shard.
@@ -93,6 +99,8 @@ pub struct Core {
     pub synced_next_seq: Cell<u64>,
     /// The journal can no longer be synced.
     pub sync_failed: Cell<bool>,
+    /// An `Rc` of the shard's own, for the same reason as the catalog's.
+    config: RefCell<Rc<Config>>,
     metrics: Arc<Metrics>,
     replies: RefCell<HashMap<u64, Option<Reply>>>,
     next_ticket: Cell<u64>,
@@ -102,7 +110,7 @@ pub struct Core {
 pub struct Parts {
     /// See [`Core`].
     pub index: u16,
-    /// See [`Core`].
+    /// What the shard starts with.
     pub config: Arc<Config>,
     /// See [`Core`].
     pub state: Arc<ProcessState>,
@@ -125,7 +133,6 @@ impl Core {
     pub fn new(parts: Parts) -> Self {
         Self {
             index: parts.index,
-            config: parts.config,
             state: parts.state,
             digest_key: parts.digest_key,
             catalog: RefCell::new(Rc::new(CatalogHandle(Arc::clone(parts.shard.catalog())))),
@@ -140,6 +147,7 @@ impl Core {
             connections: Cell::new(0),
             synced_next_seq: Cell::new(0),
             sync_failed: Cell::new(false),
+            config: RefCell::new(Rc::new(Config::clone(&parts.config))),
             metrics: parts.metrics,
             replies: RefCell::default(),
             next_ticket: Cell::new(0),
@@ -149,6 +157,17 @@ impl Core {
     /// This shard's counters.
     pub fn metrics(&self) -> &ShardMetrics {
         self.metrics.shard(usize::from(self.index))
+    }
+
+    /// The configuration as it is now. Whoever waits in between sees what holds then.
+    pub fn config(&self) -> Rc<Config> {
+        Rc::clone(&self.config.borrow())
+    }
+
+    /// From now on, this is the configuration.
+    pub fn set_config(&self, config: &Config) {
+        self.shard.borrow_mut().set_permit_deadline(permit_deadline(config));
+        *self.config.borrow_mut() = Rc::new(config.clone());
     }
 
     /// Is the process on its way out?
@@ -212,7 +231,7 @@ impl Core {
     /// Returns once the record `seq` survives what the configuration says it must; false if
     /// that cannot be had any more.
     pub async fn durable(&self, seq: u64) -> bool {
-        if self.config.usage.durability == Durability::Process {
+        if self.config().usage.durability == Durability::Process {
             return true;
         }
         while self.synced_next_seq.get() <= seq && !self.sync_failed.get() {
@@ -297,7 +316,7 @@ impl Core {
             if now >= next_sweep {
                 next_sweep = now.after(Nanos(watch::SWEEP_EVERY.as_nanos() as u64));
                 self.watches.sweep(now);
-                self.pools.drop_idle_since(now, &self.config.upstream);
+                self.pools.drop_idle_since(now, &self.config().upstream);
                 self.gauge();
             }
         }

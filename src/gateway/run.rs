@@ -5,12 +5,13 @@ use super::connection;
 use super::core::{Core, Parts};
 use super::net::{self, Listener, Stream};
 use crate::clock;
+use crate::config::Config;
 use rustix::thread::{CpuSet, sched_setaffinity};
-use shard::message::ToControl;
 use shard::units::Nanos;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub struct ShardArgs {
     pub parts: Parts,
     /// Shares its port with the other shards'.
     pub listener: TcpListener,
+    /// Brings each new configuration.
+    pub configs: flume::Receiver<Arc<Config>>,
     /// The core to run on; `None`: wherever the scheduler likes.
     pub cpu: Option<usize>,
 }
@@ -41,11 +44,15 @@ pub fn spawn(args: ShardArgs) -> io::Result<JoinHandle<io::Result<()>>> {
                 tracing::warn!(%error, cpu, "shard is not pinned");
             }
         }
-        net::run(async move { serve(args.parts, args.listener).await })?
+        net::run(async move { serve(args.parts, args.listener, args.configs).await })?
     })
 }
 
-async fn serve(parts: Parts, listener: TcpListener) -> io::Result<()> {
+async fn serve(
+    parts: Parts,
+    listener: TcpListener,
+    configs: flume::Receiver<Arc<Config>>,
+) -> io::Result<()> {
     let listener = Listener::from_std(listener)?;
     let handle = listener.handle();
     let core = Rc::new(Core::new(parts));
@@ -53,6 +60,12 @@ async fn serve(parts: Parts, listener: TcpListener) -> io::Result<()> {
     net::spawn(async move { accept(accepting, listener).await });
     let timed = Rc::clone(&core);
     net::spawn(async move { timed.keep_time().await });
+    let configured = Rc::clone(&core);
+    net::spawn(async move {
+        while let Ok(config) = configs.recv_async().await {
+            configured.set_config(&config);
+        }
+    });
     core.listen_to_control().await;
     drain(&core, handle).await;
     Ok(())
@@ -71,7 +84,7 @@ async fn accept(core: Rc<Core>, listener: Listener) {
 }
 
 fn take(core: &Rc<Core>, stream: Stream, peer: SocketAddr) {
-    if core.connections.get() >= core.config.server.max_connections {
+    if core.connections.get() >= core.config().server.max_connections {
         return;
     }
     let socket = core.watches.socket(stream);
@@ -85,7 +98,7 @@ async fn drain(core: &Core, listener: net::Handle) {
     listener.end();
     let begun = clock::now();
     let idle_deadline = begun.after(IDLE_GRACE);
-    let deadline = begun.after(Nanos::from_ms(core.config.server.drain_timeout_ms));
+    let deadline = begun.after(Nanos::from_ms(core.config().server.drain_timeout_ms));
     let mut idle_closed = false;
     // The ring may hold a connection that was accepted a moment ago.
     net::sleep(DRAIN_POLL).await;
@@ -112,6 +125,4 @@ async fn drain(core: &Core, listener: net::Handle) {
     if let Some(journal) = core.journal.borrow_mut().take() {
         journal.close();
     }
-    // Control is gone only when the process is ending anyway.
-    let _ = core.mail.to_control.send(ToControl::Drained { shard: core.index });
 }

@@ -79,7 +79,7 @@ pub fn understand(
     let output = match asked {
         _ if !answers_in_tokens || client.is_head() => 0,
         Some(most) => most.saturating_mul(copies),
-        None => u64::from(core.config.usage.default_reserve_tokens),
+        None => u64::from(core.config().usage.default_reserve_tokens),
     };
     let input = (body.len() as u64).div_ceil(BYTES_PER_TOKEN);
     let hide_usage = completes

@@ -77,7 +77,7 @@ impl Pools {
         if pools.len() <= index {
             pools.resize_with(index + 1, Vec::new);
         }
-        if pools[index].len() < core.config.upstream.pool_idle_max {
+        if pools[index].len() < core.config().upstream.pool_idle_max {
             pools[index].push(link);
             self.idle.set(self.idle.get() + 1);
         }
@@ -140,7 +140,7 @@ pub async fn call(
     compose: impl Fn(&mut Vec<u8>),
 ) -> Result<Link, Fault> {
     let begun = clock::now();
-    let total = begun.after(Nanos::from_ms(core.config.upstream.total_timeout_ms));
+    let total = begun.after(Nanos::from_ms(core.config().upstream.total_timeout_ms));
     *attempts += 1;
     if let Some(mut link) = core.pools.take(request.index, request.service, begun) {
         link.reused = true;
@@ -163,7 +163,7 @@ pub async fn call(
 
 impl Link {
     async fn open(core: &Core, service: &Service) -> Result<Self, Fault> {
-        let patience = Duration::from_millis(core.config.upstream.connect_timeout_ms);
+        let patience = Duration::from_millis(core.config().upstream.connect_timeout_ms);
         let mut fault = Fault::Failed;
         for address in &service.addrs {
             // A connect that lost its race with time is dropped with its socket.
@@ -225,7 +225,7 @@ impl Link {
 
     async fn exchange(&mut self, core: &Core, is_head: bool) -> Result<(), Fault> {
         let begun = clock::now();
-        let first_byte = begun.after(Nanos::from_ms(core.config.upstream.first_byte_timeout_ms));
+        let first_byte = begun.after(Nanos::from_ms(core.config().upstream.first_byte_timeout_ms));
         self.socket.watch().arm(first_byte.min(self.total_deadline), Ends::Both);
         let sent = self.socket.write_all(&mut self.output).await;
         self.output.clear();
@@ -240,8 +240,8 @@ impl Link {
 
     async fn read_head(&mut self, core: &Core, is_head: bool) -> Result<(), Fault> {
         let limits = HeadLimits {
-            head_bytes: core.config.upstream.max_head_bytes,
-            uri_bytes: core.config.upstream.max_head_bytes,
+            head_bytes: core.config().upstream.max_head_bytes,
+            uri_bytes: core.config().upstream.max_head_bytes,
             headers: ANSWER_HEADERS_MAX,
         };
         let mut interim = 0;
@@ -293,7 +293,7 @@ impl Link {
         self.input.drain(..self.position);
         self.position = 0;
         let begun = clock::now();
-        let idle = begun.after(Nanos::from_ms(core.config.upstream.idle_timeout_ms));
+        let idle = begun.after(Nanos::from_ms(core.config().upstream.idle_timeout_ms));
         self.socket.watch().arm(idle.min(self.total_deadline), Ends::Both);
         let read = self.read().await;
         // The time that a client takes to receive is not the upstream's.

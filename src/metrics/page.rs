@@ -271,7 +271,7 @@ mod tests {
         metrics.shard(1).request(Endpoint::Other, 999, 0);
         metrics.shard(0).rate_limited(0);
         metrics.shard(1).rate_limited(u32::MAX);
-        metrics.shard(1).open_connections.add(3);
+        metrics.shard(1).open_connections.set(3);
         let usage = Usage { input_tokens: 5, cached_tokens: 2, output_tokens: 7, estimated: false };
         metrics.shard(0).consumption(u32::MAX, Outcome::ClientAborted, &usage);
         let page = metrics.page(&catalog());

@@ -65,11 +65,6 @@ impl ResponseHead {
         *self = Self { headers, ..Self::default() };
     }
 
-    /// An interim answer (1xx): skip `head_len` bytes, `clear`, and read on.
-    pub fn is_interim(&self) -> bool {
-        self.status < 200
-    }
-
     /// The field may be passed on: it is not for this hop only.
     pub fn is_forwarded(&self, buf: &[u8], name: &[u8]) -> bool {
         !(is_hop_by_hop(name) || self.lists_fields && is_listed(buf, &self.headers, name))
@@ -208,7 +203,7 @@ mod tests {
             let text = format!("HTTP/1.1 {status} X\r\nContent-Length: 9\r\n\r\n");
             let head = parse(&text, was_head).unwrap();
             assert_eq!((head.framing, head.keep_alive), (ResponseFraming::None, true));
-            assert_eq!((head.content_length, head.is_interim()), (Some(9), status == 100));
+            assert_eq!((head.status, head.content_length), (status, Some(9)));
         }
     }
 

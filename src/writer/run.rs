@@ -22,6 +22,9 @@ const TICK: Duration = Duration::from_millis(2);
 const FAILED_PAUSE_MIN: Duration = Duration::from_millis(20);
 const FAILED_PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// New configurations on their way; more wait with whoever sends them.
+const CONFIGS_MAX: usize = 4;
+
 /// What the writer works with.
 pub struct WriterArgs {
     /// The writer's own connection, from `sqlite::open`.
@@ -40,9 +43,17 @@ pub struct WriterArgs {
 pub struct WriterHandle {
     thread: JoinHandle<bool>,
     stop_at: Arc<AtomicU64>,
+    configs: flume::Sender<UsageConfig>,
 }
 
 impl WriterHandle {
+    /// From the next batch on, `config` holds. `durability` and the journals' sizes are those of
+    /// the start.
+    pub fn set_config(&self, config: UsageConfig) {
+        // A writer that has ended needs none.
+        let _ = self.configs.send(config);
+    }
+
     /// Waits until everything that was settled is in the ledger and all journals are closed and
     /// removed, at most `timeout_ms`. False: something was left for the next start to replay.
     pub fn finish(self, timeout_ms: u64) -> bool {
@@ -63,9 +74,11 @@ pub fn spawn(args: WriterArgs) -> io::Result<WriterHandle> {
     let stop_at = Arc::new(AtomicU64::new(NOT_STOPPING));
     let mut writer = Writer::new(args);
     let until = stop_at.clone();
-    let thread =
-        std::thread::Builder::new().name("writer".into()).spawn(move || writer.run(&until))?;
-    Ok(WriterHandle { thread, stop_at })
+    let (configs, new_configs) = flume::bounded(CONFIGS_MAX);
+    let thread = std::thread::Builder::new()
+        .name("writer".into())
+        .spawn(move || writer.run(&until, &new_configs))?;
+    Ok(WriterHandle { thread, stop_at, configs })
 }
 
 const NOT_STOPPING: u64 = u64::MAX;
@@ -126,8 +139,11 @@ impl Writer {
         }
     }
 
-    fn run(&mut self, stop_at: &AtomicU64) -> bool {
+    fn run(&mut self, stop_at: &AtomicU64, configs: &flume::Receiver<UsageConfig>) -> bool {
         loop {
+            if let Ok(config) = configs.try_recv() {
+                self.config = config;
+            }
             let until = stop_at.load(Ordering::Acquire);
             let stopping = until != NOT_STOPPING;
             let turn = self.turn(clock::now(), stopping);

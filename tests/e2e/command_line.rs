@@ -64,6 +64,21 @@ fn check_names_line_and_what_is_allowed() {
     };
     let good = check("[server]\nlisten = \"0.0.0.0:3000\"\n[usage]\ndurability = \"disk\"\n");
     assert_eq!(good.status.code(), Some(0), "{}", stderr(&good));
+    let mut with_variables = process::command(&["check", "--config", path.to_str().unwrap()]);
+    let with_variables = with_variables
+        .env("TOLLGATE_SERVER__LISTEN", "0.0.0.0:4000")
+        .env("TOLLGATE_SERVER__MAX_HEADERS", "50")
+        .output();
+    let told = stdout(&with_variables.unwrap());
+    let lines = [
+        ["server.listen", "0.0.0.0:4000", "TOLLGATE_SERVER__LISTEN", "restart"],
+        ["server.max_headers", "50", "TOLLGATE_SERVER__MAX_HEADERS", "SIGHUP"],
+        ["usage.durability", "disk", "tollgate.toml:4", "restart"],
+    ];
+    for words in lines {
+        let is_it = |line: &str| words.iter().all(|word| line.contains(word));
+        assert!(told.lines().any(is_it), "{words:?}: {told}");
+    }
     for (text, line, found, allowed) in [
         ("[server]\nlistn = \"0.0.0.0:3000\"\n", 2, "listn", "listen"),
         ("[server]\n\nlisten = \"nowhere\"\n", 3, "nowhere", "port"),
@@ -133,11 +148,54 @@ fn failures_have_their_codes() {
     assert!(stderr(&twice).contains("name"), "{}", stderr(&twice));
     let incomplete = admin(&["plan", "create", "--name", "x"]);
     assert_eq!(incomplete.status.code(), Some(2));
+    for wrong in [
+        vec!["usage", "--from", "yesterday"],
+        vec!["usage", "--from", "2026-11-02", "--to", "2026-11-01"],
+        vec!["plan", "create", "--name", "x", "--rate-per-s", "0", "--burst", "1"],
+    ] {
+        let output = admin(&wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty(), "{wrong:?}");
+    }
+    for (wrong, remedy) in [
+        (["--upstream", "model.example"], "http://"),
+        (["--listen", "localhost:3000"], "127.0.0.1:3000"),
+        (["--log-level", "inof"], "info"),
+    ] {
+        let output = process::run(&[&["demo"][..], &wrong].concat());
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(remedy), "{wrong:?}: {}", stderr(&output));
+    }
+    let taken = shared().instance.data_url().trim_start_matches("http://");
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().to_str().unwrap();
+    let args = ["demo", "--listen", taken, "--admin-listen", "127.0.0.1:0", "--data-dir", dir];
+    let output = process::run(&args);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let nobody = ["plan", "list", "--admin-url", "http://127.0.0.1:9", "--admin-token", "x"];
     assert_eq!(process::run(&nobody).status.code(), Some(1));
     let api = shared().instance.admin();
     let stranger = ["plan", "list", "--admin-url", &api.url, "--admin-token", "x"];
-    assert_eq!(process::run(&stranger).status.code(), Some(1));
+    let refused = process::run(&stranger);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("--admin-token"), "{}", stderr(&refused));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let api = shared().instance.admin();
+    let place = ["--admin-url", &api.url, "--admin-token", &api.token];
+    for args in [vec!["check", "--example"], vec!["plan", "list"], vec!["usage", "--csv"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = process::command(&args);
+        if args[0] != "check" {
+            command.args(place);
+        }
+        let output = command.stdout(writer).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+        assert!(output.stderr.is_empty(), "{args:?}: {}", stderr(&output));
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod account;
+mod admin_port;
 mod command_line;
 mod crash;
 mod credentials;
@@ -17,6 +18,7 @@ mod metering;
 mod openai;
 mod prices;
 mod refusals;
+mod reload;
 mod routes;
 mod shared;
 mod streaming;

@@ -1,24 +1,9 @@
 //! Reads a JSON body field by field and collects every problem, each under its field's path.
 
-use super::error::ApiError;
+use super::error::{ApiError, Problem};
 use crate::control::time_text;
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
-
-/// What is wrong with one field.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Problem {
-    /// Path of the field in the body, e.g. `price.tiers[0].up_to_tokens`.
-    pub(crate) field: String,
-    /// Completes the sentence that the field's name begins.
-    pub(crate) message: String,
-}
-
-impl Problem {
-    pub(crate) fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { field: field.into(), message: message.into() }
-    }
-}
 
 /// A JSON object being read. Null counts as absent, but see [`Fields::has`].
 pub(crate) struct Fields {

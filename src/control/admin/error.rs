@@ -1,12 +1,26 @@
 //! The one place where a refusal of the admin API becomes an answer, in the data plane's shape.
 //! What the store said goes to the log, never to the caller.
 
-use super::body::Problem;
 use axum::Json;
 use axum::http::StatusCode;
 use axum::http::header::{self, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
+
+/// What is wrong with one field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// Path of the field in the body, e.g. `price.tiers[0].up_to_tokens`.
+    pub(crate) field: String,
+    /// Completes the sentence that the field's name begins.
+    pub(crate) message: String,
+}
+
+impl Problem {
+    pub(crate) fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), message: message.into() }
+    }
+}
 
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,11 +73,44 @@ impl ApiError {
         Self::of(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
     }
 
+    /// 408: the head or the body did not come in time.
+    pub(crate) fn timeout() -> Self {
+        let message = "The request did not come in time. Send it again, faster.";
+        Self::of(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
+    }
+
+    /// 503: too many connections.
+    pub(crate) fn overloaded() -> Self {
+        let message = "The admin API has too many connections. Close some, or try again later.";
+        Self::of(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
+    }
+
     /// 500: our fault or the host's; `cause` goes to the log.
     pub(crate) fn internal(cause: &dyn std::fmt::Display) -> Self {
         tracing::error!(%cause, "an admin call failed");
         let message = "The instance could not carry this out; its log says why.";
         Self::of(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+    }
+
+    /// The whole answer, for a connection that ends with it.
+    pub(crate) fn as_http(&self) -> String {
+        let (status, body) = (self.status, self.body().to_string());
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+             connection: close\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    fn body(&self) -> Value {
+        let kind = match self.status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            status if status.is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        };
+        json!({"error": {
+            "message": self.message, "type": kind, "param": self.param, "code": self.code
+        }})
     }
 
     fn of(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
@@ -84,15 +131,7 @@ impl From<Vec<Problem>> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let kind = match self.status {
-            StatusCode::UNAUTHORIZED => "authentication_error",
-            status if status.is_server_error() => "server_error",
-            _ => "invalid_request_error",
-        };
-        let body = json!({"error": {
-            "message": self.message, "type": kind, "param": self.param, "code": self.code
-        }});
-        let mut response = (self.status, Json(body)).into_response();
+        let mut response = (self.status, Json(self.body())).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);

@@ -121,7 +121,7 @@ async fn make(desk: &Arc<Desk>) -> Result<(KeyId, String, String), Failure> {
     let id = KeyId(new_id()?);
     let internal = |error: tokio::task::JoinError| Failure::Internal(error.to_string());
     let _turn = desk.hashes.acquire().await;
-    let config = desk.config.keys.clone();
+    let config = desk.settings().config.keys.clone();
     let made = tokio::task::spawn_blocking(move || secret::make(id, &config)).await;
     let (text, secret_hash) = made.map_err(internal)?.map_err(Failure::Internal)?;
     Ok((id, text, secret_hash))

@@ -10,10 +10,13 @@ pub(crate) mod error;
 mod keys;
 mod plans;
 mod query;
+mod serve;
 mod services;
 #[cfg(test)]
 mod tests;
 mod usage;
+
+pub(crate) use serve::serve;
 
 use super::desk::Desk;
 use super::store::Failure;
@@ -29,6 +32,7 @@ use error::ApiError;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use subtle::ConstantTimeEq;
 
 const BODY_BYTES_MAX: usize = 64 * 1_024;
@@ -38,7 +42,7 @@ const BODY_BYTES_MAX: usize = 64 * 1_024;
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// All routes. They need the caller's address (`ConnectInfo<SocketAddr>`).
-pub(crate) fn router(desk: Arc<Desk>) -> Router {
+fn router(desk: Arc<Desk>) -> Router {
     let mut router = Router::new();
     for (path, methods) in routes() {
         router = router.route(path, methods);
@@ -81,7 +85,7 @@ async fn guard(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> R
         "/metrics" => is_from_loopback(&request),
         _ => false,
     };
-    if !is_open && !has_token(&request, &desk.admin_token) {
+    if !is_open && !has_token(&request, &desk.settings().admin_token) {
         return ApiError::unauthorized().into_response();
     }
     match tokio::spawn(next.run(request)).await {
@@ -111,14 +115,16 @@ async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page)
 }
 
-/// A body of at most 64 KiB.
+/// A body of at most 64 KiB, in time.
 struct Body(Bytes);
 
 impl FromRequest<Arc<Desk>> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, desk: &Arc<Desk>) -> Result<Self, ApiError> {
-        Bytes::from_request(request, desk).await.map(Self).map_err(|rejection| {
+        let patience = Duration::from_millis(desk.settings().config.server.body_timeout_ms);
+        let read = tokio::time::timeout(patience, Bytes::from_request(request, desk)).await;
+        read.map_err(|_| ApiError::timeout())?.map(Self).map_err(|rejection| {
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
                 return ApiError::too_large();
             }

@@ -1,7 +1,7 @@
 //! `/admin/v1/services` and their prices. The upstream's credential goes in and never comes out.
 
-use super::body::{Fields, Problem};
-use super::error::ApiError;
+use super::body::Fields;
+use super::error::{ApiError, Problem};
 use super::query::{self, Pairs};
 use super::{Body, page_of, parse_id, refuse};
 use crate::clock;

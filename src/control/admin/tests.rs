@@ -1,8 +1,7 @@
 //! The whole thread `control` with real HTTP, two shards' mailboxes and small Argon2 costs.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use crate::config::{AuthorityUrl, Config, Durability, Keys, Server, Shards, StoreUrl};
-use crate::config::{Upstream, UsageConfig};
+use crate::config::Config;
 use crate::control::{ControlArgs, ControlHandle, open, spawn};
 use crate::mail::{self, ShardMail};
 use crate::metrics::Metrics;
@@ -23,54 +22,10 @@ const TOKEN: &str = "0123456789abcdef";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn config(data_dir: &Path) -> Config {
-    let any = (Ipv4Addr::LOCALHOST, 0).into();
-    Config {
-        server: Server {
-            listen: any,
-            admin_listen: any,
-            shards: Shards::Exactly(2),
-            data_dir: data_dir.to_owned(),
-            max_connections: 1,
-            max_head_bytes: 1,
-            max_uri_bytes: 1,
-            max_headers: 1,
-            max_body_bytes: 1,
-            head_timeout_ms: 1,
-            body_timeout_ms: 1,
-            idle_timeout_ms: 1,
-            write_timeout_ms: 1,
-            drain_timeout_ms: 1,
-        },
-        authority_url: AuthorityUrl::Embedded,
-        when_lost: WhenLost::Degraded,
-        store_url: StoreUrl::Embedded,
-        usage: UsageConfig {
-            durability: Durability::Process,
-            segment_bytes: 1,
-            journal_max_bytes: 1,
-            batch_rows: 1,
-            batch_age_ms: 1,
-            default_reserve_tokens: 1,
-        },
-        upstream: Upstream {
-            connect_timeout_ms: 1,
-            first_byte_timeout_ms: 1,
-            idle_timeout_ms: 1,
-            total_timeout_ms: 1,
-            pool_idle_max: 1,
-            pool_idle_timeout_ms: 1,
-            max_head_bytes: 1,
-        },
-        keys: Keys {
-            argon2_memory_kib: 8,
-            argon2_passes: 1,
-            verifier_threads: 1,
-            verifier_queue_max: 8,
-            failures_per_minute_per_address: 10,
-            failures_per_minute_per_key: 10,
-        },
-        admin_token: Some(TOKEN.to_owned()),
-    }
+    let mut config = Config { admin_token: Some(TOKEN.to_owned()), ..Config::default() };
+    config.server.data_dir = data_dir.to_owned();
+    (config.keys.argon2_memory_kib, config.keys.argon2_passes) = (8, 1);
+    config
 }
 
 struct Running {
@@ -347,6 +302,8 @@ fn bad_input_is_named_field_by_field() {
         ("GET", "/plans?page=1", Value::Null, json!("page")),
         ("GET", "/usage?by=consumer,key", Value::Null, json!("by")),
         ("GET", "/usage?from=yesterday", Value::Null, json!("from")),
+        ("GET", "/usage?from=2026-11-02&to=2026-11-01", Value::Null, json!("to")),
+        ("GET", "/usage?from=2026-11-02&to=2026-11-02T00:00:00Z", Value::Null, json!("to")),
     ] {
         assert_eq!(running.refused(method, path, &body), (400, param), "{path} {body}");
     }
@@ -516,7 +473,11 @@ fn shards_get_tokens_of_rate_and_of_what_the_ledger_leaves() {
         returned: 0,
         overrun: 0,
     };
-    let granted = running.ask(ToControl::Quota(quota));
+    let mut granted = running.ask(ToControl::Quota(quota));
+    while matches!(granted, ToShard::Rate(_)) {
+        // The rest of the tokens of rate, where this machine was slow.
+        granted = running.mail(shard.into());
+    }
     let is_less = |grant: QuotaGrant| grant.exhausted && grant.granted < 100_000;
     assert!(matches!(granted, ToShard::Quota(grant) if is_less(grant)), "{granted:?}");
 }
@@ -557,17 +518,12 @@ fn usage_is_summed_with_names() {
 }
 
 #[test]
-fn draining_ends_when_every_shard_has_said_so() {
+fn a_drain_is_told_to_every_shard() {
     let running = Running::start();
-    let control = running.control.as_ref().unwrap();
-    control.drain();
+    running.control.as_ref().unwrap().drain();
     for shard in 0..2_u16 {
         assert!(matches!(running.mail(shard.into()), ToShard::Drain));
     }
-    running.shards[0].to_control.send(ToControl::Drained { shard: 0 }).unwrap();
-    assert!(!control.wait_drained(Duration::from_millis(20)));
-    running.shards[1].to_control.send(ToControl::Drained { shard: 1 }).unwrap();
-    assert!(control.wait_drained(PATIENCE));
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn read_by(fields: &mut Fields) -> Vec<By> {
 
 /// Days where the bounds are days (`to` is inclusive) or midnights, else instants (`to` is not).
 fn read_span(fields: &mut Fields) -> Span {
-    let mut span = Span::default();
+    let (mut span, mut begin) = (Span::default(), i64::MIN);
     for (name, is_end) in [("from", false), ("to", true)] {
         let Some(text) = fields.text(name, TEXT_CHARS_MAX) else { continue };
         // A + for the offset arrives as a space where the caller did not escape it.
@@ -79,6 +79,11 @@ fn read_span(fields: &mut Fields) -> Span {
                 continue;
             }
         };
+        let at = date.or(instant).unwrap_or_default();
+        if is_end && (at < begin || at == begin && date.is_none()) {
+            fields.problem(name, "must be after from");
+        }
+        begin = at;
         match (bound, is_end) {
             ((text, true), false) => span.from_day = Some(text),
             ((text, true), true) => span.to_day = Some(text),

@@ -86,6 +86,12 @@ impl Instance {
         (self.process, self.demo) = start(self.dir.path(), &self.args);
     }
 
+    /// Writes this into the configuration file that it was started with, and says so.
+    pub fn rewrite_config(&self, config: &str) {
+        std::fs::write(self.dir.path().join("tollgate.toml"), config).unwrap();
+        self.process.hang_up();
+    }
+
     /// Its data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")

@@ -63,7 +63,7 @@ impl Process {
     }
 
     /// What follows `mark` in the next line of stderr that has it.
-    fn wait_for(&mut self, mark: &str) -> String {
+    pub fn wait_for(&mut self, mark: &str) -> String {
         loop {
             let Ok(line) = self.lines.get_mut().unwrap().recv_timeout(PATIENCE) else {
                 panic!("`{mark}` was not said, but:\n{}", self.said.join("\n"));
@@ -90,6 +90,11 @@ impl Process {
     /// Is it still there?
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::HUP).unwrap();
     }
 
     /// SIGTERM.

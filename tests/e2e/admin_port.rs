@@ -1,0 +1,108 @@
+//! The admin port under clients that are slow, silent or too many: each is told or closed in time,
+//! and the instance keeps its descriptors for calls.
+
+use crate::support::http::{Connection, Request};
+use crate::support::instance::{Instance, Setup};
+use crate::support::poll;
+use serde_json::json;
+use std::io::ErrorKind;
+
+/// More than the port serves and refuses at once.
+const CROWD: usize = 400;
+/// Descriptors that a crowd may cost: 128 served and 32 being refused, and a few in between.
+const CROWD_DESCRIPTORS_MAX: usize = 128 + 32 + 16;
+
+fn start() -> Instance {
+    let config = "[server]\nhead_timeout_ms = 1000\nbody_timeout_ms = 1000\n\
+                  write_timeout_ms = 1000\n";
+    Setup::default().shards(1).config(config).start()
+}
+
+fn open(instance: &Instance) -> Connection {
+    Connection::open(&instance.admin().url).unwrap()
+}
+
+fn descriptors(instance: &Instance) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", instance.process.id())).unwrap().count()
+}
+
+fn is_well(instance: &Instance) -> bool {
+    let answer = Connection::open(&instance.admin().url)
+        .and_then(|mut it| it.call(&Request::get("/healthz")));
+    answer.is_ok_and(|answer| answer.status() == 200)
+}
+
+#[test]
+fn a_request_that_does_not_come_is_told_so() {
+    let instance = start();
+    let token = instance.admin().token;
+    let mut slow_head = open(&instance);
+    slow_head.send(b"GET /healthz HTTP/1.1\r\nhost: a").unwrap();
+    let mut slow_body = open(&instance);
+    let head = format!(
+        "POST /admin/v1/plans HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\
+         content-length: 100\r\n\r\n{{\"name\":"
+    );
+    slow_body.send(head.as_bytes()).unwrap();
+    let mut silent = open(&instance);
+    for mut slow in [slow_head, slow_body] {
+        let answer = slow.answer("POST").unwrap();
+        assert_eq!((answer.status(), answer.code().as_str()), (408, "request_timeout"));
+        assert_eq!(answer.head.must("connection"), "close");
+        assert!(slow.rest().is_ok_and(|rest| rest.is_empty()));
+    }
+    assert!(silent.rest().is_ok_and(|rest| rest.is_empty()), "nothing was asked");
+}
+
+#[test]
+fn a_body_past_its_bound_is_refused_whatever_its_framing() {
+    let instance = start();
+    let token = instance.admin().token;
+    let body = json!({ "name": "x".repeat(70_000) }).to_string();
+    let request = Request::new("POST", "/admin/v1/plans").key(&token).body(&body);
+    for request in [request.clone(), request.chunked(8_192)] {
+        let mut connection = open(&instance);
+        // It may be refused before all of it is sent.
+        let _ = connection.send(&request.to_bytes());
+        let answer = connection.answer("POST").unwrap();
+        assert_eq!((answer.status(), answer.code().as_str()), (413, "request_too_large"));
+    }
+    assert!(is_well(&instance));
+}
+
+#[test]
+fn a_silent_crowd_costs_a_bounded_number_of_descriptors() {
+    let instance = start();
+    let before = descriptors(&instance);
+    let mut crowd: Vec<Connection> = (0..CROWD).map(|_| open(&instance)).collect();
+    let request = instance.chat(&json!({})).key(instance.key("bench"));
+    instance.call(&request).expect(200);
+    let held = descriptors(&instance) - before;
+    assert!(held <= CROWD_DESCRIPTORS_MAX, "{held} descriptors held");
+    // Each is closed in time, with a word for some of those that found no place.
+    let mut refused = 0;
+    for silent in &mut crowd {
+        match silent.answer("GET") {
+            Ok(answer) => {
+                assert_eq!((answer.status(), answer.code().as_str()), (503, "overloaded"));
+                refused += 1;
+            }
+            Err(error) => assert_ne!(error.kind(), ErrorKind::WouldBlock, "still open"),
+        }
+    }
+    assert!(refused > 0);
+    poll::until("room again", || is_well(&instance).then_some(()));
+    poll::until("the descriptors", || (descriptors(&instance) <= before + 8).then_some(()));
+}
+
+#[test]
+fn a_client_that_takes_no_answer_is_cut_off() {
+    let instance = start();
+    let mut deaf = open(&instance);
+    // More than the sockets' buffers hold, both ways: the server stops reading when its answers
+    // are stuck, and this waits until it gives up.
+    let requests = Request::get("/openapi.json").to_bytes().repeat(200_000);
+    let error = deaf.send(&requests).unwrap_err();
+    assert_ne!(error.kind(), ErrorKind::WouldBlock, "still open");
+    assert!(is_well(&instance));
+}
