@@ -90,6 +90,8 @@ pub struct Server {
     pub head_timeout_ms: u64,
     /// Between two reads of a request's body; past it 408.
     pub body_timeout_ms: u64,
+    /// The whole of a request's body; past it 408.
+    pub body_total_timeout_ms: u64,
     /// A connection without a request is closed after this.
     pub idle_timeout_ms: u64,
     /// A client that takes no byte of an answer for this long has left.
@@ -224,6 +226,7 @@ fn default_server() -> Server {
         max_body_bytes: 16 << 20,
         head_timeout_ms: 10_000,
         body_timeout_ms: 30_000,
+        body_total_timeout_ms: 120_000,
         idle_timeout_ms: 75_000,
         write_timeout_ms: 30_000,
         drain_timeout_ms: 30_000,

@@ -95,6 +95,8 @@ keys! {
             "From a request's first byte to the last of its headers; past it 408.";
         body_timeout_ms: MS, server.body_timeout_ms,
             "Between two reads of a request's body; past it 408.";
+        body_total_timeout_ms: MS, server.body_total_timeout_ms,
+            "The whole of a request's body, however steadily it trickles in; past it 408.";
         idle_timeout_ms: MS, server.idle_timeout_ms,
             "A connection without a request is closed after this.";
         write_timeout_ms: MS, server.write_timeout_ms,

@@ -15,6 +15,9 @@ use std::rc::Rc;
 
 /// A fresh connection's input buffer. Most heads and small bodies fit; it grows as needed.
 const INPUT_BYTES_MIN: usize = 2048;
+/// Room for a body grows with what has come of it, by this or to twice as much: a client that only
+/// announces a large one takes no memory.
+const BODY_STEP_BYTES: usize = 16 * 1024;
 /// A buffer that grew past this is given back after the request.
 const BUFFER_KEPT_BYTES: usize = 64 * 1024;
 /// A refused request's rest is read up to here, so that the client can read its refusal.
@@ -31,6 +34,12 @@ pub enum Next {
     KeepAlive,
     /// Close.
     Close,
+}
+
+/// How long a body may take.
+struct Patience {
+    per_read: Nanos,
+    until: Nanos,
 }
 
 /// How reading a head ended.
@@ -200,16 +209,25 @@ impl Client {
             self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             self.send(core).await.map_err(|_| None)?;
         }
-        self.take_body(core, most).await
+        self.take_body(core, most, core.config.server.body_total_timeout_ms).await
     }
 
-    async fn take_body(&mut self, core: &Core, most: u64) -> Result<(), Option<ApiError>> {
-        let patience = Nanos::from_ms(core.config.server.body_timeout_ms);
+    async fn take_body(
+        &mut self,
+        core: &Core,
+        most: u64,
+        total_ms: u64,
+    ) -> Result<(), Option<ApiError>> {
+        let patience = Patience {
+            per_read: Nanos::from_ms(core.config.server.body_timeout_ms),
+            until: clock::now().after(Nanos::from_ms(total_ms)),
+        };
         if let BodyFraming::Length(length) = self.head.framing {
             let whole = self.head.head_len + length as usize;
             while self.input.len() < whole {
-                self.input.reserve(whole - self.input.len());
-                self.must_read(patience).await?;
+                let rest = whole - self.input.len();
+                self.input.reserve(rest.min(self.input.len().max(BODY_STEP_BYTES)));
+                self.must_read(&patience).await?;
             }
             self.request_bytes = whole;
         } else {
@@ -231,7 +249,7 @@ impl Client {
                         let done = self.request_bytes + consumed;
                         self.input.drain(self.head.head_len..done);
                         self.request_bytes = self.head.head_len;
-                        self.must_read(patience).await?;
+                        self.must_read(&patience).await?;
                     }
                     Step::End { consumed } => {
                         self.request_bytes += consumed;
@@ -244,8 +262,9 @@ impl Client {
         Ok(())
     }
 
-    async fn must_read(&mut self, patience: Nanos) -> Result<(), Option<ApiError>> {
-        match self.read_more(clock::now().after(patience)).await {
+    async fn must_read(&mut self, patience: &Patience) -> Result<(), Option<ApiError>> {
+        let deadline = clock::now().after(patience.per_read).min(patience.until);
+        match self.read_more(deadline).await {
             Some(_) => Ok(()),
             None if self.socket.watch().fired() => Err(Some(ApiError::RequestTimeout)),
             None => Err(None),
@@ -280,8 +299,10 @@ impl Client {
     /// Makes room for the next request: forgets this one, reading the rest of a refused body.
     async fn finish_request(&mut self, core: &Core) -> Next {
         if !self.body_is_read {
-            let skipped =
-                self.can_continue() && self.take_body(core, SKIPPED_BODY_BYTES_MAX).await.is_ok();
+            // Nobody wants it, so it gets no more time in all than a read that somebody wants.
+            let total_ms = core.config.server.body_timeout_ms;
+            let skipped = self.can_continue()
+                && self.take_body(core, SKIPPED_BODY_BYTES_MAX, total_ms).await.is_ok();
             if !skipped {
                 return Next::Close;
             }

@@ -19,5 +19,6 @@ mod prices;
 mod refusals;
 mod routes;
 mod shared;
+mod slow_clients;
 mod streaming;
 mod support;

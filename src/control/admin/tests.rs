@@ -37,6 +37,7 @@ fn config(data_dir: &Path) -> Config {
             max_body_bytes: 1,
             head_timeout_ms: 1,
             body_timeout_ms: 1,
+            body_total_timeout_ms: 1,
             idle_timeout_ms: 1,
             write_timeout_ms: 1,
             drain_timeout_ms: 1,
