@@ -66,6 +66,8 @@ pub struct Client {
     pub output: Vec<u8>,
     /// When the current request's first byte was here.
     pub begun: Nanos,
+    /// Time since then that went by waiting for the client: to send its request, to take its answer.
+    pub waited: Nanos,
     decoded_body: Vec<u8>,
     request_bytes: usize,
     body_is_read: bool,
@@ -80,6 +82,7 @@ pub async fn serve(core: Rc<Core>, socket: Socket, peer: SocketAddr) {
         head: RequestHead::default(),
         output: Vec::new(),
         begun: Nanos(0),
+        waited: Nanos(0),
         decoded_body: Vec::new(),
         request_bytes: 0,
         body_is_read: false,
@@ -140,6 +143,14 @@ impl Client {
         result
     }
 
+    /// Sends a part of an answer. How long that takes is the client's doing.
+    pub async fn send_part(&mut self, core: &Core) -> std::io::Result<()> {
+        let begun = clock::now();
+        let result = self.send(core).await;
+        self.waited = self.waited.after(clock::now().since(begun));
+        result
+    }
+
     async fn read_head(&mut self, core: &Core) -> HeadRead {
         let server = &core.config.server;
         let limits = HeadLimits {
@@ -150,6 +161,7 @@ impl Client {
         self.head.clear();
         self.body_is_read = false;
         self.begun = clock::now();
+        self.waited = Nanos(0);
         let mut deadline = if self.input.is_empty() {
             // An answer that began before the drain did may not have said that it is the last.
             let patience = Nanos::from_ms(server.idle_timeout_ms);
@@ -276,10 +288,15 @@ impl Client {
         if self.input.len() == self.input.capacity() {
             self.input.reserve(self.input.capacity().max(INPUT_BYTES_MIN));
         }
-        let ends = if self.input.is_empty() { Ends::IdleRead } else { Ends::Reads };
+        // Before a request's first byte nobody waits for it.
+        let begun = (!self.input.is_empty()).then(clock::now);
+        let ends = if begun.is_none() { Ends::IdleRead } else { Ends::Reads };
         self.socket.watch().arm(deadline, ends);
         let read = self.socket.read(&mut self.input).await;
         self.socket.watch().disarm();
+        if let Some(begun) = begun {
+            self.waited = self.waited.after(clock::now().since(begun));
+        }
         read.ok().filter(|count| *count > 0)
     }
 

@@ -118,7 +118,7 @@ async fn serve(core: &Core, client: &mut Client, call: &Call) -> Result<(u16, Ne
             match link.await {
                 Ok(link) => Ok(relay::answer(core, client, call, &wanted, admitted, link).await),
                 Err(fault) => {
-                    admitted.waited = clock::now().since(asked);
+                    admitted.waited = client.waited.after(clock::now().since(asked));
                     Ok(relay::no_answer(core, client, call, admitted, fault).await)
                 }
             }

@@ -30,7 +30,6 @@ pub async fn answer(
     mut link: Link,
 ) -> (u16, Next) {
     admitted.first_byte_at = Some(clock::now());
-    admitted.waited = link.waited();
     if link.head.is_event_stream && !link.is_done() {
         admitted.streamed = true;
         return stream::relay(core, client, call, wanted, admitted, link).await;
@@ -45,7 +44,7 @@ pub async fn answer(
             Ok(Some(part)) => link.body.extend_from_slice(&link.input[part]),
             Ok(None) => return whole(core, client, call, wanted, admitted, link).await,
             Err(fault) => {
-                admitted.waited = link.waited();
+                admitted.waited = client.waited.after(link.waited());
                 return no_answer(core, client, call, admitted, fault).await;
             }
         }
@@ -88,7 +87,7 @@ async fn whole(
     link: Link,
 ) -> (u16, Next) {
     let status = link.head.status;
-    admitted.waited = link.waited();
+    admitted.waited = client.waited.after(link.waited());
     let caller = admitted.caller;
     let usage = match usage_from_body(&link.body) {
         Some(counts) => meter::reported(counts),

@@ -54,7 +54,7 @@ pub struct Admitted {
     pub attempts: u16,
     /// Answered as an event stream.
     pub streamed: bool,
-    /// Time spent waiting for the upstream.
+    /// Time spent waiting for others: for the upstream, and for a client that is slow.
     pub waited: Nanos,
     /// When the upstream's answer began.
     pub first_byte_at: Option<Nanos>,

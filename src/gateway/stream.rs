@@ -63,7 +63,7 @@ pub async fn relay(
     answer::write_head(&mut client.output, status, upstream, ending, &own);
     let mut course = Course::new(admitted.streamed, wanted.hide_usage, ending);
     let end = course.run(core, client, &mut admitted, &mut link).await;
-    admitted.waited = link.waited();
+    admitted.waited = client.waited.after(link.waited());
     let usage = course.usage(core, client.body(), status).await;
     let outcome = match end {
         End::Whole if course.upstream_gave_up => Outcome::UpstreamFailed,
@@ -166,7 +166,7 @@ impl Course {
                 }
                 // What has been read is written in one go, before more is waited for.
                 Ok(None) => {
-                    if !client.output.is_empty() && client.send(core).await.is_err() {
+                    if !client.output.is_empty() && client.send_part(core).await.is_err() {
                         return End::Gone;
                     }
                     if let Err(fault) = link.read_more(core).await {
