@@ -66,7 +66,7 @@ pub struct Client {
     pub output: Vec<u8>,
     /// When the current request's first byte was here.
     pub begun: Nanos,
-    /// Time since then that went by waiting for the client: to send its request, to take its answer.
+    /// Time since then that went by waiting for the client: to send, and to take its answer.
     pub waited: Nanos,
     decoded_body: Vec<u8>,
     request_bytes: usize,
