@@ -124,6 +124,8 @@ pub struct Upstream {
 pub struct UsageConfig {
     /// See [`Durability`].
     pub durability: Durability,
+    /// With [`Durability::Disk`]: a response waits for its record this long; past it 503.
+    pub sync_timeout_ms: u64,
     /// Size of one journal segment.
     pub segment_bytes: u64,
     /// Space that one shard's journal may take while the store is away; past it 503 `journal_full`.
@@ -236,6 +238,7 @@ fn default_server() -> Server {
 fn default_usage() -> UsageConfig {
     UsageConfig {
         durability: Durability::Process,
+        sync_timeout_ms: 10_000,
         segment_bytes: 16 << 20,
         journal_max_bytes: 8 << 30,
         batch_rows: 4096,

@@ -120,6 +120,8 @@ keys! {
         durability: ANY, usage.durability,
             "What a call's record has survived by the time its response ends: \"process\": \
              kill -9;\n\"disk\": power loss too.";
+        sync_timeout_ms: MS, usage.sync_timeout_ms,
+            "With \"disk\": how long a response waits for its record; past it 503.";
         segment_bytes: (1 << 16, 1 << 30), usage.segment_bytes,
             "Size of one file of a journal.";
         journal_max_bytes: (1 << 17, 1 << 44), usage.journal_max_bytes,

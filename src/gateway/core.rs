@@ -96,6 +96,8 @@ pub struct Core {
     metrics: Arc<Metrics>,
     replies: RefCell<HashMap<u64, Option<Reply>>>,
     next_ticket: Cell<u64>,
+    /// What found the channel to control full. It goes before anything else.
+    unsent: RefCell<Option<ToControl>>,
 }
 
 /// What a [`Core`] is made of.
@@ -143,6 +145,7 @@ impl Core {
             metrics: parts.metrics,
             replies: RefCell::default(),
             next_ticket: Cell::new(0),
+            unsent: RefCell::default(),
         }
     }
 
@@ -156,20 +159,28 @@ impl Core {
         self.state.draining.load(Ordering::Relaxed)
     }
 
-    /// Posts what the pure state wants posted. Cheap when there is nothing.
-    pub fn post(&self) {
+    /// Posts what the pure state wants posted; false if the channel has no room for all of it.
+    /// Cheap when there is nothing.
+    pub fn post(&self) -> bool {
         loop {
-            let Some(message) = self.shard.borrow_mut().poll_action() else { return };
-            if matches!(message, ToControl::Rate(_) | ToControl::Quota(_)) {
-                self.metrics().lease_wants.add(1);
-            }
-            // Full: control is far behind. Whoever waits for the answer ends by its own
-            // deadline, and asks again at the next request.
-            if self.mail.to_control.try_send(message).is_err() {
+            let unsent = self.unsent.borrow_mut().take();
+            let Some(message) = unsent.or_else(|| self.poll_action()) else { return true };
+            // Full: control is far behind. What is out of the pure state, spent tokens above all,
+            // exists nowhere else, so it waits here for the next post; the rest waits there.
+            if let Err(unsent) = self.mail.to_control.try_send(message) {
+                *self.unsent.borrow_mut() = Some(unsent.into_inner());
                 self.metrics().mail_full.add(1);
-                return;
+                return false;
             }
         }
+    }
+
+    fn poll_action(&self) -> Option<ToControl> {
+        let message = self.shard.borrow_mut().poll_action()?;
+        if matches!(message, ToControl::Rate(_) | ToControl::Quota(_)) {
+            self.metrics().lease_wants.add(1);
+        }
+        Some(message)
     }
 
     /// Asks control; `None` if it does not answer within `patience`.
@@ -210,14 +221,17 @@ impl Core {
     }
 
     /// Returns once the record `seq` survives what the configuration says it must; false if
-    /// that cannot be had any more.
+    /// that cannot be had in time, or not any more.
     pub async fn durable(&self, seq: u64) -> bool {
         if self.config.usage.durability == Durability::Process {
             return true;
         }
-        while self.synced_next_seq.get() <= seq && !self.sync_failed.get() {
-            self.parking.wait(Spot::Sync).await;
-        }
+        let synced = async {
+            while self.synced_next_seq.get() <= seq && !self.sync_failed.get() {
+                self.parking.wait(Spot::Sync).await;
+            }
+        };
+        net::within(Duration::from_millis(self.config.usage.sync_timeout_ms), synced).await;
         self.synced_next_seq.get() > seq
     }
 

@@ -186,10 +186,8 @@ async fn admit(
         match admission {
             Admission::Admitted(permit) => {
                 let estimate = (wanted.input_estimate, wanted.streams());
-                let mut journal = core.journal.borrow_mut();
-                let journal = journal.as_mut().ok_or(ApiError::Overloaded)?;
-                return Admitted::begin(core, journal, permit, caller, estimate, beginning)
-                    .map_err(|_| ApiError::JournalFull.into());
+                return Admitted::begin(core, permit, caller, estimate, beginning)
+                    .map_err(Stop::from);
             }
             Admission::Refused(Refusal::CallerForgotten) => {
                 caller = identify(core, client).await?;

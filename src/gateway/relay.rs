@@ -60,15 +60,12 @@ pub async fn no_answer(
     admitted: Admitted,
     fault: Fault,
 ) -> (u16, Next) {
-    let (error, outcome) = match fault {
-        Fault::TimedOut => (ApiError::UpstreamTimeout, Outcome::TimedOut),
-        Fault::Failed | Fault::Stale => (ApiError::UpstreamError, Outcome::UpstreamFailed),
-    };
+    let (error, outcome) = meaning(fault);
     let caller = admitted.caller;
     let status = error.status();
     let bill = admitted.settle(core, status, outcome, &Usage::default());
     if !core.durable(bill.seq).await {
-        return (status, Next::Close);
+        return not_durable(core, client, call).await;
     }
     let limits = Some(core.shard.borrow().limits(&caller, clock::moment()));
     let refused = Refused { error, retry_after: None, limits };
@@ -98,7 +95,7 @@ async fn whole(
     };
     let Bill { cost, seq } = admitted.settle(core, status, Outcome::Completed, &usage);
     if !core.durable(seq).await {
-        return (status, Next::Close);
+        return not_durable(core, client, call).await;
     }
     let limits = core.shard.borrow().limits(&caller, clock::moment());
     let keep_alive = client.keeps_alive(core);
@@ -124,6 +121,23 @@ async fn whole(
     core.pools.put(core, wanted.service, link);
     let sent = client.send(core).await;
     (status, if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close })
+}
+
+/// Refuses to hand out an answer whose record may be lost yet. The call itself is settled.
+async fn not_durable(core: &Core, client: &mut Client, call: &Call) -> (u16, Next) {
+    let refused = Refused::from(ApiError::Overloaded);
+    answer::write_refusal(client, &refused, call.shape, &call.beginning.request_id, false);
+    // It is the last word on this connection, heard or not.
+    let _ = client.send(core).await;
+    (refused.error.status(), Next::Close)
+}
+
+/// What a fault is to the caller, and to the record.
+pub const fn meaning(fault: Fault) -> (ApiError, Outcome) {
+    match fault {
+        Fault::TimedOut => (ApiError::UpstreamTimeout, Outcome::TimedOut),
+        Fault::Failed | Fault::Stale => (ApiError::UpstreamError, Outcome::UpstreamFailed),
+    }
 }
 
 /// An answer that stands for work done: where it reports no usage, tokens are counted.

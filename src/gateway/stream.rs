@@ -6,7 +6,7 @@ use super::connection::{Client, Next};
 use super::core::Core;
 use super::meter;
 use super::path::Call;
-use super::relay::is_billable;
+use super::relay::{is_billable, meaning};
 use super::settle::Admitted;
 use super::understand::Wanted;
 use super::upstream::{Fault, Link};
@@ -69,15 +69,17 @@ pub async fn relay(
         End::Whole if course.upstream_gave_up => Outcome::UpstreamFailed,
         End::Whole => Outcome::Completed,
         End::Gone => Outcome::ClientAborted,
-        End::Broken(Fault::TimedOut) => Outcome::TimedOut,
-        End::Broken(_) => Outcome::UpstreamFailed,
+        End::Broken(fault) => meaning(fault).1,
     };
     let bill = admitted.settle(core, status, outcome, &usage);
-    if matches!(end, End::Gone) || !core.durable(bill.seq).await {
-        return (status, Next::Close);
-    }
-    if let End::Broken(fault) = end {
-        course.write_failure(&mut client.output, call, fault);
+    let error = match end {
+        End::Gone => return (status, Next::Close),
+        _ if !core.durable(bill.seq).await => Some(ApiError::Overloaded),
+        End::Broken(fault) => Some(meaning(fault).0),
+        End::Whole => None,
+    };
+    if let Some(error) = error {
+        course.write_failure(&mut client.output, call, &error);
         let _ = client.send(core).await;
         return (status, Next::Close);
     }
@@ -272,14 +274,11 @@ impl Course {
     }
 
     /// Ends a stream with an error event; a body that is not a stream just breaks off.
-    fn write_failure(&self, out: &mut Vec<u8>, call: &Call, fault: Fault) {
+    fn write_failure(&self, out: &mut Vec<u8>, call: &Call, error: &ApiError) {
         if !self.is_stream {
-            return;
+            // What is left may be all of it.
+            return out.clear();
         }
-        let error = match fault {
-            Fault::TimedOut => ApiError::UpstreamTimeout,
-            Fault::Failed | Fault::Stale => ApiError::UpstreamError,
-        };
         // What went through unread may have stopped in the middle of an event.
         let mut event = if self.unsplittable { b"\n\n".to_vec() } else { Vec::new() };
         error.write_sse_event(&mut event, call.shape);

@@ -46,6 +46,7 @@ fn config(data_dir: &Path) -> Config {
         when_lost: WhenLost::Degraded,
         store_url: StoreUrl::Embedded,
         usage: UsageConfig {
+            sync_timeout_ms: 1,
             durability: Durability::Process,
             segment_bytes: 1,
             journal_max_bytes: 1,
