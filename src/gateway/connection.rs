@@ -4,7 +4,7 @@
 use super::core::Core;
 use super::path;
 use super::run::IDLE_GRACE;
-use super::watch::{Ends, Socket};
+use super::watch::{Ends, Probe, Socket};
 use crate::clock;
 use crate::wire::chunked::{ChunkDecoder, Step};
 use crate::wire::error::ApiError;
@@ -26,6 +26,8 @@ const SKIPPED_BODY_BYTES_MAX: u64 = 64 * 1024;
 /// closing on unread bytes resets the connection and can take the refusal with it.
 const LINGER: Nanos = Nanos::from_ms(1_000);
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// After a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +135,28 @@ impl Client {
         self.body_is_read || small && !self.head.expect_continue
     }
 
+    /// From now on until the head of its answer a client that says no more, and may have left, is
+    /// asked by an interim answer. Those that only half-close know them less well than chunks, so
+    /// it comes only if the answer is long in coming; and not to HTTP/1.0, which has none.
+    pub fn expect_answer_head(&self, now: Nanos) {
+        const PATIENCE: Nanos = Nanos::from_ms(1_000);
+        let (bytes, not_before) = (CONTINUE, now.after(PATIENCE));
+        let probe = (!self.head.http_10).then_some(Probe { bytes, not_before });
+        self.socket.watch().probe_with(probe);
+    }
+
+    /// From now on the same is asked, if the answer is `chunked`, by a leading zero of the next
+    /// chunk's size, which is no part of the answer.
+    pub fn expect_chunk(&self, chunked: bool) {
+        let probe = Probe { bytes: b"0", not_before: Nanos(0) };
+        self.socket.watch().probe_with(chunked.then_some(probe));
+    }
+
+    /// Has it left while its upstream was waited for?
+    pub fn has_left(&self) -> bool {
+        self.socket.watch().left()
+    }
+
     /// Sends what `output` holds, and empties it.
     pub async fn send(&mut self, core: &Core) -> std::io::Result<()> {
         let patience = Nanos::from_ms(core.config.server.write_timeout_ms);
@@ -218,7 +242,7 @@ impl Client {
             return Err(Some(ApiError::RequestTooLarge));
         }
         if self.head.expect_continue && self.input.len() == self.head.head_len {
-            self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.output.extend_from_slice(CONTINUE);
             self.send(core).await.map_err(|_| None)?;
         }
         self.take_body(core, most, core.config.server.body_total_timeout_ms).await

@@ -296,10 +296,10 @@ impl Core {
     pub async fn keep_time(&self) {
         /// While leases are held, what falls due meanwhile waits no longer than this.
         const LEASES_EVERY: Duration = Duration::from_millis(10);
-        let mut next_sweep = Nanos(0);
+        let (mut next_sweep, mut sweep_in) = (Nanos(0), watch::SWEEP_EVERY);
         loop {
             let due = self.shard.borrow().poll_timeout();
-            net::sleep(due.map_or(watch::SWEEP_EVERY, |due| {
+            net::sleep(due.map_or(sweep_in, |due| {
                 let span = Duration::from_nanos(due.since(clock::now()).0);
                 span.clamp(Duration::from_millis(1), LEASES_EVERY)
             }))
@@ -309,8 +309,8 @@ impl Core {
             self.wake_ready();
             self.post();
             if now >= next_sweep {
-                next_sweep = now.after(Nanos(watch::SWEEP_EVERY.as_nanos() as u64));
-                self.watches.sweep(now);
+                sweep_in = self.watches.sweep(now);
+                next_sweep = now.after(Nanos(sweep_in.as_nanos() as u64));
                 self.pools.drop_idle_since(now, &self.config.upstream);
                 self.gauge();
             }

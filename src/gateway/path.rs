@@ -110,8 +110,9 @@ async fn serve(core: &Core, client: &mut Client, call: &Call) -> Result<(u16, Ne
             let caller = known_sender(core, client).await?;
             let wanted = understand(core, client, call, &caller)?;
             let mut admitted = admit(core, client, caller, &wanted, &call.beginning).await?;
-            let request = wanted.request();
             let asked = clock::now();
+            client.expect_answer_head(asked);
+            let request = wanted.request(client);
             let link = upstream::call(core, &request, &mut admitted.attempts, |out| {
                 wanted.compose(out, client, call);
             });

@@ -20,6 +20,9 @@ use shard::record::{Outcome, Usage};
 /// Answers up to here are held until they are whole, and say what they cost.
 pub const HELD_BYTES_MAX: usize = 256 * 1024;
 
+/// Status of a call whose client did not wait for one; nginx's number for it.
+const CLIENT_LEFT: u16 = 499;
+
 /// Answers a call whose upstream has begun to answer.
 pub async fn answer(
     core: &Core,
@@ -60,6 +63,12 @@ pub async fn no_answer(
     admitted: Admitted,
     fault: Fault,
 ) -> (u16, Next) {
+    if client.has_left() {
+        // Nothing of an answer went out, but its prompt went to the upstream.
+        let usage = meter::estimate(core, client.body(), Vec::new()).await;
+        let _ = admitted.settle(core, CLIENT_LEFT, Outcome::ClientAborted, &usage);
+        return (CLIENT_LEFT, Next::Close);
+    }
     let (error, outcome) = meaning(fault);
     let caller = admitted.caller;
     let status = error.status();

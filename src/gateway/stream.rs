@@ -62,7 +62,9 @@ pub async fn relay(
     let upstream = Some((&link.head, &link.head_bytes[..]));
     answer::write_head(&mut client.output, status, upstream, ending, &own);
     let mut course = Course::new(admitted.streamed, wanted.hide_usage, ending);
+    client.expect_chunk(ending == Ending::Chunked);
     let end = course.run(core, client, &mut admitted, &mut link).await;
+    client.expect_chunk(false);
     admitted.waited = client.waited.after(link.waited());
     let usage = course.usage(core, client.body(), status).await;
     let outcome = match end {
@@ -172,7 +174,7 @@ impl Course {
                         return End::Gone;
                     }
                     if let Err(fault) = link.read_more(core).await {
-                        return End::Broken(fault);
+                        return if client.has_left() { End::Gone } else { End::Broken(fault) };
                     }
                     continue;
                 }

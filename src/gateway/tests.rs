@@ -6,7 +6,7 @@ use super::core::{Core, Parts, ProcessState};
 use super::net;
 use super::settle::{Admitted, Beginning, RequestId};
 use crate::clock;
-use crate::config::{Config, Durability};
+use crate::config::{Config, Durability, UsageConfig};
 use crate::journal::tests::{config as usage_config, journal};
 use crate::mail::ShardMail;
 use crate::metrics::Metrics;
@@ -58,10 +58,8 @@ fn catalog() -> Arc<Catalog> {
 /// A core whose channel to control takes `room` messages.
 fn fixture(durability: Durability, room: usize) -> Fixture {
     let dir = TempDir::new().unwrap();
-    let mut config = Config::default();
-    config.usage = usage_config(4, 4);
-    config.usage.durability = durability;
-    config.usage.sync_timeout_ms = 20;
+    let usage = UsageConfig { durability, sync_timeout_ms: 20, ..usage_config(4, 4) };
+    let config = Config { usage, ..Config::default() };
     let journal = journal(dir.path(), &config.usage);
     let (to_control, from_shards) = flume::bounded(room);
     let (to_shard, from_control) = flume::bounded(1);

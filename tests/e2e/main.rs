@@ -12,6 +12,7 @@ mod faults;
 mod framing;
 mod headers;
 mod keys;
+mod leaving;
 mod limits;
 mod metering;
 mod openai;
