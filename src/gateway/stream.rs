@@ -202,8 +202,9 @@ impl Course {
         if self.unsplittable {
             return self.take_rest(out);
         }
-        // Runs of events that go the same way leave in one chunk.
-        let (mut from, mut at) = (0, 0);
+        // Runs of events that go the same way leave in one chunk: what stays of them is moved over
+        // what does not, to `from..to`.
+        let (mut from, mut to, mut at) = (0, 0, 0);
         loop {
             let event = match self.splitter.next_event(&self.pending[at..]) {
                 Ok(Some(event)) => event,
@@ -215,17 +216,17 @@ impl Course {
             };
             let end = at + event.bytes;
             let role = self.role(&event, at);
-            if role.is_usage_only && self.hide_usage {
-                self.pass(from..at, out);
-                from = end;
-            } else if role.is_end && !self.said_all {
-                self.pass(from..at, out);
-                from = at;
+            if role.is_end && !self.said_all {
+                self.pass(from..to, out);
+                from = to;
                 self.said_all = true;
             }
+            let hidden = self.hidden(&event, &role, at);
+            to = self.keep(at..hidden.start, to);
+            to = self.keep(hidden.end..end, to);
             at = end;
         }
-        self.pass(from..at, out);
+        self.pass(from..to, out);
         self.pending.drain(..at);
         if self.unsplittable {
             self.take_rest(out);
@@ -246,6 +247,31 @@ impl Course {
         }
         self.text.clear();
         role
+    }
+
+    /// What the caller is not shown of the event at `at`: perhaps nothing.
+    fn hidden(&self, event: &SseEvent, role: &EventRole, at: usize) -> Range<usize> {
+        let end = at + event.bytes;
+        if !self.hide_usage {
+            return end..end;
+        }
+        match (role.is_usage_only, event.data_line(), role.null_usage) {
+            (true, _, _) => at..end,
+            (false, Some(data), Some(usage)) => {
+                let data_at = at + data.start as usize;
+                data_at + usage.start as usize..data_at + usage.end as usize
+            }
+            _ => end..end,
+        }
+    }
+
+    /// Moves a part of `pending` down to `to`; where it ends there.
+    fn keep(&mut self, part: Range<usize>, to: usize) -> usize {
+        let end = to + part.len();
+        if part.start != to {
+            self.pending.copy_within(part, to);
+        }
+        end
     }
 
     /// Passes on a part of `pending`: to the client, or, from the end marker on, to what waits
