@@ -20,6 +20,8 @@ use std::time::Duration;
 /// How often deadlines are looked at.
 pub const SWEEP_EVERY: Duration = Duration::from_millis(100);
 
+/// Room for this many sockets is made at once.
+const WATCHES_MIN: usize = 64;
 /// Calls that take less are not looked after.
 const LOOK_AFTER: Nanos = Nanos::from_ms(20);
 /// What a probe brings is looked for after this.
@@ -149,7 +151,15 @@ impl Watches {
             probe: Cell::new(None),
             left: Cell::new(false),
         });
-        self.0.borrow_mut().push(Rc::clone(&watch));
+        let mut watches = self.0.borrow_mut();
+        if watches.len() == watches.capacity() {
+            // However many come and go between two sweeps: room is for twice those still open.
+            watches.retain(|watch| watch.open.get());
+            let room = watches.len().max(WATCHES_MIN);
+            watches.reserve(room);
+        }
+        watches.push(Rc::clone(&watch));
+        drop(watches);
         Socket { watch: Guard(watch), stream }
     }
 
@@ -258,5 +268,36 @@ impl Socket {
     /// Is there nothing to read and the peer still there? Asks the kernel without waiting.
     pub fn is_quiet(&self) -> bool {
         self.stream.handle().is_quiet()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crate::gateway::net::Listener;
+
+    /// Connections of this many clients at once, one after the other `rounds` times, unswept.
+    fn room_after(rounds: usize, at_once: usize) -> usize {
+        let room = net::run(async move {
+            let listener = net::bind(([127, 0, 0, 1], 0).into()).unwrap();
+            let address = listener.local_addr().unwrap();
+            let _listener = Listener::from_std(listener).unwrap();
+            let watches = Watches::default();
+            for _ in 0..rounds {
+                let mut open = Vec::new();
+                for _ in 0..at_once {
+                    open.push(watches.socket(Stream::connect(address).await.unwrap()));
+                }
+            }
+            watches.0.borrow().capacity()
+        });
+        room.unwrap()
+    }
+
+    #[test]
+    fn room_is_for_open_sockets_only() {
+        assert!(room_after(40, 50) <= 4 * WATCHES_MIN);
+        assert!(room_after(4, 500) >= 500);
     }
 }
