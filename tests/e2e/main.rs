@@ -23,3 +23,4 @@ mod shared;
 mod slow_clients;
 mod streaming;
 mod support;
+mod timeouts;
