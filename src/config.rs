@@ -95,6 +95,8 @@ pub struct Server {
     pub head_timeout_ms: u64,
     /// Between two reads of a request's body; past it 408.
     pub body_timeout_ms: u64,
+    /// The whole of a request's body; past it 408.
+    pub body_total_timeout_ms: u64,
     /// A connection without a request is closed after this.
     pub idle_timeout_ms: u64,
     /// A client that takes no byte of an answer for this long has left.
@@ -127,6 +129,8 @@ pub struct Upstream {
 pub struct UsageConfig {
     /// See [`Durability`].
     pub durability: Durability,
+    /// With [`Durability::Disk`]: a response waits for its record this long; past it 503.
+    pub sync_timeout_ms: u64,
     /// Size of one journal segment.
     pub segment_bytes: u64,
     /// Space that one shard's journal may take while the store is away; past it 503 `journal_full`.
@@ -261,6 +265,7 @@ fn default_server() -> Server {
         max_body_bytes: 16 << 20,
         head_timeout_ms: 10_000,
         body_timeout_ms: 30_000,
+        body_total_timeout_ms: 120_000,
         idle_timeout_ms: 75_000,
         write_timeout_ms: 30_000,
         drain_timeout_ms: 30_000,
@@ -270,6 +275,7 @@ fn default_server() -> Server {
 fn default_usage() -> UsageConfig {
     UsageConfig {
         durability: Durability::Process,
+        sync_timeout_ms: 10_000,
         segment_bytes: 16 << 20,
         journal_max_bytes: 8 << 30,
         batch_rows: 4096,

@@ -137,6 +137,8 @@ keys! {
             "From a request's first byte to the last of its headers; past it 408.";
         body_timeout_ms: Live, MS, server.body_timeout_ms,
             "Between two reads of a request's body; past it 408.";
+        body_total_timeout_ms: Live, MS, server.body_total_timeout_ms,
+            "The whole of a request's body, however steadily it trickles in; past it 408.";
         idle_timeout_ms: Live, MS, server.idle_timeout_ms,
             "A connection without a request is closed after this.";
         write_timeout_ms: Live, MS, server.write_timeout_ms,
@@ -160,6 +162,8 @@ keys! {
         durability: Restart, ANY, usage.durability,
             "What a call's record has survived by the time its response ends: \"process\": \
              kill -9;\n\"disk\": power loss too.";
+        sync_timeout_ms: Live, MS, usage.sync_timeout_ms,
+            "With \"disk\": how long a response waits for its record; past it 503.";
         segment_bytes: Restart, (1 << 16, 1 << 30), usage.segment_bytes,
             "Size of one file of a journal.";
         journal_max_bytes: Restart, (1 << 17, 1 << 44), usage.journal_max_bytes,

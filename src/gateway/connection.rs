@@ -4,7 +4,7 @@
 use super::core::Core;
 use super::path;
 use super::run::IDLE_GRACE;
-use super::watch::{Ends, Socket};
+use super::watch::{Ends, Probe, Socket};
 use crate::clock;
 use crate::wire::chunked::{ChunkDecoder, Step};
 use crate::wire::error::ApiError;
@@ -15,6 +15,9 @@ use std::rc::Rc;
 
 /// A fresh connection's input buffer. Most heads and small bodies fit; it grows as needed.
 const INPUT_BYTES_MIN: usize = 2048;
+/// Room for a body grows with what has come of it, by this or to twice as much: a client that only
+/// announces a large one takes no memory.
+const BODY_STEP_BYTES: usize = 16 * 1024;
 /// A buffer that grew past this is given back after the request.
 const BUFFER_KEPT_BYTES: usize = 64 * 1024;
 /// A refused request's rest is read up to here, so that the client can read its refusal.
@@ -24,6 +27,8 @@ const SKIPPED_BODY_BYTES_MAX: u64 = 64 * 1024;
 const LINGER: Nanos = Nanos::from_ms(1_000);
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
 /// After a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -31,6 +36,12 @@ pub enum Next {
     KeepAlive,
     /// Close.
     Close,
+}
+
+/// How long a body may take.
+struct Patience {
+    per_read: Nanos,
+    until: Nanos,
 }
 
 /// How reading a head ended.
@@ -57,6 +68,8 @@ pub struct Client {
     pub output: Vec<u8>,
     /// When the current request's first byte was here.
     pub begun: Nanos,
+    /// Time since then that went by waiting for the client: to send, and to take its answer.
+    pub waited: Nanos,
     decoded_body: Vec<u8>,
     request_bytes: usize,
     body_is_read: bool,
@@ -71,6 +84,7 @@ pub async fn serve(core: Rc<Core>, socket: Socket, peer: SocketAddr) {
         head: RequestHead::default(),
         output: Vec::new(),
         begun: Nanos(0),
+        waited: Nanos(0),
         decoded_body: Vec::new(),
         request_bytes: 0,
         body_is_read: false,
@@ -121,6 +135,28 @@ impl Client {
         self.body_is_read || small && !self.head.expect_continue
     }
 
+    /// From now on until the head of its answer a client that says no more, and may have left, is
+    /// asked by an interim answer. Those that only half-close know them less well than chunks, so
+    /// it comes only if the answer is long in coming; and not to HTTP/1.0, which has none.
+    pub fn expect_answer_head(&self, now: Nanos) {
+        const PATIENCE: Nanos = Nanos::from_ms(1_000);
+        let (bytes, not_before) = (CONTINUE, now.after(PATIENCE));
+        let probe = (!self.head.http_10).then_some(Probe { bytes, not_before });
+        self.socket.watch().probe_with(probe);
+    }
+
+    /// From now on the same is asked, if the answer is `chunked`, by a leading zero of the next
+    /// chunk's size, which is no part of the answer.
+    pub fn expect_chunk(&self, chunked: bool) {
+        let probe = Probe { bytes: b"0", not_before: Nanos(0) };
+        self.socket.watch().probe_with(chunked.then_some(probe));
+    }
+
+    /// Has it left while its upstream was waited for?
+    pub fn has_left(&self) -> bool {
+        self.socket.watch().left()
+    }
+
     /// Sends what `output` holds, and empties it.
     pub async fn send(&mut self, core: &Core) -> std::io::Result<()> {
         let patience = Nanos::from_ms(core.config().server.write_timeout_ms);
@@ -128,6 +164,14 @@ impl Client {
         let result = self.socket.write_all(&mut self.output).await;
         self.socket.watch().disarm();
         self.output.clear();
+        result
+    }
+
+    /// Sends a part of an answer. How long that takes is the client's doing.
+    pub async fn send_part(&mut self, core: &Core) -> std::io::Result<()> {
+        let begun = clock::now();
+        let result = self.send(core).await;
+        self.waited = self.waited.after(clock::now().since(begun));
         result
     }
 
@@ -142,6 +186,7 @@ impl Client {
         self.head.clear();
         self.body_is_read = false;
         self.begun = clock::now();
+        self.waited = Nanos(0);
         let mut deadline = if self.input.is_empty() {
             // An answer that began before the drain did may not have said that it is the last.
             let patience = Nanos::from_ms(server.idle_timeout_ms);
@@ -198,19 +243,28 @@ impl Client {
             return Err(Some(ApiError::RequestTooLarge));
         }
         if self.head.expect_continue && self.input.len() == self.head.head_len {
-            self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.output.extend_from_slice(CONTINUE);
             self.send(core).await.map_err(|_| None)?;
         }
-        self.take_body(core, most).await
+        self.take_body(core, most, core.config().server.body_total_timeout_ms).await
     }
 
-    async fn take_body(&mut self, core: &Core, most: u64) -> Result<(), Option<ApiError>> {
-        let patience = Nanos::from_ms(core.config().server.body_timeout_ms);
+    async fn take_body(
+        &mut self,
+        core: &Core,
+        most: u64,
+        total_ms: u64,
+    ) -> Result<(), Option<ApiError>> {
+        let patience = Patience {
+            per_read: Nanos::from_ms(core.config().server.body_timeout_ms),
+            until: clock::now().after(Nanos::from_ms(total_ms)),
+        };
         if let BodyFraming::Length(length) = self.head.framing {
             let whole = self.head.head_len + length as usize;
             while self.input.len() < whole {
-                self.input.reserve(whole - self.input.len());
-                self.must_read(patience).await?;
+                let rest = whole - self.input.len();
+                self.input.reserve(rest.min(self.input.len().max(BODY_STEP_BYTES)));
+                self.must_read(&patience).await?;
             }
             self.request_bytes = whole;
         } else {
@@ -232,7 +286,7 @@ impl Client {
                         let done = self.request_bytes + consumed;
                         self.input.drain(self.head.head_len..done);
                         self.request_bytes = self.head.head_len;
-                        self.must_read(patience).await?;
+                        self.must_read(&patience).await?;
                     }
                     Step::End { consumed } => {
                         self.request_bytes += consumed;
@@ -245,8 +299,9 @@ impl Client {
         Ok(())
     }
 
-    async fn must_read(&mut self, patience: Nanos) -> Result<(), Option<ApiError>> {
-        match self.read_more(clock::now().after(patience)).await {
+    async fn must_read(&mut self, patience: &Patience) -> Result<(), Option<ApiError>> {
+        let deadline = clock::now().after(patience.per_read).min(patience.until);
+        match self.read_more(deadline).await {
             Some(_) => Ok(()),
             None if self.socket.watch().fired() => Err(Some(ApiError::RequestTimeout)),
             None => Err(None),
@@ -258,10 +313,15 @@ impl Client {
         if self.input.len() == self.input.capacity() {
             self.input.reserve(self.input.capacity().max(INPUT_BYTES_MIN));
         }
-        let ends = if self.input.is_empty() { Ends::IdleRead } else { Ends::Reads };
+        // Before a request's first byte nobody waits for it.
+        let begun = (!self.input.is_empty()).then(clock::now);
+        let ends = if begun.is_none() { Ends::IdleRead } else { Ends::Reads };
         self.socket.watch().arm(deadline, ends);
         let read = self.socket.read(&mut self.input).await;
         self.socket.watch().disarm();
+        if let Some(begun) = begun {
+            self.waited = self.waited.after(clock::now().since(begun));
+        }
         read.ok().filter(|count| *count > 0)
     }
 
@@ -281,8 +341,10 @@ impl Client {
     /// Makes room for the next request: forgets this one, reading the rest of a refused body.
     async fn finish_request(&mut self, core: &Core) -> Next {
         if !self.body_is_read {
-            let skipped =
-                self.can_continue() && self.take_body(core, SKIPPED_BODY_BYTES_MAX).await.is_ok();
+            // Nobody wants it, so it gets no more time in all than a read that somebody wants.
+            let total_ms = core.config().server.body_timeout_ms;
+            let skipped = self.can_continue()
+                && self.take_body(core, SKIPPED_BODY_BYTES_MAX, total_ms).await.is_ok();
             if !skipped {
                 return Next::Close;
             }

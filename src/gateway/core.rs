@@ -104,6 +104,8 @@ pub struct Core {
     metrics: Arc<Metrics>,
     replies: RefCell<HashMap<u64, Option<Reply>>>,
     next_ticket: Cell<u64>,
+    /// What found the channel to control full. It goes before anything else.
+    unsent: RefCell<Option<ToControl>>,
 }
 
 /// What a [`Core`] is made of.
@@ -151,6 +153,7 @@ impl Core {
             metrics: parts.metrics,
             replies: RefCell::default(),
             next_ticket: Cell::new(0),
+            unsent: RefCell::default(),
         }
     }
 
@@ -175,20 +178,28 @@ impl Core {
         self.state.draining.load(Ordering::Relaxed)
     }
 
-    /// Posts what the pure state wants posted. Cheap when there is nothing.
-    pub fn post(&self) {
+    /// Posts what the pure state wants posted; false if the channel has no room for all of it.
+    /// Cheap when there is nothing.
+    pub fn post(&self) -> bool {
         loop {
-            let Some(message) = self.shard.borrow_mut().poll_action() else { return };
-            if matches!(message, ToControl::Rate(_) | ToControl::Quota(_)) {
-                self.metrics().lease_wants.add(1);
-            }
-            // Full: control is far behind. Whoever waits for the answer ends by its own
-            // deadline, and asks again at the next request.
-            if self.mail.to_control.try_send(message).is_err() {
+            let unsent = self.unsent.borrow_mut().take();
+            let Some(message) = unsent.or_else(|| self.poll_action()) else { return true };
+            // Full: control is far behind. What is out of the pure state, spent tokens above all,
+            // exists nowhere else, so it waits here for the next post; the rest waits there.
+            if let Err(unsent) = self.mail.to_control.try_send(message) {
+                *self.unsent.borrow_mut() = Some(unsent.into_inner());
                 self.metrics().mail_full.add(1);
-                return;
+                return false;
             }
         }
+    }
+
+    fn poll_action(&self) -> Option<ToControl> {
+        let message = self.shard.borrow_mut().poll_action()?;
+        if matches!(message, ToControl::Rate(_) | ToControl::Quota(_)) {
+            self.metrics().lease_wants.add(1);
+        }
+        Some(message)
     }
 
     /// Asks control; `None` if it does not answer within `patience`.
@@ -229,14 +240,17 @@ impl Core {
     }
 
     /// Returns once the record `seq` survives what the configuration says it must; false if
-    /// that cannot be had any more.
+    /// that cannot be had in time, or not any more.
     pub async fn durable(&self, seq: u64) -> bool {
         if self.config().usage.durability == Durability::Process {
             return true;
         }
-        while self.synced_next_seq.get() <= seq && !self.sync_failed.get() {
-            self.parking.wait(Spot::Sync).await;
-        }
+        let synced = async {
+            while self.synced_next_seq.get() <= seq && !self.sync_failed.get() {
+                self.parking.wait(Spot::Sync).await;
+            }
+        };
+        net::within(Duration::from_millis(self.config().usage.sync_timeout_ms), synced).await;
         self.synced_next_seq.get() > seq
     }
 
@@ -301,10 +315,10 @@ impl Core {
     pub async fn keep_time(&self) {
         /// While leases are held, what falls due meanwhile waits no longer than this.
         const LEASES_EVERY: Duration = Duration::from_millis(10);
-        let mut next_sweep = Nanos(0);
+        let (mut next_sweep, mut sweep_in) = (Nanos(0), watch::SWEEP_EVERY);
         loop {
             let due = self.shard.borrow().poll_timeout();
-            net::sleep(due.map_or(watch::SWEEP_EVERY, |due| {
+            net::sleep(due.map_or(sweep_in, |due| {
                 let span = Duration::from_nanos(due.since(clock::now()).0);
                 span.clamp(Duration::from_millis(1), LEASES_EVERY)
             }))
@@ -314,8 +328,8 @@ impl Core {
             self.wake_ready();
             self.post();
             if now >= next_sweep {
-                next_sweep = now.after(Nanos(watch::SWEEP_EVERY.as_nanos() as u64));
-                self.watches.sweep(now);
+                sweep_in = self.watches.sweep(now);
+                next_sweep = now.after(Nanos(sweep_in.as_nanos() as u64));
                 self.pools.drop_idle_since(now, &self.config().upstream);
                 self.gauge();
             }

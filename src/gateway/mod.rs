@@ -16,6 +16,8 @@ mod route;
 mod run;
 mod settle;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod understand;
 mod upstream;
 mod watch;

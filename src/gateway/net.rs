@@ -12,10 +12,12 @@ use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
 use monoio::net::{TcpListener, TcpStream};
 use monoio::time::TimeDriver;
 use monoio::{IoUringDriver, RuntimeBuilder};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_reuseaddr, set_socket_reuseport};
 use rustix::net::{
-    AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, recv, shutdown, socket_with,
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown,
+    socket_with,
 };
 use std::future::Future;
 use std::io;
@@ -104,6 +106,14 @@ impl Handle {
         matches!(recv(self.socket(), &mut byte, flags), Err(Errno::AGAIN))
     }
 
+    /// Sends what there is room for at once; how much that is.
+    pub fn send_now(self, bytes: &[u8]) -> io::Result<usize> {
+        match send(self.socket(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Err(Errno::AGAIN) => Ok(0),
+            sent => Ok(sent?),
+        }
+    }
+
     fn shutdown(self, how: Shutdown) {
         // Already disconnected is what was wanted.
         let _ = shutdown(self.socket(), how);
@@ -115,6 +125,30 @@ impl Handle {
         // this handle before it drops the socket, so the number still names that socket.
         unsafe { BorrowedFd::borrow_raw(self.0) }
     }
+}
+
+/// What can be known of a socket's peer without reading from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// It may say more.
+    Open,
+    /// It says no more. Whether it still listens only a write can tell.
+    SaidAll,
+    /// It has reset the connection.
+    Gone,
+}
+
+/// The peers of many sockets, asked of the kernel at once and without waiting.
+pub fn peers(handles: &[Handle]) -> io::Result<Vec<Peer>> {
+    let poll_fd = |handle: &Handle| PollFd::from_borrowed_fd(handle.socket(), PollFlags::RDHUP);
+    let mut sockets: Vec<PollFd<'_>> = handles.iter().map(poll_fd).collect();
+    poll(&mut sockets, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    let peer = |socket: &PollFd<'_>| match socket.revents() {
+        events if events.intersects(PollFlags::ERR | PollFlags::HUP) => Peer::Gone,
+        events if events.contains(PollFlags::RDHUP) => Peer::SaidAll,
+        _ => Peer::Open,
+    };
+    Ok(sockets.iter().map(peer).collect())
 }
 
 /// Opens a listening socket that shares its port with the other shards'.

@@ -110,15 +110,16 @@ async fn serve(core: &Core, client: &mut Client, call: &Call) -> Result<(u16, Ne
             let caller = known_sender(core, client).await?;
             let wanted = understand(core, client, call, &caller)?;
             let mut admitted = admit(core, client, caller, &wanted, &call.beginning).await?;
-            let request = wanted.request();
             let asked = clock::now();
+            client.expect_answer_head(asked);
+            let request = wanted.request(client);
             let link = upstream::call(core, &request, &mut admitted.attempts, |out| {
                 wanted.compose(out, client, call);
             });
             match link.await {
                 Ok(link) => Ok(relay::answer(core, client, call, &wanted, admitted, link).await),
                 Err(fault) => {
-                    admitted.waited = clock::now().since(asked);
+                    admitted.waited = client.waited.after(clock::now().since(asked));
                     Ok(relay::no_answer(core, client, call, admitted, fault).await)
                 }
             }
@@ -186,10 +187,8 @@ async fn admit(
         match admission {
             Admission::Admitted(permit) => {
                 let estimate = (wanted.input_estimate, wanted.streams());
-                let mut journal = core.journal.borrow_mut();
-                let journal = journal.as_mut().ok_or(ApiError::Overloaded)?;
-                return Admitted::begin(core, journal, permit, caller, estimate, beginning)
-                    .map_err(|_| ApiError::JournalFull.into());
+                return Admitted::begin(core, permit, caller, estimate, beginning)
+                    .map_err(Stop::from);
             }
             Admission::Refused(Refusal::CallerForgotten) => {
                 caller = identify(core, client).await?;

@@ -20,6 +20,9 @@ use shard::record::{Outcome, Usage};
 /// Answers up to here are held until they are whole, and say what they cost.
 pub const HELD_BYTES_MAX: usize = 256 * 1024;
 
+/// Status of a call whose client did not wait for one; nginx's number for it.
+const CLIENT_LEFT: u16 = 499;
+
 /// Answers a call whose upstream has begun to answer.
 pub async fn answer(
     core: &Core,
@@ -30,7 +33,6 @@ pub async fn answer(
     mut link: Link,
 ) -> (u16, Next) {
     admitted.first_byte_at = Some(clock::now());
-    admitted.waited = link.waited();
     if link.head.is_event_stream && !link.is_done() {
         admitted.streamed = true;
         return stream::relay(core, client, call, wanted, admitted, link).await;
@@ -45,7 +47,7 @@ pub async fn answer(
             Ok(Some(part)) => link.body.extend_from_slice(&link.input[part]),
             Ok(None) => return whole(core, client, call, wanted, admitted, link).await,
             Err(fault) => {
-                admitted.waited = link.waited();
+                admitted.waited = client.waited.after(link.waited());
                 return no_answer(core, client, call, admitted, fault).await;
             }
         }
@@ -61,15 +63,18 @@ pub async fn no_answer(
     admitted: Admitted,
     fault: Fault,
 ) -> (u16, Next) {
-    let (error, outcome) = match fault {
-        Fault::TimedOut => (ApiError::UpstreamTimeout, Outcome::TimedOut),
-        Fault::Failed | Fault::Stale => (ApiError::UpstreamError, Outcome::UpstreamFailed),
-    };
+    if client.has_left() {
+        // Nothing of an answer went out, but its prompt went to the upstream.
+        let usage = meter::estimate(core, client.body(), Vec::new()).await;
+        let _ = admitted.settle(core, CLIENT_LEFT, Outcome::ClientAborted, &usage);
+        return (CLIENT_LEFT, Next::Close);
+    }
+    let (error, outcome) = meaning(fault);
     let caller = admitted.caller;
     let status = error.status();
     let bill = admitted.settle(core, status, outcome, &Usage::default());
     if !core.durable(bill.seq).await {
-        return (status, Next::Close);
+        return not_durable(core, client, call).await;
     }
     let limits = Some(core.shard.borrow().limits(&caller, clock::moment()));
     let refused = Refused { error, retry_after: None, limits };
@@ -88,7 +93,7 @@ async fn whole(
     link: Link,
 ) -> (u16, Next) {
     let status = link.head.status;
-    admitted.waited = link.waited();
+    admitted.waited = client.waited.after(link.waited());
     let caller = admitted.caller;
     let usage = match usage_from_body(&link.body) {
         Some(counts) => meter::reported(counts),
@@ -99,7 +104,7 @@ async fn whole(
     };
     let Bill { cost, seq } = admitted.settle(core, status, Outcome::Completed, &usage);
     if !core.durable(seq).await {
-        return (status, Next::Close);
+        return not_durable(core, client, call).await;
     }
     let limits = core.shard.borrow().limits(&caller, clock::moment());
     let keep_alive = client.keeps_alive(core);
@@ -125,6 +130,23 @@ async fn whole(
     core.pools.put(core, wanted.service, link);
     let sent = client.send(core).await;
     (status, if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close })
+}
+
+/// Refuses to hand out an answer whose record may be lost yet. The call itself is settled.
+async fn not_durable(core: &Core, client: &mut Client, call: &Call) -> (u16, Next) {
+    let refused = Refused::from(ApiError::Overloaded);
+    answer::write_refusal(client, &refused, call.shape, &call.beginning.request_id, false);
+    // It is the last word on this connection, heard or not.
+    let _ = client.send(core).await;
+    (refused.error.status(), Next::Close)
+}
+
+/// What a fault is to the caller, and to the record.
+pub const fn meaning(fault: Fault) -> (ApiError, Outcome) {
+    match fault {
+        Fault::TimedOut => (ApiError::UpstreamTimeout, Outcome::TimedOut),
+        Fault::Failed | Fault::Stale => (ApiError::UpstreamError, Outcome::UpstreamFailed),
+    }
 }
 
 /// An answer that stands for work done: where it reports no usage, tokens are counted.

@@ -121,7 +121,10 @@ async fn drain(core: &Core, listener: net::Handle) {
         }
     }
     core.shard.borrow_mut().release_all(clock::now());
-    core.post();
+    let last = clock::now().after(Nanos::from_s(1));
+    while !core.post() && clock::now() < last {
+        net::sleep(DRAIN_POLL).await;
+    }
     if let Some(journal) = core.journal.borrow_mut().take() {
         journal.close();
     }

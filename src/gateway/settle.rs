@@ -3,7 +3,8 @@
 
 use super::core::Core;
 use crate::clock;
-use crate::journal::{Journal, Open, Pending};
+use crate::journal::{JournalFull, Open, Pending};
+use crate::wire::error::ApiError;
 use shard::key_cache::Caller;
 use shard::permit::Permit;
 use shard::record::{Outcome, REQUEST_ID_BYTES_MAX, Record, Usage};
@@ -54,7 +55,7 @@ pub struct Admitted {
     pub attempts: u16,
     /// Answered as an event stream.
     pub streamed: bool,
-    /// Time spent waiting for the upstream.
+    /// Time spent waiting for others: for the upstream, and for a client that is slow.
     pub waited: Nanos,
     /// When the upstream's answer began.
     pub first_byte_at: Option<Nanos>,
@@ -73,10 +74,6 @@ pub struct Bill {
     pub seq: u64,
 }
 
-/// The journal has no room; nothing was admitted.
-#[derive(Clone, Copy, Debug)]
-pub struct NoRoom;
-
 /// Where and when a call began.
 pub struct Beginning {
     /// Identity of its record.
@@ -88,15 +85,15 @@ pub struct Beginning {
 }
 
 impl Admitted {
-    /// Puts the PENDING of a permit into the journal. Without room the permit is settled at zero.
+    /// Puts the PENDING of a permit into the journal. Where it has no room, or is closed already,
+    /// the permit is settled at zero: nothing was admitted.
     pub fn begin(
         core: &Core,
-        journal: &mut Journal,
         permit: Permit,
         caller: Caller,
         (input_estimate, streamed): (u32, bool),
         beginning: &Beginning,
-    ) -> Result<Self, NoRoom> {
+    ) -> Result<Self, ApiError> {
         let pending = Pending {
             record_id: beginning.record_id,
             occurred_at_unix_us: permit.admitted_at_unix_us(),
@@ -109,12 +106,22 @@ impl Admitted {
             estimated_input_tokens: input_estimate,
             streamed,
         };
-        let Ok(open) = journal.pending(&pending, beginning.request_id.if_given()) else {
-            let _ = core.shard.borrow_mut().settle(permit, &Usage::default(), clock::moment());
-            core.metrics().journal_full.add(1);
-            return Err(NoRoom);
+        let mut journal = core.journal.borrow_mut();
+        let request_id = beginning.request_id.if_given();
+        let error = match journal.as_mut().map(|journal| journal.pending(&pending, request_id)) {
+            Some(Ok(open)) => return Ok(Self::opened(permit, open, caller, beginning)),
+            Some(Err(JournalFull)) => ApiError::JournalFull,
+            None => ApiError::Overloaded,
         };
-        Ok(Self {
+        let _ = core.shard.borrow_mut().settle(permit, &Usage::default(), clock::moment());
+        if matches!(error, ApiError::JournalFull) {
+            core.metrics().journal_full.add(1);
+        }
+        Err(error)
+    }
+
+    fn opened(permit: Permit, open: Open, caller: Caller, beginning: &Beginning) -> Self {
+        Self {
             caller,
             service: permit.service(),
             attempts: 0,
@@ -125,7 +132,7 @@ impl Admitted {
             open,
             record_id: beginning.record_id,
             begun: beginning.begun,
-        })
+        }
     }
 
     /// Notes how far a stream has come, so that a crash bills it.

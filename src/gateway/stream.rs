@@ -6,7 +6,7 @@ use super::connection::{Client, Next};
 use super::core::Core;
 use super::meter;
 use super::path::Call;
-use super::relay::is_billable;
+use super::relay::{is_billable, meaning};
 use super::settle::Admitted;
 use super::understand::Wanted;
 use super::upstream::{Fault, Link};
@@ -62,22 +62,26 @@ pub async fn relay(
     let upstream = Some((&link.head, &link.head_bytes[..]));
     answer::write_head(&mut client.output, status, upstream, ending, &own);
     let mut course = Course::new(admitted.streamed, wanted.hide_usage, ending);
+    client.expect_chunk(ending == Ending::Chunked);
     let end = course.run(core, client, &mut admitted, &mut link).await;
-    admitted.waited = link.waited();
+    client.expect_chunk(false);
+    admitted.waited = client.waited.after(link.waited());
     let usage = course.usage(core, client.body(), status).await;
     let outcome = match end {
         End::Whole if course.upstream_gave_up => Outcome::UpstreamFailed,
         End::Whole => Outcome::Completed,
         End::Gone => Outcome::ClientAborted,
-        End::Broken(Fault::TimedOut) => Outcome::TimedOut,
-        End::Broken(_) => Outcome::UpstreamFailed,
+        End::Broken(fault) => meaning(fault).1,
     };
     let bill = admitted.settle(core, status, outcome, &usage);
-    if matches!(end, End::Gone) || !core.durable(bill.seq).await {
-        return (status, Next::Close);
-    }
-    if let End::Broken(fault) = end {
-        course.write_failure(&mut client.output, call, fault);
+    let error = match end {
+        End::Gone => return (status, Next::Close),
+        _ if !core.durable(bill.seq).await => Some(ApiError::Overloaded),
+        End::Broken(fault) => Some(meaning(fault).0),
+        End::Whole => None,
+    };
+    if let Some(error) = error {
+        course.write_failure(&mut client.output, call, &error);
         let _ = client.send(core).await;
         return (status, Next::Close);
     }
@@ -166,11 +170,11 @@ impl Course {
                 }
                 // What has been read is written in one go, before more is waited for.
                 Ok(None) => {
-                    if !client.output.is_empty() && client.send(core).await.is_err() {
+                    if !client.output.is_empty() && client.send_part(core).await.is_err() {
                         return End::Gone;
                     }
                     if let Err(fault) = link.read_more(core).await {
-                        return End::Broken(fault);
+                        return if client.has_left() { End::Gone } else { End::Broken(fault) };
                     }
                     continue;
                 }
@@ -198,8 +202,9 @@ impl Course {
         if self.unsplittable {
             return self.take_rest(out);
         }
-        // Runs of events that go the same way leave in one chunk.
-        let (mut from, mut at) = (0, 0);
+        // Runs of events that go the same way leave in one chunk: what stays of them is moved over
+        // what does not, to `from..to`.
+        let (mut from, mut to, mut at) = (0, 0, 0);
         loop {
             let event = match self.splitter.next_event(&self.pending[at..]) {
                 Ok(Some(event)) => event,
@@ -211,17 +216,17 @@ impl Course {
             };
             let end = at + event.bytes;
             let role = self.role(&event, at);
-            if role.is_usage_only && self.hide_usage {
-                self.pass(from..at, out);
-                from = end;
-            } else if role.is_end && !self.said_all {
-                self.pass(from..at, out);
-                from = at;
+            if role.is_end && !self.said_all {
+                self.pass(from..to, out);
+                from = to;
                 self.said_all = true;
             }
+            let hidden = self.hidden(&event, &role, at);
+            to = self.keep(at..hidden.start, to);
+            to = self.keep(hidden.end..end, to);
             at = end;
         }
-        self.pass(from..at, out);
+        self.pass(from..to, out);
         self.pending.drain(..at);
         if self.unsplittable {
             self.take_rest(out);
@@ -242,6 +247,31 @@ impl Course {
         }
         self.text.clear();
         role
+    }
+
+    /// What the caller is not shown of the event at `at`: perhaps nothing.
+    fn hidden(&self, event: &SseEvent, role: &EventRole, at: usize) -> Range<usize> {
+        let end = at + event.bytes;
+        if !self.hide_usage {
+            return end..end;
+        }
+        match (role.is_usage_only, event.data_line(), role.null_usage) {
+            (true, _, _) => at..end,
+            (false, Some(data), Some(usage)) => {
+                let data_at = at + data.start as usize;
+                data_at + usage.start as usize..data_at + usage.end as usize
+            }
+            _ => end..end,
+        }
+    }
+
+    /// Moves a part of `pending` down to `to`; where it ends there.
+    fn keep(&mut self, part: Range<usize>, to: usize) -> usize {
+        let end = to + part.len();
+        if part.start != to {
+            self.pending.copy_within(part, to);
+        }
+        end
     }
 
     /// Passes on a part of `pending`: to the client, or, from the end marker on, to what waits
@@ -272,14 +302,11 @@ impl Course {
     }
 
     /// Ends a stream with an error event; a body that is not a stream just breaks off.
-    fn write_failure(&self, out: &mut Vec<u8>, call: &Call, fault: Fault) {
+    fn write_failure(&self, out: &mut Vec<u8>, call: &Call, error: &ApiError) {
         if !self.is_stream {
-            return;
+            // What is left may be all of it.
+            return out.clear();
         }
-        let error = match fault {
-            Fault::TimedOut => ApiError::UpstreamTimeout,
-            Fault::Failed | Fault::Stale => ApiError::UpstreamError,
-        };
         // What went through unread may have stopped in the middle of an event.
         let mut event = if self.unsplittable { b"\n\n".to_vec() } else { Vec::new() };
         error.write_sse_event(&mut event, call.shape);

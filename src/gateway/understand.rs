@@ -144,8 +144,9 @@ fn climbs(path: &[u8]) -> bool {
 
 impl Wanted {
     /// The call as the pools see it.
-    pub fn request(&self) -> upstream::Request<'_> {
-        upstream::Request { index: self.service, service: self.service(), is_head: self.is_head }
+    pub fn request<'a>(&'a self, client: &'a Client) -> upstream::Request<'a> {
+        let (index, service, is_head) = (self.service, self.service(), self.is_head);
+        upstream::Request { index, service, is_head, client: &client.socket }
     }
 
     /// Did the caller ask for a stream?

@@ -130,6 +130,8 @@ pub struct Request<'a> {
     pub service: &'a Service,
     /// A HEAD request: its answer has no body.
     pub is_head: bool,
+    /// For whom. The call ends when it leaves.
+    pub client: &'a Socket,
 }
 
 /// Sends what `compose` writes and reads the answer's head. `attempts` counts the calls begun.
@@ -146,7 +148,7 @@ pub async fn call(
         link.reused = true;
         link.total_deadline = total;
         compose(&mut link.output);
-        match link.exchange(core, request.is_head).await {
+        match link.exchange(core, request).await {
             Ok(()) => return Ok(link),
             // Sent again, so counted again: the record says how often the upstream was called.
             Err(Fault::Stale) => *attempts += 1,
@@ -157,7 +159,7 @@ pub async fn call(
     link.waited = clock::now().since(begun);
     link.total_deadline = total;
     compose(&mut link.output);
-    link.exchange(core, request.is_head).await?;
+    link.exchange(core, request).await?;
     Ok(link)
 }
 
@@ -206,6 +208,7 @@ impl Link {
         self.position = 0;
         self.waited = Nanos(0);
         self.socket.watch().disarm();
+        self.socket.watch().served();
     }
 
     /// Time spent waiting for the upstream since the call began.
@@ -223,8 +226,9 @@ impl Link {
         matches!(self.rest, Rest::Done)
     }
 
-    async fn exchange(&mut self, core: &Core, is_head: bool) -> Result<(), Fault> {
+    async fn exchange(&mut self, core: &Core, request: &Request<'_>) -> Result<(), Fault> {
         let begun = clock::now();
+        self.socket.watch().serve(request.client, begun);
         let first_byte = begun.after(Nanos::from_ms(core.config().upstream.first_byte_timeout_ms));
         self.socket.watch().arm(first_byte.min(self.total_deadline), Ends::Both);
         let sent = self.socket.write_all(&mut self.output).await;
@@ -232,7 +236,7 @@ impl Link {
         if sent.is_err() {
             return Err(self.fault());
         }
-        let result = self.read_head(core, is_head).await;
+        let result = self.read_head(core, request.is_head).await;
         self.socket.watch().disarm();
         self.waited = self.waited.after(clock::now().since(begun));
         result

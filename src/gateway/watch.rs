@@ -4,8 +4,13 @@
 //! A deadline that passes shuts the socket down, so that the read or write waiting on it ends;
 //! the task that waited asks [`Watch::fired`] why. Precision is [`SWEEP_EVERY`]; what needs
 //! better (a parked request) has a timer of its own.
+//!
+//! The same sweep looks after clients whose calls take long: nobody reads from a client while its
+//! upstream is waited for, so nobody would notice that it has left. A client that has reset its
+//! connection is gone. One that has only said that it sends no more may be half-closed and want
+//! its answer, or gone: a [`Probe`] makes the kernel of one that is gone say so.
 
-use super::net::{Handle, Stream};
+use super::net::{self, Handle, Peer, Stream};
 use shard::units::Nanos;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -14,6 +19,13 @@ use std::time::Duration;
 
 /// How often deadlines are looked at.
 pub const SWEEP_EVERY: Duration = Duration::from_millis(100);
+
+/// Room for this many sockets is made at once.
+const WATCHES_MIN: usize = 64;
+/// Calls that take less are not looked after.
+const LOOK_AFTER: Nanos = Nanos::from_ms(20);
+/// What a probe brings is looked for after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 const NEVER: Nanos = Nanos(u64::MAX);
 
@@ -28,6 +40,15 @@ pub enum Ends {
     Both,
 }
 
+/// Bytes that mean nothing to a client that has said all and still listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// Sent once, and only while nothing else is being sent.
+    pub bytes: &'static [u8],
+    /// Not before this.
+    pub not_before: Nanos,
+}
+
 /// One socket's deadline.
 pub struct Watch {
     handle: Handle,
@@ -35,6 +56,11 @@ pub struct Watch {
     ends: Cell<Ends>,
     fired: Cell<bool>,
     open: Cell<bool>,
+    /// Of an upstream's socket: the client that is being served, and since when.
+    client: RefCell<Option<(Rc<Watch>, Nanos)>>,
+    /// Of a client's socket.
+    probe: Cell<Option<Probe>>,
+    left: Cell<bool>,
 }
 
 impl Watch {
@@ -53,6 +79,59 @@ impl Watch {
     pub fn fired(&self) -> bool {
         self.fired.get()
     }
+
+    /// From now on, end this (an upstream's socket) if the client leaves.
+    pub fn serve(&self, client: &Socket, now: Nanos) {
+        *self.client.borrow_mut() = Some((Rc::clone(&client.watch.0), now));
+    }
+
+    /// No client is served any more.
+    pub fn served(&self) {
+        *self.client.borrow_mut() = None;
+    }
+
+    /// How to find out whether this client is still there; `None`: in no way.
+    pub fn probe_with(&self, probe: Option<Probe>) {
+        self.probe.set(probe);
+    }
+
+    /// Has this client been found to have left?
+    pub fn left(&self) -> bool {
+        self.left.get()
+    }
+
+    /// The client that has been served for long.
+    fn waiting_client(&self, now: Nanos) -> Option<Rc<Watch>> {
+        let client = self.client.borrow();
+        let (client, since) = client.as_ref()?;
+        let is_waiting = self.open.get() && client.open.get() && now.since(*since) >= LOOK_AFTER;
+        is_waiting.then(|| Rc::clone(client))
+    }
+
+    /// Sends the probe, where there is one and it may be sent.
+    fn send_probe(&self, now: Nanos) -> Probed {
+        // A write that waits on the socket ends by itself when the client has left.
+        let is_idle = self.deadline.get() == NEVER;
+        let Some(probe) = self.probe.get().filter(|probe| is_idle && now >= probe.not_before)
+        else {
+            return Probed::Nothing;
+        };
+        match self.handle.send_now(probe.bytes) {
+            Ok(0) => Probed::Nothing,
+            Ok(sent) if sent == probe.bytes.len() => {
+                self.probe.set(None);
+                Probed::Sent
+            }
+            // A part of it would spoil what follows.
+            Ok(_) | Err(_) => Probed::Failed,
+        }
+    }
+}
+
+enum Probed {
+    Nothing,
+    Sent,
+    Failed,
 }
 
 /// The deadlines of one shard.
@@ -68,8 +147,19 @@ impl Watches {
             ends: Cell::new(Ends::Both),
             fired: Cell::new(false),
             open: Cell::new(true),
+            client: RefCell::new(None),
+            probe: Cell::new(None),
+            left: Cell::new(false),
         });
-        self.0.borrow_mut().push(Rc::clone(&watch));
+        let mut watches = self.0.borrow_mut();
+        if watches.len() == watches.capacity() {
+            // However many come and go between two sweeps: room is for twice those still open.
+            watches.retain(|watch| watch.open.get());
+            let room = watches.len().max(WATCHES_MIN);
+            watches.reserve(room);
+        }
+        watches.push(Rc::clone(&watch));
+        drop(watches);
         Socket { watch: Guard(watch), stream }
     }
 
@@ -90,8 +180,9 @@ impl Watches {
         }
     }
 
-    /// Ends what is overdue and forgets what is closed.
-    pub fn sweep(&self, now: Nanos) {
+    /// Ends what is overdue or serves clients that have left, and forgets what is closed. How
+    /// long to wait before the next sweep.
+    pub fn sweep(&self, now: Nanos) -> Duration {
         self.0.borrow_mut().retain(|watch| {
             if watch.open.get() && watch.deadline.get() <= now {
                 watch.fired.set(true);
@@ -103,6 +194,38 @@ impl Watches {
             }
             watch.open.get()
         });
+        if self.look_after_clients(now) { LOOK_AGAIN } else { SWEEP_EVERY }
+    }
+
+    /// True if there is news to come.
+    fn look_after_clients(&self, now: Nanos) -> bool {
+        let watches = self.0.borrow();
+        let calls: Vec<(&Rc<Watch>, Rc<Watch>)> = watches
+            .iter()
+            .filter_map(|upstream| Some((upstream, upstream.waiting_client(now)?)))
+            .collect();
+        let handles: Vec<Handle> = calls.iter().map(|(_, client)| client.handle).collect();
+        if handles.is_empty() {
+            return false;
+        }
+        // Unasked, they are as they were; there is another sweep.
+        let Ok(peers) = net::peers(&handles) else { return false };
+        let mut any_probed = false;
+        for ((upstream, client), peer) in calls.iter().zip(peers) {
+            let probed = match peer {
+                Peer::Open => Probed::Nothing,
+                Peer::SaidAll => client.send_probe(now),
+                Peer::Gone => Probed::Failed,
+            };
+            any_probed |= matches!(probed, Probed::Sent);
+            if matches!(probed, Probed::Failed) {
+                client.left.set(true);
+                upstream.served();
+                upstream.fired.set(true);
+                upstream.handle.end();
+            }
+        }
+        any_probed
     }
 }
 
@@ -145,5 +268,36 @@ impl Socket {
     /// Is there nothing to read and the peer still there? Asks the kernel without waiting.
     pub fn is_quiet(&self) -> bool {
         self.stream.handle().is_quiet()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crate::gateway::net::Listener;
+
+    /// Connections of this many clients at once, one after the other `rounds` times, unswept.
+    fn room_after(rounds: usize, at_once: usize) -> usize {
+        let room = net::run(async move {
+            let listener = net::bind(([127, 0, 0, 1], 0).into()).unwrap();
+            let address = listener.local_addr().unwrap();
+            let _listener = Listener::from_std(listener).unwrap();
+            let watches = Watches::default();
+            for _ in 0..rounds {
+                let mut open = Vec::new();
+                for _ in 0..at_once {
+                    open.push(watches.socket(Stream::connect(address).await.unwrap()));
+                }
+            }
+            watches.0.borrow().capacity()
+        });
+        room.unwrap()
+    }
+
+    #[test]
+    fn room_is_for_open_sockets_only() {
+        assert!(room_after(40, 50) <= 4 * WATCHES_MIN);
+        assert!(room_after(4, 500) >= 500);
     }
 }

@@ -20,6 +20,7 @@ pub(crate) fn config(segment_blocks: u64, segments: u64) -> UsageConfig {
     let segment_bytes = segment_blocks * BLOCK_BYTES as u64;
     UsageConfig {
         durability: Durability::Process,
+        sync_timeout_ms: 1_000,
         segment_bytes,
         journal_max_bytes: segments * segment_bytes,
         batch_rows: 64,

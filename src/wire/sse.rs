@@ -29,6 +29,11 @@ pub struct SseEvent {
 }
 
 impl SseEvent {
+    /// Where its data stands, if it is all on one line.
+    pub fn data_line(&self) -> Option<Span> {
+        self.first_data.filter(|_| self.data_lines == 1)
+    }
+
     /// The values of its `data:` fields, joined by LF; `None` without one. `buf` is the buffer
     /// that it was found in; `scratch` is used where there is more than one.
     pub fn data<'a>(&self, buf: &'a [u8], scratch: &'a mut Vec<u8>) -> Option<&'a [u8]> {

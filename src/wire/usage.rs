@@ -3,7 +3,8 @@
 //! What is no plain count (negative, a fraction, over 32 bits) is no report: the call is then
 //! estimated, never billed on nonsense.
 
-use super::json::{Kind, Value, members};
+use super::json::{Kind, Text, Value, members};
+use super::span::Span;
 use super::text::{append_text, holds_delta};
 use memchr::memmem;
 
@@ -41,6 +42,9 @@ pub struct EventRole {
     pub is_error: bool,
     /// It carries text of the answer.
     pub has_text: bool,
+    /// A member of the data that says only that there is no usage yet, with one of its commas:
+    /// hidden from the same caller. What is left without it is the same JSON.
+    pub null_usage: Option<Span>,
 }
 
 /// Reads the usage from a stream's events as they pass.
@@ -71,6 +75,8 @@ impl StreamMeter {
                 role.has_text |= append_text(value, b"", text);
             } else if key.is("usage") && value.kind == Kind::Object {
                 usage = Some(value);
+            } else if key.is("usage") && value.kind == Kind::Null {
+                role.null_usage = Some(member_with_comma(data, key, value));
             } else if key.is("type") {
                 kind = EventKind::of(value);
             } else if key.is("message") || key.is("response") {
@@ -114,6 +120,20 @@ impl StreamMeter {
             self.output = report.output.unwrap_or(0);
             self.is_complete = true;
         }
+    }
+}
+
+/// A member of the object `data`, from the comma before it, or else to the comma after it.
+fn member_with_comma(data: &[u8], key: Text<'_>, value: Value<'_>) -> Span {
+    let is_mark = |byte: &u8| !byte.is_ascii_whitespace();
+    let start = Span::within(data, key.raw).start as usize - 1;
+    let end = Span::within(data, value.raw).end as usize;
+    match data[..start].iter().rposition(is_mark) {
+        Some(comma) if data[comma] == b',' => Span::new(comma, end),
+        _ => match data[end..].iter().position(is_mark) {
+            Some(after) if data[end + after] == b',' => Span::new(start, end + after + 1),
+            _ => Span::new(start, end),
+        },
     }
 }
 

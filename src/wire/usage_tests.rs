@@ -185,3 +185,33 @@ proptest! {
         prop_assert_eq!(role.has_text, !text.is_empty());
     }
 }
+
+#[test]
+fn a_usage_of_null_can_be_cut_out() {
+    for (data, cut) in [
+        (
+            r#"{"id":1,"choices":[{"delta":{}}],"usage":null}"#,
+            r#"{"id":1,"choices":[{"delta":{}}]}"#,
+        ),
+        (r#"{"id":1,"usage":null,"choices":[]}"#, r#"{"id":1,"choices":[]}"#),
+        (r#"{"id":1 , "usage" : null , "choices":[]}"#, r#"{"id":1  , "choices":[]}"#),
+        (r#"{"usage":null,"id":1}"#, r#"{"id":1}"#),
+        (r#"{ "usage": null , "id":1}"#, r#"{  "id":1}"#),
+        (r#"{"usage":null}"#, "{}"),
+        (r#"{"id":1,"us\u0061ge":null}"#, r#"{"id":1}"#),
+    ] {
+        let (_, roles, _) = metered(&[data]);
+        let span = roles[0].null_usage.unwrap_or_default();
+        let left = [&data[..span.start as usize], &data[span.end as usize..]].concat();
+        assert_eq!(left, cut);
+    }
+    for data in [
+        r#"{"choices":[{"usage":null}]}"#,
+        r#"{"choices":[{"delta":{"content":",\"usage\":null"}}]}"#,
+        r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#,
+        r#"{"choices":[],"usage":nul"#,
+        "[DONE]",
+    ] {
+        assert_eq!(metered(&[data]).1[0].null_usage, None, "{data}");
+    }
+}

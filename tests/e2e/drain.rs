@@ -1,5 +1,6 @@
 //! SIGTERM under load: no answer broken, no record lost, and the process says that all is well.
 
+use crate::support::http::Request;
 use crate::support::instance::{Instance, Setup};
 use crate::support::load::Log;
 use crate::support::poll;
@@ -64,4 +65,30 @@ fn a_stream_in_flight_is_finished() {
     assert_eq!(instance.process.ended().code(), Some(0), "{}", instance.process.log());
     let row = instance.ledger().row("long");
     assert_eq!((row.outcome.as_str(), row.output_tokens), ("completed", 16), "{row:?}");
+}
+
+#[test]
+fn a_draining_instance_is_not_ready() {
+    let mut instance = Setup::default().shards(1).start();
+    let request = instance.chat(&json!({ "stream": true })).key(instance.key("bench"));
+    let request = request.id("held").header("x-mock-inter-token-ms", "60");
+    let mut stream = instance.open();
+    stream.send(&request.to_bytes()).unwrap();
+    let head = stream.head().unwrap();
+    let ready = Request::get("/readyz");
+    let mut prober = instance.open();
+    prober.call(&ready).unwrap().expect(200);
+    instance.process.terminate();
+    // A balancer's probe on a kept connection: it is answered until it is told to go away.
+    let answer = poll::until("not to be ready", || {
+        Some(prober.call(&ready).unwrap()).filter(|answer| answer.status() != 200)
+    });
+    assert_eq!(answer.head.must("connection"), "close");
+    assert_eq!(answer.head.number("retry-after"), 1);
+    assert_eq!(answer.expect(503).json()["status"], "draining");
+    assert!(prober.is_closed());
+    assert!(instance.process.is_running());
+    stream.body(&head, "POST").unwrap();
+    assert_eq!(instance.process.ended().code(), Some(0), "{}", instance.process.log());
+    assert_eq!(instance.ledger().row("held").outcome, "completed");
 }

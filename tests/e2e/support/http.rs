@@ -2,9 +2,11 @@
 //! they come. It must never repair what the server gets wrong.
 
 use super::poll::PATIENCE;
+use rustix::net::sockopt::set_socket_linger;
 use serde_json::Value;
 use std::io::{Error, ErrorKind, Read, Result, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
 
 /// A request to be sent.
 #[derive(Clone)]
@@ -192,6 +194,16 @@ impl Connection {
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.stream.write_all(bytes)
+    }
+
+    /// Says that nothing more will be sent; answers still come.
+    pub fn end_writes(&self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Leaves with a reset, as a client does whose process dies with bytes unread.
+    pub fn reset(self) {
+        set_socket_linger(&self.stream, Some(Duration::ZERO)).unwrap();
     }
 
     /// One request and its answer.

@@ -1,0 +1,100 @@
+//! Every patience with an upstream has an end of its own, which the caller and the record are
+//! told of alike, before an answer's head, in a body, and in a stream.
+
+use crate::shared::{Own, unique};
+use crate::support::admin::per_token;
+use crate::support::http::{Connection, Request};
+use crate::support::instance::{Instance, Setup};
+use crate::support::poll;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with};
+use serde_json::json;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// Patience of which one kind ends long before the others.
+fn patience(short: &str, ms: u32) -> String {
+    let kinds = ["connect", "first_byte", "idle", "total"];
+    let line =
+        |kind: &str| format!("{kind}_timeout_ms = {}\n", if kind == short { ms } else { 60_000 });
+    format!("[upstream]\n{}", kinds.map(line).concat())
+}
+
+/// Not earlier than its patience says, and long before any other ends.
+fn timed_out(instance: &Instance, request: &Request, ms: u32) {
+    let request_id = unique("timeout");
+    let begun = Instant::now();
+    let answer = instance.call(&request.clone().key(instance.key("bench")).id(&request_id));
+    assert!(begun.elapsed() >= Duration::from_millis(ms.into()), "too early");
+    assert_eq!(answer.expect(504).code(), "upstream_timeout");
+    let row = instance.ledger().row(&request_id);
+    assert_eq!((row.status, row.outcome.as_str()), (504, "timed_out"), "{row:?}");
+    assert_eq!(row.cost_nanousd, 0, "{row:?}");
+    instance.balance_books();
+}
+
+/// A port that takes no more connections: whoever holds it never accepts, and its queue is full.
+fn full_port() -> (SocketAddr, OwnedFd, Vec<TcpStream>) {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+    bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    listen(&socket, 0).unwrap();
+    let address = SocketAddr::try_from(getsockname(&socket).unwrap()).unwrap();
+    let mut queued = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        queued.push(stream);
+        assert!(queued.len() < 16, "the queue has no end");
+    }
+    (address, socket, queued)
+}
+
+#[test]
+fn connecting_has_an_end() {
+    let instance = Setup::default().shards(1).config(&patience("connect", 300)).start();
+    let (address, _socket, _queued) = full_port();
+    let id = instance.admin().service("full", &format!("http://{address}"), &per_token(1, 1, 1));
+    let request = Request::get(&format!("/api/v1/consume/{id}"));
+    poll::until("the service", || {
+        let models = Request::get("/v1/models").key(instance.key("bench"));
+        instance.call(&models).text().contains(&id).then_some(())
+    });
+    timed_out(&instance, &request, 300);
+}
+
+#[test]
+fn the_first_byte_has_its_time() {
+    let instance = Setup::default().shards(1).config(&patience("first_byte", 300)).start();
+    let request = instance.chat(&json!({}));
+    timed_out(&instance, &request.clone().header("x-mock-fault", "stall-before-head"), 300);
+    // An answer that has begun may take longer.
+    let slow = request.key(instance.key("bench")).header("x-mock-fault", "slow");
+    instance.call(&slow).expect(200);
+}
+
+#[test]
+fn silence_within_an_answer_has_an_end() {
+    let instance = Setup::default().shards(1).config(&patience("idle", 300)).start();
+    let request = instance.chat(&json!({}));
+    timed_out(&instance, &request.clone().header("x-mock-fault", "stall-mid-stream"), 300);
+    // Before the answer's first byte it is not idle, it thinks.
+    let slow = request.key(instance.key("bench")).header("x-mock-latency-ms", "900");
+    instance.call(&slow).expect(200);
+}
+
+#[test]
+fn a_whole_call_has_an_end() {
+    let instance = Setup::default().shards(1).config(&patience("total", 400)).start();
+    let slow = instance.chat(&json!({})).header("x-mock-fault", "slow");
+    timed_out(&instance, &slow, 400);
+    // A stream that goes on and on ends with an event that says why.
+    let own = Own::on(&instance, &per_token(1, 1, 1), &["--tokens", "100000"]);
+    let body = own.chat_body(&json!({ "stream": true }));
+    let request = Request::post("/v1/chat/completions", &body).key(instance.key("bench"));
+    let mut connection: Connection = instance.open();
+    let request = request.id("endless").header("x-mock-inter-token-ms", "20");
+    let answer = connection.call(&request).unwrap().expect(200);
+    assert!(answer.events().last().unwrap().contains("upstream_timeout"), "{}", answer.text());
+    assert!(connection.is_closed());
+    assert_eq!(instance.ledger().row("endless").outcome, "timed_out");
+    instance.balance_books();
+}
