@@ -4,11 +4,11 @@
 use crate::support::http::Request;
 use crate::support::instance::{Instance, Setup};
 use crate::support::ledger::Row;
-use crate::support::load::Log;
+use crate::support::load::{Log, Until};
 use crate::support::{poll, process};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 
 /// How often the process is killed: 3, or `TOLLGATE_E2E_KILLS`.
@@ -44,12 +44,12 @@ fn kill_under_load(instance: &mut Instance, log: &Log, round: usize) {
     let done = AtomicBool::new(false);
     let open = open_stream(instance, &format!("{run}-open"));
     thread::scope(|scope| {
+        let _until = Until(&done);
         for _ in 0..4 {
             scope.spawn(|| log.client(instance, &run, &done));
         }
         poll::until("enough answers", || (log.finished_count() >= wanted).then_some(()));
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        done.store(true, Relaxed);
     });
     drop(open);
     assert!(!instance.process.ended().success());
