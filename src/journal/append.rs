@@ -225,7 +225,10 @@ impl Journal {
         if in_block > 0 {
             self.write_header(self.place / BLOCK_SLOTS, in_block);
         }
-        if let Err(error) = self.current.file.sync_data() {
+        // A file whose sync failed is not synced again: the next one might say that all is well.
+        if !self.current.poisoned.load(Ordering::Acquire)
+            && let Err(error) = self.current.file.sync_data()
+        {
             // The store gets the records now, and the page cache still has them.
             let path = self.current.path.display();
             tracing::error!(%path, %error, "journal not synced at its end");

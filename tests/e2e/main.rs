@@ -7,6 +7,7 @@ mod account;
 mod command_line;
 mod crash;
 mod credentials;
+mod disk_faults;
 mod disk_full;
 mod drain;
 mod faults;
