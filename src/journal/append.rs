@@ -88,6 +88,8 @@ impl Journal {
         let dir = root.join(id.hyphenated().to_string());
         std::fs::create_dir_all(&dir)?;
         keeper::sync_dir(root)?;
+        // The root may be new as well.
+        root.parent().map_or(Ok(()), keeper::sync_dir)?;
         let on_disk = config.durability == Durability::Disk;
         let segment_bytes = (config.segment_bytes / BLOCK_BYTES as u64).max(1) * BLOCK_BYTES as u64;
         let shared = Arc::new(JournalShared::new(
