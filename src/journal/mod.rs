@@ -21,6 +21,7 @@ mod mapped;
 pub mod quarantine;
 pub mod scan;
 mod shared;
+mod source;
 pub mod sync;
 #[cfg(test)]
 pub(crate) mod tests;

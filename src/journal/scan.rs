@@ -5,13 +5,13 @@
 //! first, gives it. What no segment has is a gap, and is always reported, but for the torn end of
 //! the journal, which is counted, and for segments deleted behind the watermark. Never writes.
 
-use super::format::{BLOCK_BYTES, BLOCK_SLOTS, Entry, Header, SLOT_BYTES, Slot, slots_in};
+use super::format::{BLOCK_SLOTS, Entry, SLOT_BYTES};
 use super::shared::JournalShared;
+pub use super::source::Source;
 use crate::mail::RequestId;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 /// What is at the next place of a journal.
@@ -33,33 +33,6 @@ pub enum Found {
         /// One past the last.
         to: u64,
     },
-}
-
-/// One segment and what was found in it.
-pub struct Source {
-    /// Its file's number.
-    pub no: u32,
-    /// Its file.
-    pub path: PathBuf,
-    /// Sequence number of its first slot; `None`: nothing in it can be read.
-    pub first_seq: Option<u64>,
-    /// Of the first header that can be read.
-    pub header: Option<Header>,
-    /// Whole slots.
-    pub slots: u64,
-    /// Settled records among them.
-    pub posts: u64,
-    /// Something in it, before the journal's end, is not as it was written.
-    pub damaged: bool,
-    /// Bytes of slots that were being written when the process or the machine stopped.
-    pub torn_bytes: u64,
-    file: File,
-    capacity: u64,
-    block: Option<u64>,
-    bytes: Box<[u8; BLOCK_BYTES]>,
-    sealed: u64,
-    header_bad: bool,
-    last_crc: Option<(u64, u32)>,
 }
 
 /// An iterator over a journal's slots, in order of their sequence numbers.
@@ -277,114 +250,6 @@ impl Iterator for Scan {
             }
         }
         self.finish()
-    }
-}
-
-impl Source {
-    fn open(no: u32, path: PathBuf) -> io::Result<Self> {
-        let file = File::open(&path)?;
-        let mut source = Self::new(no, path, file)?;
-        source.probe();
-        Ok(source)
-    }
-
-    fn new(no: u32, path: PathBuf, file: File) -> io::Result<Self> {
-        let capacity = slots_in(file.metadata()?.len().next_multiple_of(BLOCK_BYTES as u64));
-        Ok(Self {
-            no,
-            path,
-            first_seq: None,
-            header: None,
-            slots: 0,
-            posts: 0,
-            damaged: false,
-            torn_bytes: 0,
-            file,
-            capacity,
-            block: None,
-            bytes: Box::new([0; BLOCK_BYTES]),
-            sealed: 0,
-            header_bad: false,
-            last_crc: None,
-        })
-    }
-
-    /// Finds the first sequence number by the first header or slot that is whole.
-    fn probe(&mut self) {
-        for block in 0..self.capacity / BLOCK_SLOTS {
-            self.load(block);
-            self.torn_bytes += self.bytes.iter().filter(|byte| **byte != 0).count() as u64;
-            let header = Header::decode(self.part(0));
-            let by_slot = (0..BLOCK_SLOTS).find_map(|place| {
-                let (seq, _) = Entry::decode(self.part(place + 1))?;
-                seq.checked_sub(block * BLOCK_SLOTS + place)
-            });
-            let by_header = header.and_then(|it| it.first_seq.checked_sub(block * BLOCK_SLOTS));
-            self.first_seq = by_header.or(by_slot);
-            self.header = header;
-            if self.first_seq.is_some() {
-                self.torn_bytes = 0;
-                break;
-            }
-        }
-        self.block = None;
-    }
-
-    fn slot(&mut self, place: u64) -> &Slot {
-        let block = place / BLOCK_SLOTS;
-        if self.block != Some(block) {
-            self.load(block);
-            self.judge_header(block);
-        }
-        self.part(place % BLOCK_SLOTS + 1)
-    }
-
-    fn judge_header(&mut self, block: u64) {
-        let header =
-            Header::decode(self.part(0)).filter(|header| u64::from(header.block) == block).filter(
-                |header| Some(header.first_seq) == self.first_seq.map(|f| f + block * BLOCK_SLOTS),
-            );
-        self.header_bad = header.is_none();
-        self.sealed = 0;
-        let Some(header) = header else { return };
-        self.header = self.header.or(Some(header));
-        self.sealed = u64::from(header.sealed_slots).min(BLOCK_SLOTS);
-        if self.sealed == 0 {
-            return;
-        }
-        let slots_crc = (1..=self.sealed)
-            .fold(0, |crc, at| crc32c::crc32c_append(crc, &super::format::slot_crc(self.part(at))));
-        let chained = match self.last_crc {
-            Some((last, crc)) if last + 1 == block => crc == header.prev_crc,
-            _ => true,
-        };
-        self.damaged |= slots_crc != header.slots_crc || !chained;
-        self.last_crc = Some((block, header.slots_crc));
-    }
-
-    /// A block that can't be read is as an empty one: its slots become a gap.
-    fn load(&mut self, block: u64) {
-        self.block = Some(block);
-        self.bytes.fill(0);
-        let mut read = 0;
-        while read < BLOCK_BYTES {
-            let at = block * BLOCK_BYTES as u64 + read as u64;
-            match self.file.read_at(&mut self.bytes[read..], at) {
-                Ok(0) => break,
-                Ok(more) => read += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let path = self.path.display();
-                    tracing::warn!(%path, block, %error, "journal block not readable");
-                    break;
-                }
-            }
-        }
-    }
-
-    fn part(&self, at: u64) -> &Slot {
-        let parts = self.bytes.as_chunks::<SLOT_BYTES>().0;
-        &parts[at as usize]
     }
 }
 
