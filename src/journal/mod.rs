@@ -14,6 +14,8 @@
 //! what is lost is reported by its sequence numbers, the file is kept in `journal/quarantine/`.
 
 mod append;
+#[cfg(test)]
+mod damage_tests;
 pub mod format;
 mod keeper;
 mod lock;

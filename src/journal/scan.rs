@@ -5,7 +5,7 @@
 //! first, gives it. What no segment has is a gap, and is always reported, but for the torn end of
 //! the journal, which is counted, and for segments deleted behind the watermark. Never writes.
 
-use super::format::{BLOCK_SLOTS, Entry, SLOT_BYTES};
+use super::format::{BLOCK_SLOTS, Entry, SLOT_BYTES, slots_in};
 use super::shared::JournalShared;
 pub use super::source::Source;
 use crate::mail::RequestId;
@@ -49,6 +49,9 @@ pub struct Scan {
     text: Option<(u64, RequestId)>,
     /// A block whose header can't be read: torn if it is the last one, else damaged.
     suspect: Option<(usize, u64)>,
+    /// Slots that segments between the last one begun and the next may have had: their files are
+    /// not there, though the next would not be without them.
+    missing_slots: u64,
 }
 
 /// Slots in a row that can't be read.
@@ -75,6 +78,7 @@ impl Scan {
         let sources = paths.into_iter().map(|(no, path)| Source::open(no, path));
         let mut scan = Self::over(sources.collect::<io::Result<_>>()?, 0, None);
         scan.watermark = watermark;
+        scan.judge_files();
         Ok(scan)
     }
 
@@ -103,7 +107,7 @@ impl Scan {
     fn over(sources: Vec<Source>, from: u64, to: Option<u64>) -> Self {
         let end = sources.iter().filter_map(|source| Some(source.first_seq? + source.capacity));
         let end = end.max().unwrap_or(from);
-        let mut scan = Self {
+        Self {
             sources,
             seq: from,
             end: to.unwrap_or(end),
@@ -113,17 +117,29 @@ impl Scan {
             queued: None,
             text: None,
             suspect: None,
-        };
-        scan.judge_unreadable();
-        scan
+            missing_slots: 0,
+        }
     }
 
-    /// A segment with bytes of which none can be read: torn if it is the last one.
-    fn judge_unreadable(&mut self) {
+    /// Judges what the files' numbers and lengths tell before any slot is read.
+    fn judge_files(&mut self) {
         let last = self.sources.iter().rposition(|source| source.first_seq.is_some());
+        let whole_bytes = self.sources.iter().map(|source| source.file_bytes).max().unwrap_or(0);
+        let count = self.sources.len();
         for (at, source) in self.sources.iter_mut().enumerate() {
-            source.damaged = source.torn_bytes > 0 && last.is_some_and(|last| at < last);
+            let short_bytes = whole_bytes - source.file_bytes;
+            let is_begun = source.first_seq.is_some();
+            if last.is_some_and(|last| at < last) {
+                source.damaged = !is_begun || short_bytes > 0;
+            } else if is_begun || at + 1 < count {
+                // But for the very last, which may have been in the making.
+                source.torn_bytes += short_bytes;
+            }
         }
+        let next = self.sources.get(last.map_or(0, |last| last + 1)).map_or(0, |next| next.no);
+        let last_no = last.map_or(0, |last| self.sources[last].no);
+        let missing = next.saturating_sub(last_no).saturating_sub(1);
+        self.missing_slots = u64::from(missing) * slots_in(whole_bytes);
     }
 
     /// Ends the run of unreadable slots before `to`, as a gap.
@@ -137,9 +153,13 @@ impl Scan {
     }
 
     fn finish(&mut self) -> Option<Found> {
-        let run = self.run.as_ref()?;
+        let Some(run) = &self.run else { return self.missing_segments() };
         if self.live {
             return self.gap(self.end);
+        }
+        if run.sealed_to < self.end {
+            // The last segment was not full, so none was begun after it.
+            self.missing_slots = 0;
         }
         let torn = run.dirty_slots * SLOT_BYTES as u64;
         self.sources[run.dirty_source].torn_bytes += torn;
@@ -148,6 +168,12 @@ impl Scan {
         }
         self.run = None;
         None
+    }
+
+    fn missing_segments(&mut self) -> Option<Found> {
+        let to = self.end.saturating_add(std::mem::take(&mut self.missing_slots));
+        let from = self.end.max(self.watermark);
+        (from < to).then_some(Found::Gap { from, to })
     }
 
     /// No segment has `seq`: goes on with the next that there is.

@@ -30,6 +30,8 @@ pub struct Source {
     pub torn_bytes: u64,
     /// Slots that its file holds or could hold.
     pub(super) capacity: u64,
+    /// Its file's length.
+    pub(super) file_bytes: u64,
     /// Slots of the loaded block that its header vouches for.
     pub(super) sealed: u64,
     /// The loaded block's header can't be read, or is another's.
@@ -51,7 +53,8 @@ impl Source {
 
     /// The same without looking into it.
     pub(super) fn new(no: u32, path: PathBuf, file: File) -> io::Result<Self> {
-        let capacity = slots_in(file.metadata()?.len().next_multiple_of(BLOCK_BYTES as u64));
+        let file_bytes = file.metadata()?.len();
+        let capacity = slots_in(file_bytes.next_multiple_of(BLOCK_BYTES as u64));
         Ok(Self {
             no,
             path,
@@ -62,6 +65,7 @@ impl Source {
             damaged: false,
             torn_bytes: 0,
             capacity,
+            file_bytes,
             sealed: 0,
             header_bad: false,
             file,
@@ -81,8 +85,11 @@ impl Source {
                 let (seq, _) = Entry::decode(self.part(place + 1))?;
                 seq.checked_sub(block * BLOCK_SLOTS + place)
             });
-            let by_header = header.and_then(|it| it.first_seq.checked_sub(block * BLOCK_SLOTS));
-            self.first_seq = by_header.or(by_slot);
+            // By the block's own number: it may have been written to another's place.
+            let by_header =
+                header.and_then(|it| it.first_seq.checked_sub(u64::from(it.block) * BLOCK_SLOTS));
+            let ends = |first: &u64| first.checked_add(self.capacity).is_some();
+            self.first_seq = by_header.or(by_slot).filter(ends);
             self.header = header;
             if self.first_seq.is_some() {
                 self.torn_bytes = 0;
