@@ -17,6 +17,7 @@ mod append;
 #[cfg(test)]
 mod damage_tests;
 pub mod format;
+pub mod fuzz;
 mod keeper;
 mod lock;
 mod mapped;

@@ -9,9 +9,9 @@ use super::format::{BLOCK_SLOTS, Entry, SLOT_BYTES, slots_in};
 use super::shared::JournalShared;
 pub use super::source::Source;
 use crate::mail::RequestId;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 /// What is at the next place of a journal.
@@ -76,10 +76,13 @@ impl Scan {
         }
         paths.sort();
         let sources = paths.into_iter().map(|(no, path)| Source::open(no, path));
-        let mut scan = Self::over(sources.collect::<io::Result<_>>()?, 0, None);
-        scan.watermark = watermark;
-        scan.judge_files();
-        Ok(scan)
+        Ok(Self::whole(sources.collect::<io::Result<_>>()?, watermark))
+    }
+
+    /// The same of files that are open, in order of their numbers.
+    pub fn of_files(files: Vec<(u32, File)>, watermark: u64) -> io::Result<Self> {
+        let sources = files.into_iter().map(|(no, file)| Source::probed(no, PathBuf::new(), file));
+        Ok(Self::whole(sources.collect::<io::Result<_>>()?, watermark))
     }
 
     /// One segment alone.
@@ -102,6 +105,13 @@ impl Scan {
             }
         }
         Ok(Self::over(sources, from, Some(to)))
+    }
+
+    fn whole(sources: Vec<Source>, watermark: u64) -> Self {
+        let mut scan = Self::over(sources, 0, None);
+        scan.watermark = watermark;
+        scan.judge_files();
+        scan
     }
 
     fn over(sources: Vec<Source>, from: u64, to: Option<u64>) -> Self {

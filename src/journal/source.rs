@@ -46,6 +46,11 @@ impl Source {
     /// Opens a segment and finds its place in the journal.
     pub(super) fn open(no: u32, path: PathBuf) -> io::Result<Self> {
         let file = File::open(&path)?;
+        Self::probed(no, path, file)
+    }
+
+    /// The same of a file that is open.
+    pub(super) fn probed(no: u32, path: PathBuf, file: File) -> io::Result<Self> {
         let mut source = Self::new(no, path, file)?;
         source.probe();
         Ok(source)

@@ -181,5 +181,10 @@ mod tests {
             }
             assert!(files >= 3, "{name} has {files} files");
         }
+        // Whoever adds a target adds it above; the journal's has its test beside it.
+        for entry in std::fs::read_dir(corpora).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            assert!(name == "journal" || targets.iter().any(|it| it.0 == name), "{name}");
+        }
     }
 }
