@@ -192,6 +192,9 @@ impl Scan {
         let firsts = self.sources.iter().filter_map(|source| source.first_seq);
         let next = firsts.filter(|first| *first > seq).min().unwrap_or(self.end).min(self.end);
         self.seq = next;
+        if self.run.is_some() && self.watermark <= at && at < next {
+            return self.gap(next);
+        }
         let before = self.gap(at);
         let lost_from = at.max(self.watermark);
         let lost = (lost_from < next).then_some(Found::Gap { from: lost_from, to: next });

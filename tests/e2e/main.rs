@@ -13,6 +13,7 @@ mod drain;
 mod faults;
 mod framing;
 mod headers;
+mod journal_damage;
 mod keys;
 mod limits;
 mod metering;
