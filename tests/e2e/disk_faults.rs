@@ -64,6 +64,8 @@ fn a_failed_sync_is_seen_by_nobody_and_never_tried_again() {
         assert_eq!(none_was_tried_again(&disk).len(), round);
     }
     assert_eq!(log.broken.lock().unwrap().len(), 0, "a call was broken off");
+    let failures = || instance.metrics().sum("tollgate_journal_sync_failures_total", &[]);
+    poll::until("the failures to be counted", || (failures() == 3).then_some(()));
     instance.balance_books();
     is_recorded(&instance, &log);
     // What was moved holds even when the power goes.
