@@ -184,6 +184,8 @@ pub struct ShardMetrics {
     pub journal_full: Counter,
     /// Records on stable storage; added to by the thread that syncs this shard's journal.
     pub journal_synced: Counter,
+    /// Syncs of the journal that failed.
+    pub journal_sync_failures: Counter,
     /// Upstream connections kept for the next call.
     pub pool_idle: Gauge,
     /// Client connections.
@@ -212,6 +214,7 @@ impl ShardMetrics {
             mail_full: Counter::default(),
             journal_full: Counter::default(),
             journal_synced: Counter::default(),
+            journal_sync_failures: Counter::default(),
             pool_idle: Gauge::default(),
             open_connections: Gauge::default(),
             permits_open: Gauge::default(),

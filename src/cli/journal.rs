@@ -172,7 +172,7 @@ fn verify(place: &Place, out: &mut impl Write) -> Result<bool, Failure> {
         "STATE",
     ];
     let mut rows = Vec::new();
-    let (mut gaps, mut lost) = (Vec::new(), 0u64);
+    let (mut notes, mut lost) = (Vec::new(), 0u64);
     let mut good = true;
     for (name, mut scan) in scans(&target)? {
         let mut open = HashSet::new();
@@ -188,9 +188,13 @@ fn verify(place: &Place, out: &mut impl Write) -> Result<bool, Failure> {
                 Found::Gap { from, to } => {
                     lost += to - from;
                     good = false;
-                    gaps.push(format!("{name}: slots {from} to {} are lost", to - 1));
+                    notes.push(format!("{name}: slots {from} to {} are lost", to - 1));
                 }
             }
+        }
+        if scan.sources.is_empty() {
+            // Its process may have died before it made one.
+            notes.push(format!("{name}: no segment is there"));
         }
         for (at, source) in scan.sources.iter().enumerate() {
             let last = at + 1 == scan.sources.len();
@@ -200,8 +204,8 @@ fn verify(place: &Place, out: &mut impl Write) -> Result<bool, Failure> {
         }
     }
     write!(out, "{}", table(&titles, &rows))?;
-    for gap in &gaps {
-        writeln!(out, "{gap}")?;
+    for note in &notes {
+        writeln!(out, "{note}")?;
     }
     let verdict = if good { "whole" } else { "DAMAGED" };
     writeln!(out, "{verdict}: {} journals, {lost} slots lost", target.journals.len())?;
@@ -235,7 +239,8 @@ fn show(place: &Place, as_json: bool, out: &mut impl Write) -> Result<bool, Fail
             if as_json {
                 writeln!(out, "{value}")?;
             } else if let Some(fields) = value.as_object() {
-                write!(out, "{:>9} {:10}", value["seq"], value["kind"].as_str().unwrap_or(""))?;
+                let seq = value["seq"].to_string();
+                write!(out, "{seq:>9} {:10}", value["kind"].as_str().unwrap_or(""))?;
                 for (key, value) in fields {
                     if key != "seq" && key != "kind" {
                         write!(out, " {key}={value}")?;

@@ -358,5 +358,6 @@ impl Core {
         raise(&metrics.journal_records, journal.appended());
         raise(&metrics.journal_bytes, journal.appended() * SLOT_BYTES as u64);
         raise(&metrics.journal_synced, journal.synced());
+        raise(&metrics.journal_sync_failures, journal.sync_failures());
     }
 }

@@ -88,6 +88,8 @@ impl Journal {
         let dir = root.join(id.hyphenated().to_string());
         std::fs::create_dir_all(&dir)?;
         keeper::sync_dir(root)?;
+        // The root may be new as well.
+        root.parent().map_or(Ok(()), keeper::sync_dir)?;
         let on_disk = config.durability == Durability::Disk;
         let segment_bytes = (config.segment_bytes / BLOCK_BYTES as u64).max(1) * BLOCK_BYTES as u64;
         let shared = Arc::new(JournalShared::new(
@@ -225,7 +227,10 @@ impl Journal {
         if in_block > 0 {
             self.write_header(self.place / BLOCK_SLOTS, in_block);
         }
-        if let Err(error) = self.current.file.sync_data() {
+        // A file whose sync failed is not synced again: the next one might say that all is well.
+        if !self.current.poisoned.load(Ordering::Acquire)
+            && let Err(error) = self.current.file.sync_data()
+        {
             // The store gets the records now, and the page cache still has them.
             let path = self.current.path.display();
             tracing::error!(%path, %error, "journal not synced at its end");

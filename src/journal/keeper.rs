@@ -6,7 +6,7 @@
 
 use super::format::BLOCK_BYTES;
 use super::mapped::{self, PagesWriter};
-use super::shared::{JournalShared, Segment};
+use super::shared::{JournalShared, Segment, SyncState};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::{File, OpenOptions};
@@ -79,7 +79,8 @@ fn run(inbox: &Receiver<Job>) {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        waiting.retain(|(journal, ..)| !journal.has_ended());
+        let is_wanted = |it: &JournalShared| !it.has_ended() && it.sync_state() != SyncState::Lost;
+        waiting.retain(|(journal, ..)| is_wanted(journal));
         waiting.retain_mut(|(journal, no, to, told)| match prepare(journal, *no) {
             Ok(Some(prepared)) => {
                 discard_if_refused(journal, to.try_send(prepared).err());

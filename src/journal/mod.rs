@@ -14,13 +14,17 @@
 //! what is lost is reported by its sequence numbers, the file is kept in `journal/quarantine/`.
 
 mod append;
+#[cfg(test)]
+mod damage_tests;
 pub mod format;
+pub mod fuzz;
 mod keeper;
 mod lock;
 mod mapped;
 pub mod quarantine;
 pub mod scan;
 mod shared;
+mod source;
 pub mod sync;
 #[cfg(test)]
 pub(crate) mod tests;

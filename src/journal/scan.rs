@@ -5,12 +5,12 @@
 //! first, gives it. What no segment has is a gap, and is always reported, but for the torn end of
 //! the journal, which is counted, and for segments deleted behind the watermark. Never writes.
 
-use super::format::{BLOCK_BYTES, BLOCK_SLOTS, Entry, Header, SLOT_BYTES, Slot, slots_in};
+use super::format::{BLOCK_SLOTS, Entry, SLOT_BYTES, slots_in};
 use super::shared::JournalShared;
+pub use super::source::Source;
 use crate::mail::RequestId;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -35,33 +35,6 @@ pub enum Found {
     },
 }
 
-/// One segment and what was found in it.
-pub struct Source {
-    /// Its file's number.
-    pub no: u32,
-    /// Its file.
-    pub path: PathBuf,
-    /// Sequence number of its first slot; `None`: nothing in it can be read.
-    pub first_seq: Option<u64>,
-    /// Of the first header that can be read.
-    pub header: Option<Header>,
-    /// Whole slots.
-    pub slots: u64,
-    /// Settled records among them.
-    pub posts: u64,
-    /// Something in it, before the journal's end, is not as it was written.
-    pub damaged: bool,
-    /// Bytes of slots that were being written when the process or the machine stopped.
-    pub torn_bytes: u64,
-    file: File,
-    capacity: u64,
-    block: Option<u64>,
-    bytes: Box<[u8; BLOCK_BYTES]>,
-    sealed: u64,
-    header_bad: bool,
-    last_crc: Option<(u64, u32)>,
-}
-
 /// An iterator over a journal's slots, in order of their sequence numbers.
 pub struct Scan {
     /// The segments, in order of their numbers.
@@ -76,6 +49,9 @@ pub struct Scan {
     text: Option<(u64, RequestId)>,
     /// A block whose header can't be read: torn if it is the last one, else damaged.
     suspect: Option<(usize, u64)>,
+    /// Slots that segments between the last one begun and the next may have had: their files are
+    /// not there, though the next would not be without them.
+    missing_slots: u64,
 }
 
 /// Slots in a row that can't be read.
@@ -100,9 +76,13 @@ impl Scan {
         }
         paths.sort();
         let sources = paths.into_iter().map(|(no, path)| Source::open(no, path));
-        let mut scan = Self::over(sources.collect::<io::Result<_>>()?, 0, None);
-        scan.watermark = watermark;
-        Ok(scan)
+        Ok(Self::whole(sources.collect::<io::Result<_>>()?, watermark))
+    }
+
+    /// The same of files that are open, in order of their numbers.
+    pub fn of_files(files: Vec<(u32, File)>, watermark: u64) -> io::Result<Self> {
+        let sources = files.into_iter().map(|(no, file)| Source::probed(no, PathBuf::new(), file));
+        Ok(Self::whole(sources.collect::<io::Result<_>>()?, watermark))
     }
 
     /// One segment alone.
@@ -127,10 +107,17 @@ impl Scan {
         Ok(Self::over(sources, from, Some(to)))
     }
 
+    fn whole(sources: Vec<Source>, watermark: u64) -> Self {
+        let mut scan = Self::over(sources, 0, None);
+        scan.watermark = watermark;
+        scan.judge_files();
+        scan
+    }
+
     fn over(sources: Vec<Source>, from: u64, to: Option<u64>) -> Self {
         let end = sources.iter().filter_map(|source| Some(source.first_seq? + source.capacity));
         let end = end.max().unwrap_or(from);
-        let mut scan = Self {
+        Self {
             sources,
             seq: from,
             end: to.unwrap_or(end),
@@ -140,17 +127,29 @@ impl Scan {
             queued: None,
             text: None,
             suspect: None,
-        };
-        scan.judge_unreadable();
-        scan
+            missing_slots: 0,
+        }
     }
 
-    /// A segment with bytes of which none can be read: torn if it is the last one.
-    fn judge_unreadable(&mut self) {
+    /// Judges what the files' numbers and lengths tell before any slot is read.
+    fn judge_files(&mut self) {
         let last = self.sources.iter().rposition(|source| source.first_seq.is_some());
+        let whole_bytes = self.sources.iter().map(|source| source.file_bytes).max().unwrap_or(0);
+        let count = self.sources.len();
         for (at, source) in self.sources.iter_mut().enumerate() {
-            source.damaged = source.torn_bytes > 0 && last.is_some_and(|last| at < last);
+            let short_bytes = whole_bytes - source.file_bytes;
+            let is_begun = source.first_seq.is_some();
+            if last.is_some_and(|last| at < last) {
+                source.damaged = !is_begun || short_bytes > 0;
+            } else if is_begun || at + 1 < count {
+                // But for the very last, which may have been in the making.
+                source.torn_bytes += short_bytes;
+            }
         }
+        let next = self.sources.get(last.map_or(0, |last| last + 1)).map_or(0, |next| next.no);
+        let last_no = last.map_or(0, |last| self.sources[last].no);
+        let missing = next.saturating_sub(last_no).saturating_sub(1);
+        self.missing_slots = u64::from(missing) * slots_in(whole_bytes);
     }
 
     /// Ends the run of unreadable slots before `to`, as a gap.
@@ -164,9 +163,13 @@ impl Scan {
     }
 
     fn finish(&mut self) -> Option<Found> {
-        let run = self.run.as_ref()?;
+        let Some(run) = &self.run else { return self.missing_segments() };
         if self.live {
             return self.gap(self.end);
+        }
+        if run.sealed_to < self.end {
+            // The last segment was not full, so none was begun after it.
+            self.missing_slots = 0;
         }
         let torn = run.dirty_slots * SLOT_BYTES as u64;
         self.sources[run.dirty_source].torn_bytes += torn;
@@ -177,12 +180,21 @@ impl Scan {
         None
     }
 
+    fn missing_segments(&mut self) -> Option<Found> {
+        let to = self.end.saturating_add(std::mem::take(&mut self.missing_slots));
+        let from = self.end.max(self.watermark);
+        (from < to).then_some(Found::Gap { from, to })
+    }
+
     /// No segment has `seq`: goes on with the next that there is.
     fn jump(&mut self) -> Option<Found> {
         let (at, seq) = (self.seq, self.seq);
         let firsts = self.sources.iter().filter_map(|source| source.first_seq);
         let next = firsts.filter(|first| *first > seq).min().unwrap_or(self.end).min(self.end);
         self.seq = next;
+        if self.run.is_some() && self.watermark <= at && at < next {
+            return self.gap(next);
+        }
         let before = self.gap(at);
         let lost_from = at.max(self.watermark);
         let lost = (lost_from < next).then_some(Found::Gap { from: lost_from, to: next });
@@ -277,114 +289,6 @@ impl Iterator for Scan {
             }
         }
         self.finish()
-    }
-}
-
-impl Source {
-    fn open(no: u32, path: PathBuf) -> io::Result<Self> {
-        let file = File::open(&path)?;
-        let mut source = Self::new(no, path, file)?;
-        source.probe();
-        Ok(source)
-    }
-
-    fn new(no: u32, path: PathBuf, file: File) -> io::Result<Self> {
-        let capacity = slots_in(file.metadata()?.len().next_multiple_of(BLOCK_BYTES as u64));
-        Ok(Self {
-            no,
-            path,
-            first_seq: None,
-            header: None,
-            slots: 0,
-            posts: 0,
-            damaged: false,
-            torn_bytes: 0,
-            file,
-            capacity,
-            block: None,
-            bytes: Box::new([0; BLOCK_BYTES]),
-            sealed: 0,
-            header_bad: false,
-            last_crc: None,
-        })
-    }
-
-    /// Finds the first sequence number by the first header or slot that is whole.
-    fn probe(&mut self) {
-        for block in 0..self.capacity / BLOCK_SLOTS {
-            self.load(block);
-            self.torn_bytes += self.bytes.iter().filter(|byte| **byte != 0).count() as u64;
-            let header = Header::decode(self.part(0));
-            let by_slot = (0..BLOCK_SLOTS).find_map(|place| {
-                let (seq, _) = Entry::decode(self.part(place + 1))?;
-                seq.checked_sub(block * BLOCK_SLOTS + place)
-            });
-            let by_header = header.and_then(|it| it.first_seq.checked_sub(block * BLOCK_SLOTS));
-            self.first_seq = by_header.or(by_slot);
-            self.header = header;
-            if self.first_seq.is_some() {
-                self.torn_bytes = 0;
-                break;
-            }
-        }
-        self.block = None;
-    }
-
-    fn slot(&mut self, place: u64) -> &Slot {
-        let block = place / BLOCK_SLOTS;
-        if self.block != Some(block) {
-            self.load(block);
-            self.judge_header(block);
-        }
-        self.part(place % BLOCK_SLOTS + 1)
-    }
-
-    fn judge_header(&mut self, block: u64) {
-        let header =
-            Header::decode(self.part(0)).filter(|header| u64::from(header.block) == block).filter(
-                |header| Some(header.first_seq) == self.first_seq.map(|f| f + block * BLOCK_SLOTS),
-            );
-        self.header_bad = header.is_none();
-        self.sealed = 0;
-        let Some(header) = header else { return };
-        self.header = self.header.or(Some(header));
-        self.sealed = u64::from(header.sealed_slots).min(BLOCK_SLOTS);
-        if self.sealed == 0 {
-            return;
-        }
-        let slots_crc = (1..=self.sealed)
-            .fold(0, |crc, at| crc32c::crc32c_append(crc, &super::format::slot_crc(self.part(at))));
-        let chained = match self.last_crc {
-            Some((last, crc)) if last + 1 == block => crc == header.prev_crc,
-            _ => true,
-        };
-        self.damaged |= slots_crc != header.slots_crc || !chained;
-        self.last_crc = Some((block, header.slots_crc));
-    }
-
-    /// A block that can't be read is as an empty one: its slots become a gap.
-    fn load(&mut self, block: u64) {
-        self.block = Some(block);
-        self.bytes.fill(0);
-        let mut read = 0;
-        while read < BLOCK_BYTES {
-            let at = block * BLOCK_BYTES as u64 + read as u64;
-            match self.file.read_at(&mut self.bytes[read..], at) {
-                Ok(0) => break,
-                Ok(more) => read += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let path = self.path.display();
-                    tracing::warn!(%path, block, %error, "journal block not readable");
-                    break;
-                }
-            }
-        }
-    }
-
-    fn part(&self, at: u64) -> &Slot {
-        let parts = self.bytes.as_chunks::<SLOT_BYTES>().0;
-        &parts[at as usize]
     }
 }
 

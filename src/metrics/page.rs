@@ -128,7 +128,7 @@ impl Metrics {
 
     fn write_shards(&self, page: &mut Page) {
         type Of = fn(&ShardMetrics) -> &Counter;
-        let counters: [(&str, &str, Of); 6] = [
+        let counters: [(&str, &str, Of); 7] = [
             ("tollgate_lease_wants_total", "Wants posted by shards.", |it| &it.lease_wants),
             ("tollgate_journal_records_total", "Records appended.", |it| &it.journal_records),
             ("tollgate_journal_bytes_total", "Bytes appended.", |it| &it.journal_bytes),
@@ -140,6 +140,11 @@ impl Metrics {
             ("tollgate_journal_synced_records_total", "Records on stable storage.", |it| {
                 &it.journal_synced
             }),
+            (
+                "tollgate_journal_sync_failures_total",
+                "Syncs of a journal's file that failed: records moved, or admission ended.",
+                |it| &it.journal_sync_failures,
+            ),
             ("tollgate_permits_leaked_total", "Permits settled by the deadline sweep.", |it| {
                 &it.permits_leaked
             }),

@@ -3,14 +3,16 @@
 //!
 //! The first byte of the input says how the rest is cut into reads.
 
-use super::call::{scan_call, write_with_include_usage};
+use super::call::{CallFields, scan_call, write_with_include_usage};
 use super::chunked::{ChunkDecoder, ChunkError, Step};
-use super::json::{DEPTH_MAX, JsonError, Reader};
+use super::json::{DEPTH_MAX, JsonError, Reader, scan_object};
 use super::request::{HeadLimits, RequestHead, parse_request_head};
 use super::response::{ResponseHead, parse_response_head};
 use super::sse::SseSplitter;
 use super::usage::{StreamMeter, answer_text, delta_text, prompt_text, usage_from_body};
 use serde::de::IgnoredAny;
+
+pub mod reference;
 
 const LIMITS: HeadLimits = HeadLimits { head_bytes: 4096, uri_bytes: 512, headers: 32 };
 
@@ -102,8 +104,8 @@ fn events(stream: &[u8], cut: usize) -> Vec<NameAndData> {
     found
 }
 
-/// JSON is what serde_json takes for it, down to 64 levels, and a call that asks for usage is the
-/// call that it was.
+/// JSON is what serde_json takes for it, down to 64 levels, and says the same; and a call that
+/// asks for usage is the call that it was.
 pub fn json(text: &[u8]) {
     let mut reader = Reader::new(text);
     let verdict = loop {
@@ -118,7 +120,20 @@ pub fn json(text: &[u8]) {
     {
         assert_eq!(verdict.is_ok(), serde_json::from_str::<IgnoredAny>(text).is_ok());
     }
-    let Ok(fields) = scan_call(text) else { return };
+    let scanned = scan_call(text);
+    if let Some(expected) = reference::call(text).filter(|_| verdict.is_ok()) {
+        let said = |fields: &CallFields| reference::Call {
+            model: fields.model.map(|model| {
+                String::from_utf8_lossy(model.decode(text, &mut Vec::new())).into_owned()
+            }),
+            stream: fields.stream,
+            max_tokens: fields.max_tokens,
+            n: fields.n,
+            include_usage: fields.include_usage_asked,
+        };
+        assert_eq!(scanned.as_ref().map(said).map_err(|error| *error), expected);
+    }
+    let Ok(fields) = scanned else { return };
     assert_eq!(verdict, Ok(()));
     let mut asked = Vec::new();
     write_with_include_usage(text, &fields, &mut asked);
@@ -131,11 +146,17 @@ pub fn json(text: &[u8]) {
     assert_eq!(again.model.map(|model| model.decode(&asked, &mut right)), model);
 }
 
-/// Whatever an upstream sends is metered without harm, and its text is the same to meter and
-/// reader.
+/// Whatever an upstream sends is metered without harm, its text is the same to meter and reader,
+/// and the usage of a whole answer is what serde_json reads there.
 pub fn usage(data: &[u8]) {
-    if let Some(counts) = usage_from_body(data) {
-        assert!(counts.cached <= counts.input);
+    let counts = usage_from_body(data);
+    assert!(counts.is_none_or(|counts| counts.cached <= counts.input));
+    // Its name with escapes in it is not looked for, and nothing is below 64 levels.
+    if memchr::memmem::find(data, b"\"usage\"").is_some()
+        && scan_object(data, |_, _| {}).is_ok()
+        && let Some(expected) = reference::usage(data)
+    {
+        assert_eq!(counts, expected);
     }
     let mut meter = StreamMeter::new();
     let (mut text, mut delta) = (Vec::new(), Vec::new());
@@ -158,7 +179,116 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
+    use proptest::prelude::*;
+
     type Target = (&'static str, fn(&[u8]));
+
+    /// JSON with the names that matter, as one may write it: some given twice, some escaped.
+    fn body() -> impl Strategy<Value = String> {
+        let name = prop_oneof![
+            4 => prop::sample::select(vec![
+                "model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "n",
+                "stream_options", "include_usage", "usage", "prompt_tokens", "input_tokens",
+                "completion_tokens", "output_tokens", "cache_read_input_tokens",
+                "cache_creation_input_tokens", "prompt_tokens_details", "input_tokens_details",
+                "cached_tokens", "mod\\u0065l", "us\\u0061ge", "include_us\\u0061ge",
+            ]).prop_map(str::to_owned),
+            1 => "[a-z]{0,3}",
+        ];
+        let leaf = prop::sample::select(vec![
+            "null",
+            "true",
+            "false",
+            "0",
+            "-0",
+            "1",
+            "-1",
+            "1.0",
+            "1e3",
+            "01",
+            "4294967295",
+            "4294967296",
+            "18446744073709551615",
+            "18446744073709551616",
+            "1e999",
+            "\"\"",
+            "\"gpt\"",
+            "\"\\ud83d\\ude00\"",
+            "\"\\ud800\"",
+            "\"\\\"\"",
+            "\"é\"",
+            "[]",
+            "{}",
+        ]);
+        leaf.prop_map(str::to_owned).prop_recursive(3, 24, 6, move |inner| {
+            let members = prop::collection::vec((name.clone(), " ?", inner.clone()), 0..6);
+            prop_oneof![
+                6 => members.prop_map(|members| {
+                    let member = |(name, space, value)| format!("\"{name}\":{space}{value}");
+                    let members: Vec<String> = members.into_iter().map(member).collect();
+                    format!("{{{}}}", members.join(","))
+                }),
+                1 => prop::collection::vec(inner, 0..3)
+                    .prop_map(|elements| format!("[{}]", elements.join(", "))),
+            ]
+        })
+    }
+
+    /// A body whose fields mostly are of their types.
+    fn plausible_body() -> impl Strategy<Value = String> {
+        let count = || prop::sample::select(vec!["0", "3", "7", "12", "4294967295", "null"]);
+        let usage = prop::sample::select(vec![
+            "prompt_tokens",
+            "input_tokens",
+            "completion_tokens",
+            "output_tokens",
+            "cache_read_input_tokens",
+            "cache_creation_input_tokens",
+        ]);
+        let details = prop::sample::select(reference::DETAILS.to_vec());
+        let usage = prop_oneof![
+            4 => (usage, count()).prop_map(|(name, count)| format!("\"{name}\":{count}")),
+            1 => (details, count())
+                .prop_map(|(name, count)| format!("\"{name}\":{{\"cached_tokens\":{count}}}")),
+        ];
+        let counted = prop::sample::select(vec![
+            "max_tokens",
+            "max_completion_tokens",
+            "max_output_tokens",
+            "n",
+        ]);
+        let truth = || prop::sample::select(vec!["true", "false", "null"]);
+        let member = prop_oneof![
+            4 => (counted, count()).prop_map(|(name, count)| format!("\"{name}\":{count}")),
+            1 => truth().prop_map(|truth| format!("\"stream\": {truth}")),
+            1 => truth()
+                .prop_map(|truth| format!("\"stream_options\":{{\"include_usage\":{truth}}}")),
+            1 => "[a-z\\\\u004]{0,9}".prop_map(|text| format!("\"model\":\"{text}\"")),
+            4 => prop::collection::vec(usage, 0..5)
+                .prop_map(|usage| format!("\"usage\":{{{}}}", usage.join(","))),
+        ];
+        prop::collection::vec(member, 0..5)
+            .prop_map(|members| format!("{{{}}}", members.join(", ")))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+        #[test]
+        fn serde_json_reads_the_same(
+            body in prop_oneof![body(), plausible_body()],
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        ) {
+            let mut bytes = body.into_bytes();
+            json(&bytes);
+            usage(&bytes);
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+                json(&bytes);
+                usage(&bytes);
+            }
+        }
+    }
 
     #[test]
     fn the_corpora_hold() {
@@ -180,6 +310,11 @@ mod tests {
                 files += 1;
             }
             assert!(files >= 3, "{name} has {files} files");
+        }
+        // Whoever adds a target adds it above; the journal's has its test beside it.
+        for entry in std::fs::read_dir(corpora).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            assert!(name == "journal" || targets.iter().any(|it| it.0 == name), "{name}");
         }
     }
 }

@@ -9,6 +9,8 @@ pub mod chunked;
 pub mod error;
 pub mod fuzz;
 mod head;
+#[cfg(test)]
+mod hyper_tests;
 pub mod json;
 pub mod key_text;
 pub mod request;

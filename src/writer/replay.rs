@@ -129,6 +129,10 @@ pub fn replay_journal(
     let (mark, closed) = ledger::watermark(connection, journal_id)?;
     if !closed {
         let scan = Scan::open(dir, mark).map_err(failed)?;
+        if scan.sources.is_empty() {
+            // Its process may have died before it made one.
+            tracing::warn!(dir = %dir.display(), "a journal without any segment");
+        }
         let header = scan.sources.iter().find_map(|source| source.header);
         let origin = Origin { journal_id, instance_id: header.map_or(0, |it| it.instance_id) };
         let root = dir.parent().unwrap_or(dir);

@@ -1,14 +1,18 @@
 //! kill -9 under load: every answer that a client has in full is in the ledger once, and nothing
 //! is there twice.
 
+use crate::support::disk::Disk;
 use crate::support::http::Request;
 use crate::support::instance::{Instance, Setup};
 use crate::support::ledger::Row;
-use crate::support::load::Log;
+use crate::support::load::{Log, Until};
 use crate::support::{poll, process};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 
 /// How often the process is killed: 3, or `TOLLGATE_E2E_KILLS`.
@@ -36,6 +40,43 @@ fn open_stream(instance: &Instance, request_id: &str) -> crate::support::http::C
     connection
 }
 
+/// Connections in the states that no client of the load is in for long, request ids and all.
+fn bystanders(instance: &Instance, log: &Log, run: &str) -> Vec<TcpStream> {
+    let call = |name: &str, more: &Value| {
+        let id = format!("{run}-{name}");
+        log.sent.lock().unwrap().push(id.clone());
+        instance.chat(more).key(instance.key("bench")).id(&id)
+    };
+    let whole = |name| call(name, &json!({})).to_bytes();
+    let stalled = call("stalled", &json!({})).header("x-mock-fault", "stall-before-head");
+    let unread = call("unread", &json!({ "stream": true })).header("x-mock-tokens", "1000000");
+    let cut = |bytes: Vec<u8>, keep: &dyn Fn(usize) -> usize| bytes[..keep(bytes.len())].to_vec();
+    let states = [
+        Vec::new(),
+        cut(whole("half-head"), &|_| 60),
+        cut(whole("half-body"), &|all| all - 10),
+        stalled.to_bytes(),
+        unread.to_bytes(),
+        [whole("pipelined-1"), whole("pipelined-2"), whole("pipelined-3")].concat(),
+        whole("half-closed"),
+    ];
+    let last = states.len() - 1;
+    let open = |(at, bytes): (usize, Vec<u8>)| {
+        let address = instance.data_url().trim_start_matches("http://");
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(&bytes).unwrap();
+        if at == last {
+            stream.shutdown(Shutdown::Write).unwrap();
+        }
+        stream
+    };
+    let open: Vec<_> = states.into_iter().enumerate().map(open).collect();
+    poll::until("the stalled, the unread and the open stream to be admitted", || {
+        (instance.metrics().sum("tollgate_permits_open", &[]) >= 3).then_some(())
+    });
+    open
+}
+
 fn kill_under_load(instance: &mut Instance, log: &Log, round: usize) {
     let run = format!("round-{round}");
     let wanted = log.finished_count() + 150 + round % 7 * 20;
@@ -43,15 +84,16 @@ fn kill_under_load(instance: &mut Instance, log: &Log, round: usize) {
     let pid = rustix::process::Pid::from_raw(instance.process.id().try_into().unwrap()).unwrap();
     let done = AtomicBool::new(false);
     let open = open_stream(instance, &format!("{run}-open"));
+    let bystanders = bystanders(instance, log, &run);
     thread::scope(|scope| {
+        let _until = Until(&done);
         for _ in 0..4 {
             scope.spawn(|| log.client(instance, &run, &done));
         }
         poll::until("enough answers", || (log.finished_count() >= wanted).then_some(()));
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        done.store(true, Relaxed);
     });
-    drop(open);
+    drop((open, bystanders));
     assert!(!instance.process.ended().success());
 }
 
@@ -60,16 +102,51 @@ fn no_answer_is_lost_and_none_is_counted_twice() {
     crash_loop(Setup::default().shards(2).start(), kills());
 }
 
+/// What a disk that syncs costs is no matter here, so small segments: many are begun.
+const ON_DISK: &str = "[usage]\ndurability = \"disk\"\nsegment_bytes = 65536\n";
+
 #[test]
-fn durability_on_disk_survives_a_kill_too() {
-    let config = "[usage]\ndurability = \"disk\"\n";
-    crash_loop(Setup::default().shards(1).config(config).start(), 1);
+fn durability_on_disk_survives_the_loss_of_power() {
+    let disk = Disk::new();
+    // On one shard, whose syncs for the load bring the open calls' beginnings along.
+    let instance = disk.under(Setup::default().shards(1).config(ON_DISK)).start();
+    let data_dir = instance.data_dir();
+    let mut forgotten = 0;
+    crash_loop_with(instance, kills(), || forgotten += disk.forget_unsynced(&data_dir));
+    assert!(forgotten > 0, "nothing was ever forgotten");
+    // Names are durable too, from the data directory down.
+    let syncs = disk.syncs();
+    let is_synced = |dir: &Path| syncs.iter().any(|sync| sync.path == dir);
+    let of_segment = syncs.iter().find(|sync| sync.path.extension().is_some()).unwrap();
+    let journal = of_segment.path.parent().unwrap();
+    for dir in [&data_dir, &data_dir.join("journal"), journal] {
+        assert!(is_synced(dir), "{} was never synced", dir.display());
+    }
 }
 
-fn crash_loop(mut instance: Instance, rounds: usize) {
+#[test]
+fn durability_in_process_does_not_which_shows_that_the_test_can_fail() {
+    let disk = Disk::new();
+    let config = "[usage]\nbatch_age_ms = 60000\n";
+    let mut instance = disk.under(Setup::default().shards(1).config(config)).start();
+    let log = Log::default();
+    kill_under_load(&mut instance, &log, 0);
+    assert!(disk.forget_unsynced(&instance.data_dir()) > 0);
+    instance.restart();
+    assert_eq!(instance.ledger().rows().len(), 0);
+    assert!(log.finished_count() > 0);
+}
+
+fn crash_loop(instance: Instance, rounds: usize) {
+    crash_loop_with(instance, rounds, || {});
+}
+
+/// `meanwhile`: between a death and the next start.
+fn crash_loop_with(mut instance: Instance, rounds: usize, mut meanwhile: impl FnMut()) {
     let log = Log::default();
     for round in 0..rounds {
         kill_under_load(&mut instance, &log, round);
+        meanwhile();
         instance.restart();
         let finished = log.finished.lock().unwrap().clone();
         let ledger = instance.ledger();
@@ -85,9 +162,13 @@ fn crash_loop(mut instance: Instance, rounds: usize) {
             let row = by_request[id.as_str()];
             assert_eq!((row.outcome.as_str(), row.status), ("completed", 200), "{row:?}");
         }
-        let open = by_request[format!("round-{round}-open").as_str()];
-        assert_eq!(open.outcome, "recovered", "{open:?}");
-        assert!(open.streamed, "{open:?}");
+        for (name, streamed) in [("open", true), ("unread", true), ("stalled", false)] {
+            let open = by_request[format!("round-{round}-{name}").as_str()];
+            assert_eq!((open.outcome.as_str(), open.streamed), ("recovered", streamed), "{open:?}");
+        }
+        for name in ["half-head", "half-body"] {
+            assert!(!by_request.contains_key(format!("round-{round}-{name}").as_str()), "{name}");
+        }
         let sent: BTreeSet<String> = log.sent.lock().unwrap().iter().cloned().collect();
         for id in by_request.keys().filter(|id| !id.ends_with("-open")) {
             assert!(sent.contains(*id), "{id} was never sent");

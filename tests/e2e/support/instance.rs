@@ -6,7 +6,7 @@ use super::http::{Answer, Connection, Request};
 use super::ledger::Ledger;
 use super::metrics::Scrape;
 use super::poll;
-use super::process::Process;
+use super::process::{Process, command};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -16,6 +16,7 @@ use ureq::http::Method;
 #[derive(Default)]
 pub struct Setup {
     args: Vec<String>,
+    env: Vec<(&'static str, PathBuf)>,
     config: String,
 }
 
@@ -36,6 +37,12 @@ impl Setup {
         self
     }
 
+    /// With this in its environment.
+    pub fn env(mut self, name: &'static str, value: &Path) -> Self {
+        self.env.push((name, value.to_owned()));
+        self
+    }
+
     fn with(mut self, name: &str, value: &str) -> Self {
         self.args.extend([name.to_owned(), value.to_owned()]);
         self
@@ -50,17 +57,19 @@ impl Setup {
             std::fs::write(&path, &self.config).unwrap();
             args.extend(["--config".to_owned(), path.to_string_lossy().into_owned()]);
         }
-        let (process, demo) = start(dir.path(), &args);
-        Instance { dir, args, process, demo }
+        let (process, demo) = start(dir.path(), &args, &self.env);
+        Instance { dir, args, env: self.env, process, demo }
     }
 }
 
-fn start(dir: &Path, args: &[String]) -> (Process, Value) {
+fn start(dir: &Path, args: &[String], env: &[(&str, PathBuf)]) -> (Process, Value) {
     let data_dir = dir.join("data").to_string_lossy().into_owned();
     let mut all = vec!["demo", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
     all.extend(["--data-dir", &data_dir]);
     all.extend(args.iter().map(String::as_str));
-    let (process, addresses) = Process::start(&all, "ready data=");
+    let mut command = command(&all);
+    command.envs(env.iter().map(|(name, value)| (name, value)));
+    let (process, addresses) = Process::start_command(command, "ready data=");
     let text = std::fs::read_to_string(dir.join("data/demo.json")).unwrap();
     let demo: Value = serde_json::from_str(&text).unwrap();
     let (data_url, admin_url) = (&demo["data_url"], &demo["admin_url"]);
@@ -73,6 +82,7 @@ fn start(dir: &Path, args: &[String]) -> (Process, Value) {
 pub struct Instance {
     dir: TempDir,
     args: Vec<String>,
+    env: Vec<(&'static str, PathBuf)>,
     /// Its process.
     pub process: Process,
     /// What `demo.json` says.
@@ -83,7 +93,7 @@ impl Instance {
     /// Starts again on the same data directory, after the process has ended.
     pub fn restart(&mut self) {
         assert!(!self.process.is_running());
-        (self.process, self.demo) = start(self.dir.path(), &self.args);
+        (self.process, self.demo) = start(self.dir.path(), &self.args, &self.env);
     }
 
     /// Writes this into the configuration file that it was started with, and says so.

@@ -6,6 +6,15 @@ use serde_json::json;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+/// Ends the clients that look at it when it goes, also by a panic: their scope waits for them.
+pub struct Until<'a>(pub &'a AtomicBool);
+
+impl Drop for Until<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// What clients did, by request id.
 #[derive(Default)]
 pub struct Log {

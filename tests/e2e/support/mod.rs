@@ -2,6 +2,7 @@
 //! the ledger and the metrics, all from outside.
 
 pub mod admin;
+pub mod disk;
 pub mod http;
 pub mod instance;
 pub mod ledger;

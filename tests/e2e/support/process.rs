@@ -48,7 +48,11 @@ pub struct Process {
 impl Process {
     /// Starts it and waits for a line of its stderr with `mark` in it: what follows the mark.
     pub fn start(args: &[&str], mark: &str) -> (Self, String) {
-        let mut command = command(args);
+        Self::start_command(command(args), mark)
+    }
+
+    /// The same with a command of the caller's.
+    pub fn start_command(mut command: Command, mark: &str) -> (Self, String) {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (say, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
