@@ -16,6 +16,7 @@ mod limits;
 mod metering;
 mod openai;
 mod prices;
+mod rates;
 mod refusals;
 mod routes;
 mod shared;
