@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 const SLICE_GROWS_BELOW: Nanos = Nanos::from_s(1);
 /// A slice that lasted longer than this is followed by one of half its size.
 const SLICE_SHRINKS_ABOVE: Nanos = Nanos::from_s(4);
-/// A spent month is refused without asking for this long.
+/// What a month has not got is refused without asking for this long.
 const EXHAUSTED_FOR: Nanos = Nanos::from_ms(100);
 
 /// Whether a call's tokens can be reserved.
@@ -29,7 +29,7 @@ pub enum Reserve {
     },
     /// Park the call; try again after the next grant for the month.
     Wait,
-    /// The month's tokens are spent, or the table is full.
+    /// The month has fewer left, or the table is full.
     Exhausted,
 }
 
@@ -75,7 +75,11 @@ struct Entry {
     last_granted: u64,
     granted_at: Nanos,
     last_use: Nanos,
+    /// When control last said that it had no more, all that was free came here: until then no
+    /// more is free than `slack` and `elsewhere`.
     exhausted_until: Nanos,
+    /// Given back since, so others may have it.
+    elsewhere: u64,
     left: u64,
     plan: u32,
     /// A want is posted or unanswered.
@@ -115,7 +119,9 @@ impl Quotas {
         entry.last_use = now;
         entry.plan = plan;
         let free = entry.slack;
-        let exhausted = now < entry.exhausted_until;
+        let told = now < entry.exhausted_until;
+        let exhausted =
+            told && if strict { tokens > free + entry.elsewhere } else { entry.elsewhere == 0 };
         let reserve = if free >= tokens {
             Reserve::Reserved { tokens }
         } else if !exhausted {
@@ -127,7 +133,7 @@ impl Quotas {
             Reserve::Exhausted
         };
         let low = free.saturating_sub(tokens) < entry.last_granted / 4;
-        if !exhausted && (reserve == Reserve::Wait || low) {
+        if reserve == Reserve::Wait || low && !told {
             entry.ask(key, &mut self.wants, now);
         }
         self.watch(key, now);
@@ -184,10 +190,12 @@ impl Quotas {
         entry.waiting = 0;
         entry.slack += grant.granted;
         entry.left = grant.left.saturating_sub(entry.overrun);
+        entry.elsewhere = 0;
         if grant.granted > 0 {
             entry.last_granted = grant.granted;
             entry.granted_at = now;
         }
+        entry.exhausted_until = Nanos(0);
         if grant.exhausted {
             entry.exhausted_until = now.after(EXHAUSTED_FOR);
             entry.last_granted = 0;
@@ -336,6 +344,7 @@ impl Entry {
 
     fn give_back(&mut self) {
         self.returning += self.slack;
+        self.elsewhere += self.slack;
         self.left = self.left.saturating_add(self.slack);
         self.slack = 0;
     }

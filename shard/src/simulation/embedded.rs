@@ -310,8 +310,45 @@ fn a_month_is_spent_to_its_last_token() {
     assert_eq!(house.reserve(0, 70, true), Reserve::Reserved { tokens: 70 });
 }
 
+#[test]
+fn a_refused_call_keeps_no_smaller_one_out() {
+    let mut house = House::new(2, 10, 10, 1_000);
+    assert_eq!(house.reserve(1, 400, true), Reserve::Reserved { tokens: 400 });
+    assert_eq!(house.reserve(0, 700, true), Reserve::Exhausted);
+    assert_eq!(house.reserve(0, 601, true), Reserve::Exhausted);
+    let messages = house.messages;
+    assert_eq!(house.reserve(0, 601, true), Reserve::Exhausted);
+    assert_eq!(house.messages, messages, "a refusal that is certain costs no message");
+    // What shard 0 has heard of goes to shard 1, but for a hundred.
+    assert_eq!(house.reserve(1, 500, true), Reserve::Reserved { tokens: 500 });
+    assert_eq!(house.reserve(0, 101, true), Reserve::Exhausted);
+    assert_eq!(house.reserve(0, 100, true), Reserve::Reserved { tokens: 100 });
+    assert_eq!(house.reserve(1, 1, false), Reserve::Exhausted);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_month_ends_to_the_token_on_any_shard(
+        quota in 1u64..5_000,
+        calls in prop::collection::vec((0usize..3, 1u64..900, any::<bool>()), 1..60),
+    ) {
+        let mut house = House::new(3, 10, 10, quota);
+        let mut left = quota;
+        for (shard, tokens, strict) in calls {
+            match house.reserve(shard, tokens, strict) {
+                Reserve::Reserved { tokens: reserved } => {
+                    let fits = if strict { tokens } else { tokens.min(left) };
+                    prop_assert_eq!(reserved, fits);
+                    house.consume(shard, reserved, reserved);
+                    left -= reserved;
+                }
+                Reserve::Exhausted => prop_assert!(left == 0 || strict && tokens > left),
+                Reserve::Wait => prop_assert!(false, "still waiting"),
+            }
+        }
+    }
 
     #[test]
     fn one_shard_in_order_is_told_its_month_exactly(
