@@ -324,7 +324,7 @@ impl Shard {
     /// Gives back every unspent token: the shard is draining.
     pub fn release_all(&mut self, now: Nanos) {
         self.buckets.release_all(now);
-        self.quotas.release_all(now);
+        self.quotas.release_all();
     }
 
     /// Requests admitted and not settled.
@@ -414,6 +414,7 @@ impl Shard {
         match self.quotas.check(consumer, plan, period, tokens, ask.strict, at.now) {
             Reserve::Reserved { tokens } => Ok(tokens),
             Reserve::Wait => Err(Admission::Wait(WaitFor::Quota(consumer))),
+            Reserve::NoRoom => Err(Admission::Refused(Refusal::Overloaded)),
             Reserve::Exhausted => {
                 let retry_after = to_month_end(at.unix_us);
                 Err(Admission::Refused(Refusal::QuotaExhausted { retry_after }))

@@ -27,7 +27,7 @@ impl World {
         let (mut deny_for, mut admitted) = (None, None);
         match reserve {
             Reserve::Wait => {}
-            Reserve::Exhausted => {
+            Reserve::Exhausted | Reserve::NoRoom => {
                 self.totals.exhausted += 1;
                 deny_for = Some(Nanos::from_ms(20));
             }
