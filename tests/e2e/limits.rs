@@ -4,6 +4,7 @@ use crate::support::http::{Answer, Request};
 use crate::support::instance::{Instance, Setup};
 use crate::support::poll;
 use serde_json::json;
+use std::thread;
 use std::time::{Duration, Instant};
 
 fn refusal_is_complete(answer: &Answer, code: &str) {
@@ -79,13 +80,8 @@ fn a_quota_is_spent_to_the_token() {
         .body("{\"max_tokens\":25}   ")
         .header("x-mock-prompt-tokens", "5")
         .header("x-mock-tokens", "25");
-    // A shard that has just heard of a spent month asks again after a tenth of a second.
-    let mut refused = 4;
-    let answer = poll::until("the last 30 tokens", || {
-        let answer = instance.call(&last);
-        refused += u64::from(answer.status() == 429);
-        Some(answer).filter(|answer| answer.status() == 200)
-    });
+    // No shard refuses what fits because of what did not.
+    let answer = instance.call(&last).expect(200);
     assert_eq!(answer.head.number("x-ratelimit-remaining-tokens"), 0);
     refusal_is_complete(&instance.call(&last), "insufficient_quota");
     // The quota is the consumer's: another key of theirs has none either.
@@ -99,11 +95,75 @@ fn a_quota_is_spent_to_the_token() {
         (quota["used_tokens"].as_u64(), quota["remaining_tokens"].as_u64()),
         (Some(1_030), Some(0))
     );
-    assert_eq!(instance.metrics().sum("quota_exceeded_total", &[("plan", "small")]), refused);
+    assert_eq!(instance.metrics().sum("quota_exceeded_total", &[("plan", "small")]), 4);
     instance.balance_books();
     let used: u64 =
         instance.ledger().rows().iter().map(|row| row.input_tokens + row.output_tokens).sum();
     assert_eq!(used, 1_030);
+}
+
+/// Clients that each make calls of one size at once, until the first that is refused.
+fn spend(instance: &Instance, key: &str, sizes: &[u32]) -> u64 {
+    let client = |output: &u32| {
+        let request = exact(instance, key, *output);
+        let mut connection = instance.open();
+        let answers = std::iter::repeat_with(|| connection.call(&request).unwrap());
+        let mut spent = 0;
+        for answer in answers {
+            if answer.status() != 200 {
+                refusal_is_complete(&answer, "insufficient_quota");
+                return spent;
+            }
+            spent += u64::from(50 + output);
+        }
+        spent
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = sizes.iter().map(|size| scope.spawn(move || client(size))).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    })
+}
+
+/// Every call uses what it reserves, so that no refusal is because of a call under way that will
+/// give some back: then whoever is refused first must not have left room for a call of its size.
+fn a_quota_ends_to_the_token(shards: u16) {
+    let instance = Setup::default().shards(shards).start();
+    let admin = instance.admin();
+    for (round, (quota, sizes)) in [
+        (1_000, &[50; 8][..]),
+        (4_030, &[50; 8]),
+        (6_789, &[10, 20, 50, 150, 10, 20, 50, 150]),
+        (2_049, &[1_950, 1_000, 500, 100, 50, 1]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let plan = format!("small-{round}");
+        admin.plan(&plan, 1_000, quota);
+        let key = admin.key(&plan);
+        let smallest = sizes.iter().map(|output| 50 + u64::from(*output)).min().unwrap();
+        let spent = spend(&instance, &key.text, sizes);
+        assert!(spent <= quota && quota - spent < smallest, "{spent} of {quota}");
+        // Nothing is left of it for whoever comes later, on any shard, but a smaller call.
+        for _ in 0..8 {
+            assert_eq!(spend(&instance, &key.text, &sizes[..1]), 0);
+        }
+        instance.balance_books();
+        let rows = instance.ledger().rows();
+        let own = rows.iter().filter(|row| row.consumer_id == key.consumer_id);
+        let used: u64 = own.map(|row| row.input_tokens + row.output_tokens).sum();
+        assert_eq!(used, spent);
+    }
+}
+
+#[test]
+fn a_quota_ends_to_the_token_on_one_shard() {
+    a_quota_ends_to_the_token(1);
+}
+
+#[test]
+fn a_quota_ends_to_the_token_on_two_shards() {
+    a_quota_ends_to_the_token(2);
 }
 
 #[test]
