@@ -194,6 +194,43 @@ fn what_remains_is_told_exactly() {
 }
 
 #[test]
+fn what_other_shards_hold_remains() {
+    for (shards, rate, burst) in [(2, 1, 1_000), (3, 1, 100), (4, 1, 10)] {
+        let mut house = House::new(shards, rate, burst, 0);
+        let shards = usize::from(shards);
+        let mut told = vec![burst; shards];
+        for call in 0..burst {
+            let shard = call as usize % shards;
+            assert_eq!(house.take(shard), Take::Taken, "{call} of {burst}");
+            let (before, left) = (told[shard], burst - 1 - call);
+            told[shard] = house.remaining(shard);
+            // It may have missed what the others used since its last word: a slice or so.
+            assert!((left..=left + burst / 8).contains(&told[shard]), "{told:?}, not {left}");
+            assert!(told[shard] < before, "{before}, and then {told:?}");
+        }
+        for (shard, told) in told.iter_mut().enumerate() {
+            assert!(matches!(house.take(shard), Take::Denied { .. }));
+            *told = house.remaining(shard);
+        }
+        assert_eq!(told, vec![0; shards]);
+    }
+}
+
+#[test]
+fn nothing_remains_where_a_call_is_refused() {
+    let mut house = House::new(2, 1_000, 1_000, 0);
+    let mut refused = 0;
+    for call in 0..20_000 {
+        house.wait(Nanos(300_000));
+        if let Take::Denied { .. } = house.take(call % 2) {
+            refused += 1;
+            assert_eq!(house.remaining(call % 2), 0);
+        }
+    }
+    assert!(refused > 1_000, "{refused}");
+}
+
+#[test]
 fn idle_tokens_leave_a_shard_for_the_others() {
     let mut house = House::new(2, 100, 100, 0);
     for _ in 0..20 {
