@@ -45,6 +45,49 @@ fn basic_gets_its_burst_and_then_its_rate() {
     instance.balance_books();
 }
 
+#[test]
+fn what_remains_is_told_over_all_shards() {
+    const BURST: u64 = 96;
+    let instance = Setup::default().shards(2).start();
+    let admin = instance.admin();
+    let plan = json!({
+        "name": "slow", "rate_per_s": 1, "burst": BURST, "quota_tokens": 1_000_000_000,
+    });
+    admin.post("plans", &plan);
+    let key = admin.key("slow");
+    let path = format!("/api/v1/consume/{}", instance.service("per_token"));
+    let request = Request::get(&path).key(&key.text);
+    // The kernel gives each shard its share of so many.
+    let mut connections: Vec<_> = (0..16).map(|_| instance.open()).collect();
+    let begun = Instant::now();
+    let mut left = BURST;
+    'burst: loop {
+        for connection in &mut connections {
+            let answer = connection.call(&request).unwrap();
+            let told = answer.head.number("x-ratelimit-remaining-requests");
+            assert_eq!(answer.head.number("x-ratelimit-limit-requests"), BURST);
+            if answer.status() == 429 {
+                break 'burst;
+            }
+            left = left.saturating_sub(1);
+            // More by what has accrued, and by what another shard used since it last said.
+            let most = left + BURST / 8 + begun.elapsed().as_secs() + 1;
+            assert!((left..=most.min(BURST)).contains(&told), "{told}, not {left}");
+        }
+    }
+    assert!(left == 0, "refused with {left} left");
+    poll::until("a refusal on every connection", || {
+        let refused = connections.iter_mut().all(|connection| {
+            let answer = connection.call(&request).unwrap();
+            let told = answer.head.number("x-ratelimit-remaining-requests");
+            assert!(answer.status() == 200 || told == 0, "refused with {told} left");
+            answer.status() == 429
+        });
+        refused.then_some(())
+    });
+    instance.balance_books();
+}
+
 /// A call that reserves exactly what it will use: 50 tokens for 200 bytes of body, `output` more.
 fn exact(instance: &Instance, key: &str, output: u32) -> Request {
     let path = format!("/api/v1/consume/{}", instance.service("per_token"));
