@@ -4,7 +4,7 @@
 //! until one can be had. Refills are asked for before a slice is spent; what lies unused goes
 //! back. It must never let a token be taken after its deadline or before its slot.
 
-use crate::lease::{FORGET_AFTER, PARK, RATE_IDLE, Run, accrued, time_to_accrue};
+use crate::lease::{FORGET_AFTER, PARK, RATE_IDLE, Run, accrued, is_small, time_to_accrue};
 use crate::limits::BUCKETS_MAX;
 use crate::message::{RateGrant, RateWant};
 use crate::units::{BucketId, Nanos};
@@ -266,8 +266,12 @@ impl Buckets {
             entry.last_take = now;
             entry.wait_or_deny(now)
         };
+        let small = is_small(rate_per_s, burst);
+        if take == Take::Taken && small {
+            entry.post_if_needed(bucket, &mut self.wants);
+        }
         let wants_now = match take {
-            Take::Taken => entry.tokens <= entry.low_water && entry.low_water > 0,
+            Take::Taken => !small && entry.tokens <= entry.low_water && entry.low_water > 0,
             Take::Wait => entry.run.count == 0,
             Take::Denied { .. } => false,
         };
@@ -322,6 +326,10 @@ impl Buckets {
 }
 
 impl Entry {
+    fn is_small(&self) -> bool {
+        is_small(self.rate_per_s, self.burst)
+    }
+
     fn spend(&mut self, now: Nanos) {
         self.tokens -= 1;
         self.used = self.used.saturating_add(1);
@@ -461,12 +469,12 @@ impl Entry {
             self.used = self.used.saturating_add(grant.granted);
         } else if grant.spacing == Nanos(0) && grant.not_before <= now {
             self.tokens += grant.granted;
-            self.low_water = grant.granted / 4;
+            self.low_water = grant.granted / if self.is_small() { 1 } else { 4 };
         } else {
             assert!(self.run.count == 0, "asked for tokens before the last slot had come");
             let (at, spacing) = (grant.not_before, grant.spacing);
             self.run = Run { count: u64::from(grant.granted), at, spacing };
-            self.low_water = 0;
+            self.low_water = if self.is_small() { grant.granted } else { 0 };
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use super::{Flight, NEVER, PoolConfig, denied, ends_early, ends_late, forget_at};
 use crate::catalog::Plan;
-use crate::lease::{PARK, RATE_IDLE, RateAnswer, RateAsk, Run, Status, accrued, lease_span};
+use crate::lease::{
+    PARK, RATE_IDLE, RateAnswer, RateAsk, Run, Status, accrued, is_small, lease_span,
+};
 use crate::limits::RUNS_MAX;
 use crate::message::{RateGrant, RateWant, ToShard};
 use crate::units::{BucketId, Nanos};
@@ -106,6 +108,7 @@ impl Lease {
         self.demand = self.demand.saturating_add(u64::from(word.demand));
         if word.lease == self.lease && self.lease != 0 {
             self.used += u64::from(word.used);
+            self.call_wanted |= word.used > 0 && is_small(self.rate_per_s, self.burst);
             if let Some(held) = self.shards.get_mut(usize::from(word.shard)) {
                 let gone = u64::from(word.used) + u64::from(word.returned);
                 *held = Held { tokens: held.tokens.saturating_sub(gone), awaited: 0 };
