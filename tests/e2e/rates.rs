@@ -201,6 +201,36 @@ fn steady_demand_gets_the_rate_and_never_more_on_two_shards() {
     all_plans_get_their_rates(2);
 }
 
+/// What a key spent before its process died is still spent after.
+#[test]
+fn a_restart_brings_no_second_burst() {
+    let mut instance = Setup::default().shards(2).start();
+    let mut calls = Vec::new();
+    let mut until_refused = |instance: &Instance, refusals: usize| {
+        let mut connection = instance.open();
+        let path = format!("/api/v1/consume/{}", instance.service("per_token"));
+        let request = Request::get(&path).key(instance.key("basic"));
+        let (mut admitted, mut refused) = (0, 0);
+        while refused < refusals {
+            let begun = Instant::now();
+            let status = connection.call(&request).unwrap().status();
+            admitted += usize::from(status == 200);
+            refused += usize::from(status == 429);
+            calls.push(Timed { begun, ended: Instant::now(), admitted: status == 200 });
+        }
+        admitted
+    };
+    assert!(until_refused(&instance, 1) >= 10, "a new key has its burst");
+    instance.process.kill();
+    instance.restart();
+    until_refused(&instance, 50);
+    instance.process.terminate();
+    assert!(instance.process.ended().success());
+    instance.restart();
+    until_refused(&instance, 50);
+    never_too_many(&calls, 10, 10);
+}
+
 #[test]
 #[should_panic(expected = "of 10/s")]
 fn one_call_too_many_is_seen() {

@@ -180,6 +180,31 @@ fn a_fresh_burst_is_there_at_once_on_all_shards() {
 }
 
 #[test]
+fn a_restart_brings_no_second_burst() {
+    let mut house = House::new(2, 10, 10, 0);
+    let mut ideal = super::oracle::Ideal::new(10, 10, 0);
+    for pause_ms in [0, 150, 700, 3_000] {
+        for _ in 0..40 {
+            house.wait(Nanos::from_ms(20));
+            while house.take(0) == Take::Taken {
+                assert_eq!(ideal.admit(house.now), Ok(()));
+            }
+        }
+        // Killed: what it held and what it knew is gone.
+        let (plan, now) = (house.plan, house.now.after(Nanos::from_ms(pause_ms)));
+        house = House::new(2, plan.rate_per_s, plan.burst, 0);
+        let config = AuthorityConfig { rtt: Nanos(0), empty_at: Some(now) };
+        (house.authority, house.now) = (Authority::new(config), now);
+    }
+    house.wait(Nanos::from_ms(250));
+    assert_eq!((house.take(0), house.take(1)), (Take::Taken, Take::Taken));
+    assert!(matches!(house.take(0), Take::Denied { .. }));
+    house.wait(Nanos::from_s(2));
+    let taken = (0..20).filter(|_| house.take(0) == Take::Taken).count();
+    assert_eq!(taken, 10);
+}
+
+#[test]
 fn what_remains_is_told_exactly() {
     let mut house = House::new(2, 10, 10, 0);
     assert_eq!(house.remaining(0), 10);

@@ -134,7 +134,7 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, scenario: Scenario, planted: Planted) -> Self {
         let mut random = Random::new(seed ^ 0xabcd_ef01);
-        let config = AuthorityConfig { rtt: scenario.rtt };
+        let config = AuthorityConfig { rtt: scenario.rtt, empty_at: None };
         let drift_ppm = scenario.drift_ppm;
         let drift = |random: &mut Random| random.within(0, 2 * drift_ppm) as i64 - drift_ppm as i64;
         let plans: Vec<Plan> = scenario
