@@ -198,10 +198,10 @@ impl Run {
 }
 
 /// Is a burst so small that it matters when spent tokens are reported? Until then they count as on
-/// lease, and the bucket does not fill over what they leave: so each is reported at once, for one
-/// message a token. Measured in the simulation: larger ones get their rate without.
+/// lease, and the bucket does not fill over what they leave: so each is reported at once, for a
+/// message and a call each. Larger ones get their rate without, by the simulation.
 pub fn is_small(rate_per_s: u64, burst: u64) -> bool {
-    burst < 8 || burst < rate_per_s / 40
+    burst < 8 || burst < 32 && burst < rate_per_s / 40
 }
 
 /// Whole tokens that accrue in a span. Answers that carry it are many, and dividing 128 bits is
@@ -271,6 +271,20 @@ mod tests {
             (1, u64::MAX, u64::MAX),
         ] {
             assert_eq!(time_to_accrue(rate, tokens), Nanos(span_ns), "{tokens} at {rate}/s");
+        }
+    }
+
+    #[test]
+    fn only_few_tokens_are_worth_a_message_each() {
+        for (rate, burst, small) in [
+            (10, 7, true),
+            (10, 10, false),
+            (1_000, 20, true),
+            (1_000, 31, false),
+            (10_000_000, 31, true),
+            (10_000_000, 100_000, false),
+        ] {
+            assert_eq!(is_small(rate, burst), small, "{rate}/s, {burst}");
         }
     }
 
