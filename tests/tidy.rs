@@ -34,7 +34,7 @@ const EDGES: &[(&str, &[&str])] = &[
 const CRATES: &[(&str, &[&str])] = &[
     ("tokio", &["src/control/", "src/writer/"]),
     ("axum", &["src/control/"]),
-    ("hyper", &["src/control/"]),
+    ("hyper", &["src/control/", "src/wire/hyper_tests.rs"]),
     ("hyper_util", &["src/control/"]),
     ("argon2", &["src/control/"]),
     ("monoio", &["src/gateway/net.rs"]),

@@ -42,11 +42,14 @@ pub enum Planted {
     RetroactiveAccrual,
 }
 
-/// What the authority must know of its network.
+/// What the authority must know of its network and of its past.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AuthorityConfig {
     /// Round trip of a call, 99th percentile; zero where embedded.
     pub rtt: Nanos,
+    /// Tokens may have been spent before this instant that it knows nothing of: a bucket that it
+    /// sees for the first time is taken as having been empty then. `None`: as full.
+    pub empty_at: Option<Nanos>,
 }
 
 /// See the module.
@@ -62,7 +65,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// An authority that has seen nothing: every bucket is full, every month has to be seeded.
+    /// An authority that has seen nothing: every month has to be seeded.
     pub fn new(config: AuthorityConfig) -> Self {
         Self {
             config,
@@ -108,7 +111,7 @@ impl Authority {
         let bucket = self
             .buckets
             .entry(ask.bucket)
-            .or_insert_with(|| rate::Bucket::full(ask.rate_per_s, ask.burst, now));
+            .or_insert_with(|| rate::Bucket::new(ask, self.config.empty_at, now));
         #[cfg(test)]
         {
             bucket.planted = self.planted;

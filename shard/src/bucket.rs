@@ -4,7 +4,7 @@
 //! until one can be had. Refills are asked for before a slice is spent; what lies unused goes
 //! back. It must never let a token be taken after its deadline or before its slot.
 
-use crate::lease::{FORGET_AFTER, PARK, RATE_IDLE, Run};
+use crate::lease::{FORGET_AFTER, PARK, RATE_IDLE, Run, accrued, is_small, time_to_accrue};
 use crate::limits::BUCKETS_MAX;
 use crate::message::{RateGrant, RateWant};
 use crate::units::{BucketId, Nanos};
@@ -78,7 +78,8 @@ struct Entry {
     burst: u64,
     deny_until: Nanos,
     granted_at: Nanos,
-    left: u64,
+    /// Tokens of the bucket that are not here, see [`RateGrant::left`].
+    left: i64,
     left_at: Nanos,
     /// A want is posted or unanswered.
     asked: bool,
@@ -127,20 +128,9 @@ impl Buckets {
 
     /// Tokens left and time to full, for the headers of an answer.
     pub fn view(&self, bucket: BucketId, rate_per_s: u64, burst: u64, now: Nanos) -> BucketView {
-        let remaining = self.entries.get(&bucket).map_or(burst, |entry| {
-            let span = now.since(entry.left_at);
-            let accrued = u128::from(rate_per_s) * u128::from(span.0) / 1_000_000_000;
-            let tokens = if now < entry.deadline {
-                u64::from(entry.tokens) + entry.run.ripe(now)
-            } else {
-                0
-            };
-            let left = u64::try_from(accrued).unwrap_or(u64::MAX).saturating_add(entry.left);
-            left.saturating_add(tokens).min(burst)
-        });
-        let missing = u128::from(burst - remaining) * 1_000_000_000;
-        let reset_ns = missing.div_ceil(u128::from(rate_per_s.max(1)));
-        BucketView { remaining, reset: Nanos(u64::try_from(reset_ns).unwrap_or(u64::MAX)) }
+        let entry = self.entries.get(&bucket);
+        let remaining = entry.map_or(burst, |entry| entry.remaining(rate_per_s, burst, now));
+        BucketView { remaining, reset: time_to_accrue(rate_per_s, burst - remaining) }
     }
 
     /// Control's answer to a want. All parked requests of the bucket are to try again.
@@ -276,8 +266,12 @@ impl Buckets {
             entry.last_take = now;
             entry.wait_or_deny(now)
         };
+        let small = is_small(rate_per_s, burst);
+        if take == Take::Taken && small {
+            entry.post_if_needed(bucket, &mut self.wants);
+        }
         let wants_now = match take {
-            Take::Taken => entry.tokens <= entry.low_water && entry.low_water > 0,
+            Take::Taken => !small && entry.tokens <= entry.low_water && entry.low_water > 0,
             Take::Wait => entry.run.count == 0,
             Take::Denied { .. } => false,
         };
@@ -332,10 +326,29 @@ impl Buckets {
 }
 
 impl Entry {
+    fn is_small(&self) -> bool {
+        is_small(self.rate_per_s, self.burst)
+    }
+
     fn spend(&mut self, now: Nanos) {
         self.tokens -= 1;
         self.used = self.used.saturating_add(1);
         self.last_take = now;
+    }
+
+    /// What the whole bucket holds, as far as is known here; nothing while calls are refused.
+    fn remaining(&self, rate_per_s: u64, burst: u64, now: Nanos) -> u64 {
+        let tokens = u64::from(self.tokens);
+        let (ripe, held) = match now < self.deadline {
+            true => (tokens + self.run.ripe(now), tokens + self.run.count),
+            false => (0, 0),
+        };
+        if ripe == 0 && (held > 0 || self.deny_until > now) {
+            return 0;
+        }
+        let here = held.saturating_add(accrued(rate_per_s, now.since(self.left_at)));
+        self.left.saturating_add_unsigned(here).clamp(0, i64::try_from(burst).unwrap_or(i64::MAX))
+            as u64
     }
 
     /// Is there nothing to spend, to report or to wait for?
@@ -399,7 +412,7 @@ impl Entry {
     fn give_back(&mut self, now: Nanos) {
         self.ripen(now);
         self.returning = self.returning.saturating_add(self.tokens);
-        self.left = self.left.saturating_add(u64::from(self.tokens));
+        self.left = self.left.saturating_add(i64::from(self.tokens));
         self.tokens = 0;
         self.low_water = 0;
         // What is not ripe yet could be spent early if it went back: it is burned.
@@ -456,12 +469,12 @@ impl Entry {
             self.used = self.used.saturating_add(grant.granted);
         } else if grant.spacing == Nanos(0) && grant.not_before <= now {
             self.tokens += grant.granted;
-            self.low_water = grant.granted / 4;
+            self.low_water = grant.granted / if self.is_small() { 1 } else { 4 };
         } else {
             assert!(self.run.count == 0, "asked for tokens before the last slot had come");
             let (at, spacing) = (grant.not_before, grant.spacing);
             self.run = Run { count: u64::from(grant.granted), at, spacing };
-            self.low_water = 0;
+            self.low_water = if self.is_small() { grant.granted } else { 0 };
         }
     }
 }

@@ -197,6 +197,37 @@ impl Run {
     }
 }
 
+/// Is a burst so small that it matters when spent tokens are reported? Until then they count as on
+/// lease, and the bucket does not fill over what they leave: so each is reported at once, for a
+/// message and a call each. Larger ones get their rate without, by the simulation.
+pub fn is_small(rate_per_s: u64, burst: u64) -> bool {
+    burst < 8 || burst < 32 && burst < rate_per_s / 40
+}
+
+/// Whole tokens that accrue in a span. Answers that carry it are many, and dividing 128 bits is
+/// slow.
+pub fn accrued(rate_per_s: u64, span: Nanos) -> u64 {
+    match rate_per_s.checked_mul(span.0) {
+        Some(nano_tokens) => nano_tokens / 1_000_000_000,
+        None => {
+            let nano_tokens = u128::from(rate_per_s) * u128::from(span.0);
+            u64::try_from(nano_tokens / 1_000_000_000).unwrap_or(u64::MAX)
+        }
+    }
+}
+
+/// How long so many tokens take to accrue; at most what a `u64` of nanoseconds holds.
+pub fn time_to_accrue(rate_per_s: u64, tokens: u64) -> Nanos {
+    let rate_per_s = rate_per_s.max(1);
+    match tokens.checked_mul(1_000_000_000) {
+        Some(nano_tokens) => Nanos(nano_tokens.div_ceil(rate_per_s)),
+        None => {
+            let span_ns = (u128::from(tokens) * 1_000_000_000).div_ceil(rate_per_s.into());
+            Nanos(u64::try_from(span_ns).unwrap_or(u64::MAX))
+        }
+    }
+}
+
 /// The span over which a bucket's tokens are leased out ahead: a quarter of what fills it, so
 /// that spent but unreported tokens leave room to accrue.
 pub fn lease_span(rate_per_s: u64, burst: u64) -> Nanos {
@@ -219,6 +250,42 @@ mod tests {
         assert_eq!((run.ripen(Nanos(131)), run.count, run.at), (2, 1, Nanos(140)));
         let mut at_once = Run { count: 7, at: Nanos(5), spacing: Nanos(0) };
         assert_eq!((at_once.ripen(Nanos(4)), at_once.ripen(Nanos(5))), (0, 7));
+    }
+
+    #[test]
+    fn what_accrues_in_a_span_takes_that_span() {
+        for (rate, span_ns, tokens) in [
+            (10, 99_999_999, 0),
+            (10, 100_000_000, 1),
+            (1_000_000_000, u64::MAX, u64::MAX),
+            (u64::MAX, 1_000_000_000, u64::MAX),
+            (u64::MAX, u64::MAX, u64::MAX),
+        ] {
+            assert_eq!(accrued(rate, Nanos(span_ns)), tokens, "{rate}/s in {span_ns} ns");
+        }
+        for (rate, tokens, span_ns) in [
+            (10, 1, 100_000_000),
+            (3, 1, 333_333_334),
+            (0, 1, 1_000_000_000),
+            (1_000_000_000, u64::MAX, u64::MAX),
+            (1, u64::MAX, u64::MAX),
+        ] {
+            assert_eq!(time_to_accrue(rate, tokens), Nanos(span_ns), "{tokens} at {rate}/s");
+        }
+    }
+
+    #[test]
+    fn only_few_tokens_are_worth_a_message_each() {
+        for (rate, burst, small) in [
+            (10, 7, true),
+            (10, 10, false),
+            (1_000, 20, true),
+            (1_000, 31, false),
+            (10_000_000, 31, true),
+            (10_000_000, 100_000, false),
+        ] {
+            assert_eq!(is_small(rate, burst), small, "{rate}/s, {burst}");
+        }
     }
 
     #[test]

@@ -147,6 +147,8 @@ pub struct Shard {
     quotas: Quotas,
     months: Months,
     permits: Permits,
+    /// That of the last admission.
+    month: units::Month,
     outbox: VecDeque<ToControl>,
 }
 
@@ -161,6 +163,7 @@ impl Shard {
             quotas: Quotas::new(config.shard),
             months: Months::new(),
             permits: Permits::new(config.permit_deadline),
+            month: units::Month::of(0),
             outbox: VecDeque::new(),
         }
     }
@@ -231,16 +234,16 @@ impl Shard {
     /// What the caller has left.
     pub fn limits(&self, caller: &Caller, at: Moment) -> LimitsView {
         let plan = &self.catalog.plans[caller.plan as usize];
-        let period = Period::of(at.unix_us);
+        let month = self.month.or_of(at.unix_us);
         let bucket = self.buckets.view(caller.bucket, plan.rate_per_s, plan.burst, at.now);
-        let quota = self.quotas.view(caller.consumer, period, plan.quota_tokens);
+        let quota = self.quotas.view(caller.consumer, month.period, plan.quota_tokens);
         LimitsView {
             limit_requests: plan.burst,
             remaining_requests: bucket.remaining,
             reset_requests: bucket.reset,
             limit_tokens: plan.quota_tokens,
             remaining_tokens: quota.remaining,
-            reset_tokens: to_month_end(at.unix_us),
+            reset_tokens: month.left(at.unix_us),
         }
     }
 
@@ -329,7 +332,7 @@ impl Shard {
     /// Gives back every unspent token: the shard is draining.
     pub fn release_all(&mut self, now: Nanos) {
         self.buckets.release_all(now);
-        self.quotas.release_all(now);
+        self.quotas.release_all();
     }
 
     /// Requests admitted and not settled.
@@ -360,6 +363,7 @@ impl Shard {
         if !self.keys.is_current(caller, at.now) {
             return Err(Admission::Refused(Refusal::CallerForgotten));
         }
+        self.month = self.month.or_of(at.unix_us);
         let service = self.service(ask.service);
         if !self.keys.may_use(caller, service.id) {
             return Err(Admission::Refused(Refusal::ServiceNotAllowed));
@@ -372,7 +376,7 @@ impl Shard {
             consumer: caller.consumer,
             service: ask.service,
             service_id: service.id,
-            period: Period::of(at.unix_us),
+            period: self.month.period,
             price_version: service.price_at(at.unix_us).version,
             reserved_tokens: 0,
             admitted_at_unix_us: at.unix_us,
@@ -419,8 +423,9 @@ impl Shard {
         match self.quotas.check(consumer, plan, period, tokens, ask.strict, at.now) {
             Reserve::Reserved { tokens } => Ok(tokens),
             Reserve::Wait => Err(Admission::Wait(WaitFor::Quota(consumer))),
+            Reserve::NoRoom => Err(Admission::Refused(Refusal::Overloaded)),
             Reserve::Exhausted => {
-                let retry_after = to_month_end(at.unix_us);
+                let retry_after = self.month.left(at.unix_us);
                 Err(Admission::Refused(Refusal::QuotaExhausted { retry_after }))
             }
         }
@@ -444,9 +449,4 @@ impl Shard {
         let fixed = service.prices.iter().rev().find(|price| price.version == terms.price_version);
         fixed.unwrap_or_else(|| service.price_at(terms.admitted_at_unix_us))
     }
-}
-
-fn to_month_end(unix_us: i64) -> Nanos {
-    let end_unix_us = Period::of(unix_us).next().starts_at_unix_us();
-    Nanos(end_unix_us.abs_diff(unix_us).saturating_mul(1_000))
 }

@@ -123,8 +123,10 @@ pub struct RateGrant {
     pub deadline: Nanos,
     /// Nothing will be granted before this instant: refuse locally until then.
     pub deny_until: Nanos,
-    /// Tokens left in the bucket after this grant, as far as is known; for `remaining` headers.
-    pub left: u64,
+    /// For `remaining` headers: tokens in the bucket after this grant that this shard does not
+    /// hold, as far as is known: the authority's, the pool's and the other shards'. Negative where
+    /// the future is granted already.
+    pub left: i64,
 }
 
 /// A shard's word on one consumer's month.

@@ -122,12 +122,13 @@ impl Pool {
             }
             return;
         }
+        let PoolConfig { rtt, shards, .. } = self.config;
         let (_, lease) = self
             .rates
             .entry(want.bucket)
-            .or_insert_with(|| (Place::NEW, rate::Lease::new(plan, self.config.rtt, now)));
+            .or_insert_with(|| (Place::NEW, rate::Lease::new(plan, rtt, shards, now)));
         lease.on_word(&want, plan, now);
-        lease.serve(want.bucket, self.config.shards, now, &mut self.out);
+        lease.serve(want.bucket, now, &mut self.out);
         self.settle(Key::Rate(want.bucket), now);
     }
 
@@ -167,7 +168,7 @@ impl Pool {
                     _ => counts_from,
                 };
                 if lease.on_answer(reply.seq, &answer, counts_from, now) {
-                    lease.serve(answer.bucket, self.config.shards, now, &mut self.out);
+                    lease.serve(answer.bucket, now, &mut self.out);
                     self.settle(Key::Rate(answer.bucket), now);
                 }
             }
@@ -233,7 +234,7 @@ impl Pool {
                         self.rates.remove(&bucket);
                         continue;
                     }
-                    lease.serve(bucket, self.config.shards, now, &mut self.out);
+                    lease.serve(bucket, now, &mut self.out);
                     lease.return_if_idle(now);
                 }
                 Key::Quota(consumer, period) => {

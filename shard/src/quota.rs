@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 const SLICE_GROWS_BELOW: Nanos = Nanos::from_s(1);
 /// A slice that lasted longer than this is followed by one of half its size.
 const SLICE_SHRINKS_ABOVE: Nanos = Nanos::from_s(4);
-/// A spent month is refused without asking for this long.
+/// What a month has not got is refused without asking for this long.
 const EXHAUSTED_FOR: Nanos = Nanos::from_ms(100);
 
 /// Whether a call's tokens can be reserved.
@@ -29,8 +29,10 @@ pub enum Reserve {
     },
     /// Park the call; try again after the next grant for the month.
     Wait,
-    /// The month's tokens are spent, or the table is full.
+    /// The month has fewer left.
     Exhausted,
+    /// The table is full of months in use.
+    NoRoom,
 }
 
 /// What a caller is told about its month.
@@ -75,7 +77,11 @@ struct Entry {
     last_granted: u64,
     granted_at: Nanos,
     last_use: Nanos,
+    /// When control last said that it had no more, all that was free came here: until then no
+    /// more is free than `slack` and `elsewhere`.
     exhausted_until: Nanos,
+    /// Given back since, so others may have it.
+    elsewhere: u64,
     left: u64,
     plan: u32,
     /// A want is posted or unanswered.
@@ -108,29 +114,17 @@ impl Quotas {
         now: Nanos,
     ) -> Reserve {
         let key = (consumer, period);
-        if !self.entries.contains_key(&key) && !self.add(key, now) {
-            return Reserve::Exhausted;
-        }
-        let Some(entry) = self.entries.get_mut(&key) else { return Reserve::Exhausted };
+        let Some(entry) = entry_of(&mut self.entries, &mut self.quiet, key, now) else {
+            return Reserve::NoRoom;
+        };
         entry.last_use = now;
         entry.plan = plan;
-        let free = entry.slack;
-        let exhausted = now < entry.exhausted_until;
-        let reserve = if free >= tokens {
-            Reserve::Reserved { tokens }
-        } else if !exhausted {
-            entry.waiting = entry.waiting.saturating_add(tokens);
-            Reserve::Wait
-        } else if free > 0 && !strict {
-            Reserve::Reserved { tokens: free }
-        } else {
-            Reserve::Exhausted
-        };
-        let low = free.saturating_sub(tokens) < entry.last_granted / 4;
-        if !exhausted && (reserve == Reserve::Wait || low) {
+        let reserve = entry.check(tokens, strict, now);
+        let low = entry.slack.saturating_sub(tokens) < entry.last_granted / 4;
+        if reserve == Reserve::Wait || low && now >= entry.exhausted_until {
             entry.ask(key, &mut self.wants, now);
         }
-        self.watch(key, now);
+        entry.watch(key, &mut self.idle, now);
         reserve
     }
 
@@ -143,7 +137,8 @@ impl Quotas {
         }
     }
 
-    /// Ends a reservation with what the call did use.
+    /// Ends a reservation with what the call did use. A month that is not here any more, while
+    /// the table is full of others, is left to the ledger.
     pub fn settle(
         &mut self,
         consumer: ConsumerId,
@@ -153,18 +148,21 @@ impl Quotas {
         now: Nanos,
     ) {
         let key = (consumer, period);
-        if let Some(entry) = self.entries.get_mut(&key) {
-            assert!(reserved <= entry.reserved, "settled more than was reserved");
-            entry.reserved -= reserved;
-            let free = entry.slack + reserved;
-            let overrun = actual.saturating_sub(free);
-            entry.slack = free.saturating_sub(actual);
-            entry.overrun += overrun;
-            entry.left = entry.left.saturating_sub(overrun);
-            entry.consumed = entry.consumed.saturating_add(actual);
-            entry.last_use = now;
-            self.watch(key, now);
+        // A reservation keeps its month; what the sweep has charged may be settled long after.
+        if reserved == 0 && actual == 0 {
+            return;
         }
+        let Some(entry) = entry_of(&mut self.entries, &mut self.quiet, key, now) else { return };
+        assert!(reserved <= entry.reserved, "settled more than was reserved");
+        entry.reserved -= reserved;
+        let free = entry.slack + reserved;
+        let overrun = actual.saturating_sub(free);
+        entry.slack = free.saturating_sub(actual);
+        entry.overrun += overrun;
+        entry.left = entry.left.saturating_sub(overrun);
+        entry.consumed = entry.consumed.saturating_add(actual);
+        entry.last_use = now;
+        entry.watch(key, &mut self.idle, now);
     }
 
     /// Tokens left of the month's `quota_tokens`, for the headers of an answer.
@@ -184,35 +182,37 @@ impl Quotas {
         entry.waiting = 0;
         entry.slack += grant.granted;
         entry.left = grant.left.saturating_sub(entry.overrun);
+        entry.elsewhere = 0;
         if grant.granted > 0 {
             entry.last_granted = grant.granted;
             entry.granted_at = now;
         }
+        entry.exhausted_until = Nanos(0);
         if grant.exhausted {
             entry.exhausted_until = now.after(EXHAUSTED_FOR);
             entry.last_granted = 0;
         }
-        self.watch(key, now);
+        entry.watch(key, &mut self.idle, now);
     }
 
     /// Another shard is short: gives back what is free, even if that is nothing.
     pub fn on_recall(&mut self, consumer: ConsumerId, period: Period, now: Nanos) {
         let key = (consumer, period);
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.give_back();
-            entry.report(key, &mut self.wants);
-            self.watch(key, now);
-        } else {
-            self.wants.push_back((key, Word::Report));
-        }
+        // Without room nobody answers: the asker waits no longer than its park.
+        let Some(entry) = entry_of(&mut self.entries, &mut self.quiet, key, now) else { return };
+        entry.give_back();
+        entry.report(key, &mut self.wants);
+        entry.watch(key, &mut self.idle, now);
     }
 
     /// The next word to send to control, if any.
     pub fn poll_want(&mut self) -> Option<QuotaWant> {
-        let (key, word) = self.wants.pop_front()?;
-        let mut nothing = Entry::default();
-        let entry = self.entries.get_mut(&key).unwrap_or(&mut nothing);
-        Some(entry.word(self.shard, key, word))
+        while let Some((key, word)) = self.wants.pop_front() {
+            if let Some(entry) = self.entries.get_mut(&key) {
+                return Some(entry.word(self.shard, key, word));
+            }
+        }
+        None
     }
 
     /// When [`Self::on_timeout`] has something to do.
@@ -230,14 +230,13 @@ impl Quotas {
         }
         while self.quiet.front().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = self.quiet.pop_front() else { break };
-            self.forget_if_unused(key, now.after(FORGET_AFTER), |entry| {
-                now >= entry.last_use.after(FORGET_AFTER)
-            });
+            let unused = |entry: &Entry| now >= entry.last_use.after(FORGET_AFTER);
+            forget_if(&mut self.entries, &mut self.quiet, key, now.after(FORGET_AFTER), unused);
         }
     }
 
     /// Gives everything back that is not reserved: the shard stops.
-    pub fn release_all(&mut self, _now: Nanos) {
+    pub fn release_all(&mut self) {
         let mut keys: Vec<Key> = self.entries.keys().copied().collect();
         keys.sort_unstable();
         for key in keys {
@@ -247,40 +246,6 @@ impl Quotas {
                     entry.report(key, &mut self.wants);
                 }
             }
-        }
-    }
-
-    fn add(&mut self, key: Key, now: Nanos) -> bool {
-        if self.entries.len() >= QUOTAS_MAX {
-            let Some((at, oldest)) = self.quiet.pop_front() else { return false };
-            self.forget_if_unused(oldest, at, |_| true);
-            if self.entries.len() >= QUOTAS_MAX {
-                return false;
-            }
-        }
-        self.quiet.push_back((now.after(FORGET_AFTER), key));
-        self.entries.insert(key, Entry::default());
-        true
-    }
-
-    /// Drops a month that holds and awaits nothing, or looks at it again at `again_at`.
-    fn forget_if_unused(&mut self, key: Key, again_at: Nanos, old_enough: impl Fn(&Entry) -> bool) {
-        match self.entries.get(&key) {
-            Some(entry) if entry.is_empty() && old_enough(entry) => {
-                self.entries.remove(&key);
-            }
-            Some(_) => self.quiet.push_back((again_at, key)),
-            None => {}
-        }
-    }
-
-    fn watch(&mut self, key: Key, now: Nanos) {
-        if let Some(entry) = self.entries.get_mut(&key)
-            && !entry.in_idle
-            && (entry.slack > 0 || entry.consumed > 0)
-        {
-            entry.in_idle = true;
-            self.idle.push_back((now.after(QUOTA_IDLE), key));
         }
     }
 
@@ -295,7 +260,44 @@ impl Quotas {
                 entry.report(key, &mut self.wants);
             }
         }
-        self.watch(key, now);
+        entry.watch(key, &mut self.idle, now);
+    }
+}
+
+/// The entry of a month, made if need be; `None` where the table is full of months in use.
+fn entry_of<'a>(
+    entries: &'a mut HashMap<Key, Entry, FixedState>,
+    quiet: &mut VecDeque<(Nanos, Key)>,
+    key: Key,
+    now: Nanos,
+) -> Option<&'a mut Entry> {
+    if entries.len() >= QUOTAS_MAX && !entries.contains_key(&key) {
+        let (at, oldest) = quiet.pop_front()?;
+        forget_if(entries, quiet, oldest, at, |_| true);
+        if entries.len() >= QUOTAS_MAX {
+            return None;
+        }
+    }
+    Some(entries.entry(key).or_insert_with(|| {
+        quiet.push_back((now.after(FORGET_AFTER), key));
+        Entry::default()
+    }))
+}
+
+/// Drops a month that holds and awaits nothing, or looks at it again at `again_at`.
+fn forget_if(
+    entries: &mut HashMap<Key, Entry, FixedState>,
+    quiet: &mut VecDeque<(Nanos, Key)>,
+    key: Key,
+    again_at: Nanos,
+    old_enough: impl Fn(&Entry) -> bool,
+) {
+    match entries.get(&key) {
+        Some(entry) if entry.is_empty() && old_enough(entry) => {
+            entries.remove(&key);
+        }
+        Some(_) => quiet.push_back((again_at, key)),
+        None => {}
     }
 }
 
@@ -308,6 +310,31 @@ impl Entry {
             && self.returning == 0
             && !self.asked
             && !self.reporting
+    }
+
+    fn check(&mut self, tokens: u64, strict: bool, now: Nanos) -> Reserve {
+        let free = self.slack;
+        let told = now < self.exhausted_until;
+        let exhausted =
+            told && if strict { tokens > free + self.elsewhere } else { self.elsewhere == 0 };
+        if free >= tokens {
+            Reserve::Reserved { tokens }
+        } else if !exhausted {
+            self.waiting = self.waiting.saturating_add(tokens);
+            Reserve::Wait
+        } else if free > 0 && !strict {
+            Reserve::Reserved { tokens: free }
+        } else {
+            Reserve::Exhausted
+        }
+    }
+
+    /// Has it looked at for idleness, if there is anything to give back or to report.
+    fn watch(&mut self, key: Key, idle: &mut VecDeque<(Nanos, Key)>, now: Nanos) {
+        if !self.in_idle && (self.slack > 0 || self.consumed > 0) {
+            self.in_idle = true;
+            idle.push_back((now.after(QUOTA_IDLE), key));
+        }
     }
 
     /// Posts a want for a slice that should last a while.
@@ -336,6 +363,7 @@ impl Entry {
 
     fn give_back(&mut self) {
         self.returning += self.slack;
+        self.elsewhere += self.slack;
         self.left = self.left.saturating_add(self.slack);
         self.slack = 0;
     }
@@ -362,5 +390,48 @@ impl Entry {
             overrun: core::mem::take(&mut self.overrun),
             returned: core::mem::take(&mut self.returning),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONSUMER: ConsumerId = ConsumerId(1);
+    const PERIOD: Period = Period(202_611);
+
+    #[test]
+    fn what_is_settled_late_is_still_counted() {
+        let mut quotas = Quotas::new(0);
+        // The sweep has charged the reservation long ago, and the month was forgotten since.
+        quotas.settle(CONSUMER, PERIOD, 0, 70, Nanos::from_s(1));
+        quotas.settle(CONSUMER, PERIOD, 0, 0, Nanos::from_s(1));
+        quotas.on_timeout(Nanos::from_s(3));
+        let word = quotas.poll_want();
+        assert_eq!(word.map(|word| (word.want, word.consumed, word.overrun)), Some((0, 70, 70)));
+        assert_eq!(quotas.poll_want(), None);
+        quotas.on_timeout(Nanos::from_s(30));
+        assert_eq!((quotas.entries.len(), quotas.poll_timeout()), (0, None));
+    }
+
+    #[test]
+    fn recalls_of_an_unknown_month_are_answered_once() {
+        let mut quotas = Quotas::new(0);
+        for _ in 0..1_000 {
+            quotas.on_recall(CONSUMER, PERIOD, Nanos(1));
+        }
+        assert_eq!(quotas.poll_want().map(|word| (word.want, word.returned)), Some((0, 0)));
+        assert_eq!(quotas.poll_want(), None);
+    }
+
+    #[test]
+    fn a_full_table_is_not_a_spent_month() {
+        let mut quotas = Quotas::new(0);
+        for consumer in 0..QUOTAS_MAX as u64 {
+            let reserve = quotas.check(ConsumerId(consumer), 0, PERIOD, 1, true, Nanos(1));
+            assert_eq!(reserve, Reserve::Wait);
+        }
+        let one_more = ConsumerId(QUOTAS_MAX as u64);
+        assert_eq!(quotas.check(one_more, 0, PERIOD, 1, true, Nanos(1)), Reserve::NoRoom);
     }
 }

@@ -77,6 +77,42 @@ impl Period {
     }
 }
 
+/// A month with its bounds: which month an instant lies in is asked several times a call, and the
+/// calendar's divisions take longer than the rest of the decision's arithmetic.
+#[derive(Clone, Copy, Debug)]
+pub struct Month {
+    /// Which.
+    pub period: Period,
+    starts_at_unix_us: i64,
+    ends_at_unix_us: i64,
+}
+
+impl Month {
+    /// The month of `unix_us`.
+    pub const fn of(unix_us: i64) -> Self {
+        let period = Period::of(unix_us);
+        Self {
+            period,
+            starts_at_unix_us: period.starts_at_unix_us(),
+            ends_at_unix_us: period.next().starts_at_unix_us(),
+        }
+    }
+
+    /// This month if `unix_us` lies in it, else its own.
+    #[must_use]
+    pub const fn or_of(self, unix_us: i64) -> Self {
+        if self.starts_at_unix_us <= unix_us && unix_us < self.ends_at_unix_us {
+            return self;
+        }
+        Self::of(unix_us)
+    }
+
+    /// From `unix_us`, which lies in it, to its end.
+    pub const fn left(self, unix_us: i64) -> Nanos {
+        Nanos(self.ends_at_unix_us.abs_diff(unix_us).saturating_mul(1_000))
+    }
+}
+
 /// Crockford's base 32, lower case: no `i`, `l`, `o`, `u`.
 pub const BASE32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 /// Characters of an identity as text: 60 bits, five to a character.
@@ -176,6 +212,16 @@ mod tests {
             let start = period.starts_at_unix_us();
             assert_eq!(Period::of(start), period);
             assert_eq!(Period::of(period.next().starts_at_unix_us() - 1), period);
+            let month = Month::of(start);
+            let end = period.next().starts_at_unix_us();
+            assert_eq!(
+                (month.or_of(end - 1).period, month.or_of(end).period),
+                (period, period.next())
+            );
+            assert_eq!(
+                (month.or_of(start - 1).period.next(), month.left(end - 1)),
+                (period, Nanos(1_000))
+            );
             period = period.next();
         }
     }

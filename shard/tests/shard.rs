@@ -14,7 +14,7 @@ use shard::{Admission, Ask, Caller, Identity, Permit, Refusal, Shard, ShardConfi
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// 2026-11-30 23:00:00 UTC: an hour before the month's end.
@@ -330,12 +330,49 @@ proptest! {
 }
 
 fn month(word: &Arc<AtomicU64>) -> ToShard {
-    ToShard::Month {
+    month_of(PERIOD, word)
+}
+
+fn month_of(period: Period, word: &Arc<AtomicU64>) -> ToShard {
+    let (consumer, service, tokens) = (ConsumerId(7), ServiceId(11), Arc::clone(word));
+    ToShard::Month { consumer, service, period, tokens }
+}
+
+#[test]
+fn a_call_counts_in_the_month_of_its_admission() {
+    let now = Nanos::from_s(1);
+    let (mut shard, caller) = rich_shard(now);
+    let old = Arc::new(AtomicU64::new(90));
+    shard.handle(month(&old), now);
+    let last = Moment { now, unix_us: 1_796_083_199_999_999 };
+    let next = Moment { now, unix_us: 1_796_083_200_000_000 };
+    let left = shard.limits(&caller, last).remaining_tokens;
+    let permit = admitted(shard.admit(&caller, &ask(TIERED, 40), last));
+    assert_eq!((permit.period(), shard.limits(&caller, last).reset_tokens), (PERIOD, Nanos(1_000)));
+    // The new month is a month of its own, in tokens and in tiers.
+    let new = Arc::new(AtomicU64::new(0));
+    let (december, whole) = (Period(202_612), Nanos(31 * 86_400 * 1_000_000_000));
+    let waits = shard.admit(&caller, &ask(TIERED, 40), next);
+    assert!(matches!(waits, Admission::Wait(WaitFor::Month(..))), "{waits:?}");
+    shard.handle(month_of(december, &new), now);
+    let waits = shard.admit(&caller, &ask(TIERED, 40), next);
+    assert!(matches!(waits, Admission::Wait(WaitFor::Quota(_))), "{waits:?}");
+    let granted = QuotaGrant {
         consumer: ConsumerId(7),
-        service: ServiceId(11),
-        period: PERIOD,
-        tokens: Arc::clone(word),
-    }
+        period: december,
+        granted: 40,
+        left: 99_960,
+        exhausted: false,
+    };
+    shard.handle(ToShard::Quota(granted), now);
+    let fresh = admitted(shard.admit(&caller, &ask(TIERED, 40), next));
+    assert_eq!((fresh.period(), shard.limits(&caller, next).reset_tokens), (december, whole));
+    // Settled in December, the call of November crosses November's tier: 10 tokens at 3, 20 at 1.
+    assert_eq!(shard.settle(permit, &usage(20, 10), next).cost, NanoUsd(10 * 3 + 20));
+    assert_eq!(shard.settle(fresh, &usage(20, 10), next).cost, NanoUsd(30 * 3));
+    assert_eq!((old.load(Relaxed), new.load(Relaxed)), (120, 30));
+    assert_eq!(shard.limits(&caller, last).remaining_tokens, left - 30);
+    assert_eq!(shard.limits(&caller, next).remaining_tokens, 100_000 - 30);
 }
 
 #[test]

@@ -24,13 +24,14 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    /// No leases. `holder` names the process and is never used again.
-    pub(crate) fn new(holder: u128, shards: u16) -> Self {
+    /// No leases. `holder` names the process and is never used again. `empty_at`: when this
+    /// process began, if another has served from the same data before and may have spent tokens.
+    pub(crate) fn new(holder: u128, shards: u16, empty_at: Option<Nanos>) -> Self {
         // Embedded: no network, so no round trip and nothing to be spared.
         let (rtt, call_gap) = (Nanos(0), Nanos(0));
         Self {
             pool: Pool::new(PoolConfig { holder, shards, rtt, call_gap }),
-            authority: Authority::new(AuthorityConfig { rtt }),
+            authority: Authority::new(AuthorityConfig { rtt, empty_at }),
             seeding: HashMap::new(),
         }
     }
@@ -140,7 +141,7 @@ mod tests {
     fn rate_is_granted_in_the_same_turn() {
         let (to_shard, mail) = flume::unbounded();
         let (post, metrics) = (Post::new(vec![to_shard]), ControlMetrics::default());
-        let (mut leases, now) = (Leases::new(1, 1), Nanos::from_s(100));
+        let (mut leases, now) = (Leases::new(1, 1, None), Nanos::from_s(100));
         let want = RateWant {
             shard: 0,
             bucket: BucketId(1),
@@ -167,7 +168,7 @@ mod tests {
     fn a_month_goes_on_where_the_ledger_says() {
         let (to_shard, mail) = flume::unbounded();
         let (post, metrics) = (Post::new(vec![to_shard]), ControlMetrics::default());
-        let (mut leases, now) = (Leases::new(1, 1), Nanos::from_s(100));
+        let (mut leases, now) = (Leases::new(1, 1, None), Nanos::from_s(100));
         leases.on_quota(quota_want(10), &catalog(), now);
         assert_eq!(leases.advance(now, &post, &metrics), [MONTH]);
         assert_eq!(quota_grant(&mail), None);
@@ -184,7 +185,7 @@ mod tests {
     fn a_month_that_could_not_be_read_is_asked_for_again() {
         let (to_shard, mail) = flume::unbounded();
         let (post, metrics) = (Post::new(vec![to_shard]), ControlMetrics::default());
-        let (mut leases, now) = (Leases::new(1, 1), Nanos::from_s(100));
+        let (mut leases, now) = (Leases::new(1, 1, None), Nanos::from_s(100));
         leases.on_quota(quota_want(10), &catalog(), now);
         assert_eq!(leases.advance(now, &post, &metrics), [MONTH]);
         leases.on_seed(MONTH, None, now);

@@ -85,7 +85,7 @@ pub(super) async fn run(
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     refresh.reset();
     let (reads, read) = flume::bounded(READS_MAX);
-    let leases = Leases::new(instance, desk.post.shards() as u16);
+    let leases = Leases::new(instance, desk.post.shards() as u16, empty_at(&desk));
     let Workers { verifier, checks, tokenizer } = workers;
     let mut state = Loop { desk, verifier, tokenizer, leases, months: Months::default(), reads };
     loop {
@@ -109,6 +109,14 @@ pub(super) async fn run(
         // Mail that never ends must not keep the admin API from its turn.
         tokio::task::coop::consume_budget().await;
     }
+}
+
+/// Now, if the ledger has a record: then an earlier process may have spent any bucket's burst a
+/// moment ago. Journals of that process have been replayed, so nothing that it admitted is missing.
+fn empty_at(desk: &Desk) -> Option<Nanos> {
+    let used = desk.store.run_here(|db| usage::has_records(db));
+    let failed = |failure: &_| tracing::error!(%failure, "the ledger was not read");
+    used.inspect_err(failed).unwrap_or(true).then(clock::now)
 }
 
 async fn serve_admin(desk: Arc<Desk>, listener: TcpListener) {

@@ -12,6 +12,7 @@ use crate::journal::format::SLOT_BYTES;
 use crate::journal::{Journal, JournalShared, Rescue};
 use crate::mail::{Settled, ShardMail};
 use crate::metrics::{Counter, Metrics, ShardMetrics};
+use crate::wire::error::ApiError;
 use shard::Shard;
 use shard::catalog::Catalog;
 use shard::message::{Account, ToControl, ToShard};
@@ -239,11 +240,13 @@ impl Core {
         }
     }
 
-    /// Returns once the record `seq` survives what the configuration says it must; false if
-    /// that cannot be had in time, or not any more.
-    pub async fn durable(&self, seq: u64) -> bool {
+    /// Returns once the record `seq` survives what the configuration says it must.
+    ///
+    /// # Errors
+    /// `overloaded` if that cannot be had in time, `journal_full` if not any more.
+    pub async fn durable(&self, seq: u64) -> Result<(), ApiError> {
         if self.config().usage.durability == Durability::Process {
-            return true;
+            return Ok(());
         }
         let synced = async {
             while self.synced_next_seq.get() <= seq && !self.sync_failed.get() {
@@ -251,7 +254,11 @@ impl Core {
             }
         };
         net::within(Duration::from_millis(self.config().usage.sync_timeout_ms), synced).await;
-        self.synced_next_seq.get() > seq
+        match (self.synced_next_seq.get() > seq, self.sync_failed.get()) {
+            (true, _) => Ok(()),
+            (false, true) => Err(ApiError::JournalFull),
+            (false, false) => Err(ApiError::Overloaded),
+        }
     }
 
     /// Takes in all that control says, until it says drain.

@@ -73,8 +73,8 @@ pub async fn no_answer(
     let caller = admitted.caller;
     let status = error.status();
     let bill = admitted.settle(core, status, outcome, &Usage::default());
-    if !core.durable(bill.seq).await {
-        return not_durable(core, client, call).await;
+    if let Err(error) = core.durable(bill.seq).await {
+        return not_durable(core, client, call, error).await;
     }
     let limits = Some(core.shard.borrow().limits(&caller, clock::moment()));
     let refused = Refused { error, retry_after: None, limits };
@@ -103,8 +103,8 @@ async fn whole(
         None => Usage::default(),
     };
     let Bill { cost, seq } = admitted.settle(core, status, Outcome::Completed, &usage);
-    if !core.durable(seq).await {
-        return not_durable(core, client, call).await;
+    if let Err(error) = core.durable(seq).await {
+        return not_durable(core, client, call, error).await;
     }
     let limits = core.shard.borrow().limits(&caller, clock::moment());
     let keep_alive = client.keeps_alive(core);
@@ -133,8 +133,13 @@ async fn whole(
 }
 
 /// Refuses to hand out an answer whose record may be lost yet. The call itself is settled.
-async fn not_durable(core: &Core, client: &mut Client, call: &Call) -> (u16, Next) {
-    let refused = Refused::from(ApiError::Overloaded);
+async fn not_durable(
+    core: &Core,
+    client: &mut Client,
+    call: &Call,
+    error: ApiError,
+) -> (u16, Next) {
+    let refused = Refused::from(error);
     answer::write_refusal(client, &refused, call.shape, &call.beginning.request_id, false);
     // It is the last word on this connection, heard or not.
     let _ = client.send(core).await;

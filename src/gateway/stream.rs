@@ -76,9 +76,8 @@ pub async fn relay(
     let bill = admitted.settle(core, status, outcome, &usage);
     let error = match end {
         End::Gone => return (status, Next::Close),
-        _ if !core.durable(bill.seq).await => Some(ApiError::Overloaded),
-        End::Broken(fault) => Some(meaning(fault).0),
-        End::Whole => None,
+        End::Broken(fault) => core.durable(bill.seq).await.err().or(Some(meaning(fault).0)),
+        End::Whole => core.durable(bill.seq).await.err(),
     };
     if let Some(error) = error {
         course.write_failure(&mut client.output, call, &error);

@@ -166,5 +166,5 @@ fn a_disk_that_does_not_answer_ends_the_wait() {
         // Nobody syncs here.
         core.durable(bill.seq).await
     });
-    assert!(!durable.unwrap());
+    assert_eq!(durable.unwrap(), Err(ApiError::Overloaded));
 }

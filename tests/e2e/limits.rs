@@ -4,64 +4,8 @@ use crate::support::http::{Answer, Request};
 use crate::support::instance::{Instance, Setup};
 use crate::support::poll;
 use serde_json::json;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// One call and when it was under way.
-struct Timed {
-    begun: Instant,
-    ended: Instant,
-    status: u16,
-}
-
-/// Calls from `clients` connections at once, each as fast as it can, until `done`.
-fn storm(instance: &Instance, key: &str, clients: usize, done: &AtomicBool) -> Vec<Timed> {
-    let request = Request::get(&format!("/api/v1/consume/{}", instance.service("per_token")));
-    let request = request.key(key);
-    let client = || {
-        let mut connection = instance.open();
-        let mut calls = Vec::new();
-        while !done.load(Relaxed) {
-            let begun = Instant::now();
-            let answer = connection.call(&request).unwrap();
-            calls.push(Timed { begun, ended: Instant::now(), status: answer.status() });
-            assert!([200, 429].contains(&answer.status()), "{}", answer.text());
-        }
-        calls
-    };
-    thread::scope(|scope| {
-        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
-        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
-    })
-}
-
-/// In no window were more admitted than `burst + rate·t`. An admission is somewhere within its
-/// call, so a window reaches from the first one's start to the last one's end.
-fn never_too_many(mut calls: Vec<Timed>, rate: f64, burst: f64) {
-    calls.retain(|call| call.status == 200);
-    calls.sort_by_key(|call| call.begun);
-    for first in 0..calls.len() {
-        let mut end = calls[first].ended;
-        for last in first..calls.len() {
-            end = end.max(calls[last].ended);
-            let span_s = end.duration_since(calls[first].begun).as_secs_f64();
-            let admitted = (last - first + 1) as f64;
-            assert!(admitted <= burst + rate * span_s, "{admitted} in {span_s} s");
-        }
-    }
-}
-
-fn run_for(span: Duration, work: impl FnOnce(&AtomicBool) -> Vec<Timed> + Send) -> Vec<Timed> {
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let calls = scope.spawn(|| work(&done));
-        let begun = Instant::now();
-        poll::until("the end of the storm", || (begun.elapsed() >= span).then_some(()));
-        done.store(true, Relaxed);
-        calls.join().unwrap()
-    })
-}
 
 fn refusal_is_complete(answer: &Answer, code: &str) {
     assert_eq!(answer.status(), 429, "{}", answer.text());
@@ -98,26 +42,49 @@ fn basic_gets_its_burst_and_then_its_rate() {
     });
     let refusals = instance.metrics().sum("rate_limits_exceeded_total", &[("plan", "basic")]);
     assert!(refusals >= 1);
-    let calls = run_for(Duration::from_secs(2), |done| storm(&instance, &key, 6, done));
-    assert!(calls.iter().filter(|call| call.status == 200).count() >= 18);
-    never_too_many(calls, 10.0, 10.0);
     instance.balance_books();
 }
 
 #[test]
-fn steady_demand_gets_the_rate_and_never_more() {
+fn what_remains_is_told_over_all_shards() {
+    const BURST: u64 = 96;
     let instance = Setup::default().shards(2).start();
-    let key = instance.key("premium").to_owned();
-    let span = Duration::from_secs(4);
-    let calls = run_for(span, |done| storm(&instance, &key, 4, done));
-    let begun = calls.iter().map(|call| call.begun).min().unwrap();
-    // The first second spends the burst; after it, the rate is all there is.
-    let admitted: Vec<&Timed> = calls.iter().filter(|call| call.status == 200).collect();
-    let steady =
-        admitted.iter().filter(|call| call.begun >= begun + Duration::from_secs(1)).count();
-    let most_s = (calls.iter().map(|call| call.ended).max().unwrap() - begun).as_secs_f64() - 1.0;
-    assert!(steady as f64 >= 0.98 * 100.0 * most_s, "{steady} in {most_s} s");
-    never_too_many(calls, 100.0, 100.0);
+    let admin = instance.admin();
+    let plan = json!({
+        "name": "slow", "rate_per_s": 1, "burst": BURST, "quota_tokens": 1_000_000_000,
+    });
+    admin.post("plans", &plan);
+    let key = admin.key("slow");
+    let path = format!("/api/v1/consume/{}", instance.service("per_token"));
+    let request = Request::get(&path).key(&key.text);
+    // The kernel gives each shard its share of so many.
+    let mut connections: Vec<_> = (0..16).map(|_| instance.open()).collect();
+    let begun = Instant::now();
+    let mut left = BURST;
+    'burst: loop {
+        for connection in &mut connections {
+            let answer = connection.call(&request).unwrap();
+            let told = answer.head.number("x-ratelimit-remaining-requests");
+            assert_eq!(answer.head.number("x-ratelimit-limit-requests"), BURST);
+            if answer.status() == 429 {
+                break 'burst;
+            }
+            left = left.saturating_sub(1);
+            // More by what has accrued, and by what another shard used since it last said.
+            let most = left + BURST / 8 + begun.elapsed().as_secs() + 1;
+            assert!((left..=most.min(BURST)).contains(&told), "{told}, not {left}");
+        }
+    }
+    assert!(left == 0, "refused with {left} left");
+    poll::until("a refusal on every connection", || {
+        let refused = connections.iter_mut().all(|connection| {
+            let answer = connection.call(&request).unwrap();
+            let told = answer.head.number("x-ratelimit-remaining-requests");
+            assert!(answer.status() == 200 || told == 0, "refused with {told} left");
+            answer.status() == 429
+        });
+        refused.then_some(())
+    });
     instance.balance_books();
 }
 
@@ -156,13 +123,8 @@ fn a_quota_is_spent_to_the_token() {
         .body("{\"max_tokens\":25}   ")
         .header("x-mock-prompt-tokens", "5")
         .header("x-mock-tokens", "25");
-    // A shard that has just heard of a spent month asks again after a tenth of a second.
-    let mut refused = 4;
-    let answer = poll::until("the last 30 tokens", || {
-        let answer = instance.call(&last);
-        refused += u64::from(answer.status() == 429);
-        Some(answer).filter(|answer| answer.status() == 200)
-    });
+    // No shard refuses what fits because of what did not.
+    let answer = instance.call(&last).expect(200);
     assert_eq!(answer.head.number("x-ratelimit-remaining-tokens"), 0);
     refusal_is_complete(&instance.call(&last), "insufficient_quota");
     // The quota is the consumer's: another key of theirs has none either.
@@ -176,11 +138,75 @@ fn a_quota_is_spent_to_the_token() {
         (quota["used_tokens"].as_u64(), quota["remaining_tokens"].as_u64()),
         (Some(1_030), Some(0))
     );
-    assert_eq!(instance.metrics().sum("quota_exceeded_total", &[("plan", "small")]), refused);
+    assert_eq!(instance.metrics().sum("quota_exceeded_total", &[("plan", "small")]), 4);
     instance.balance_books();
     let used: u64 =
         instance.ledger().rows().iter().map(|row| row.input_tokens + row.output_tokens).sum();
     assert_eq!(used, 1_030);
+}
+
+/// Clients that each make calls of one size at once, until the first that is refused.
+fn spend(instance: &Instance, key: &str, sizes: &[u32]) -> u64 {
+    let client = |output: &u32| {
+        let request = exact(instance, key, *output);
+        let mut connection = instance.open();
+        let answers = std::iter::repeat_with(|| connection.call(&request).unwrap());
+        let mut spent = 0;
+        for answer in answers {
+            if answer.status() != 200 {
+                refusal_is_complete(&answer, "insufficient_quota");
+                return spent;
+            }
+            spent += u64::from(50 + output);
+        }
+        spent
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = sizes.iter().map(|size| scope.spawn(move || client(size))).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    })
+}
+
+/// Every call uses what it reserves, so that no refusal is because of a call under way that will
+/// give some back: then whoever is refused first must not have left room for a call of its size.
+fn a_quota_ends_to_the_token(shards: u16) {
+    let instance = Setup::default().shards(shards).start();
+    let admin = instance.admin();
+    for (round, (quota, sizes)) in [
+        (1_000, &[50; 8][..]),
+        (4_030, &[50; 8]),
+        (6_789, &[10, 20, 50, 150, 10, 20, 50, 150]),
+        (2_049, &[1_950, 1_000, 500, 100, 50, 1]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let plan = format!("small-{round}");
+        admin.plan(&plan, 1_000, quota);
+        let key = admin.key(&plan);
+        let smallest = sizes.iter().map(|output| 50 + u64::from(*output)).min().unwrap();
+        let spent = spend(&instance, &key.text, sizes);
+        assert!(spent <= quota && quota - spent < smallest, "{spent} of {quota}");
+        // Nothing is left of it for whoever comes later, on any shard, but a smaller call.
+        for _ in 0..8 {
+            assert_eq!(spend(&instance, &key.text, &sizes[..1]), 0);
+        }
+        instance.balance_books();
+        let rows = instance.ledger().rows();
+        let own = rows.iter().filter(|row| row.consumer_id == key.consumer_id);
+        let used: u64 = own.map(|row| row.input_tokens + row.output_tokens).sum();
+        assert_eq!(used, spent);
+    }
+}
+
+#[test]
+fn a_quota_ends_to_the_token_on_one_shard() {
+    a_quota_ends_to_the_token(1);
+}
+
+#[test]
+fn a_quota_ends_to_the_token_on_two_shards() {
+    a_quota_ends_to_the_token(2);
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod limits;
 mod metering;
 mod openai;
 mod prices;
+mod rates;
 mod refusals;
 mod reload;
 mod routes;

@@ -6,6 +6,7 @@ use crate::support::http::{Connection, Request};
 use crate::support::ledger::Row;
 use crate::support::poll;
 use serde_json::{Value, json};
+use std::thread;
 
 /// Tokens of a call: input, cached of them, output.
 type Tokens = (u64, u64, u64);
@@ -87,6 +88,81 @@ fn per_token_prices_each_kind() {
         assert_eq!(row.cost_nanousd, cost(tokens, 0, |_| prices), "{tokens:?}");
         assert_eq!(row.price_version, 1);
     }
+}
+
+#[test]
+fn the_largest_prices_are_exact() {
+    let largest = 1_000_000_000_000_000;
+    let prices = [largest, largest - 1, largest - 2];
+    let mut customer = Customer::of(&per_token(prices[0], prices[1], prices[2]));
+    for tokens in [(1, 0, 1), (19_999, 7_777, 19_997)] {
+        assert_eq!(customer.call(tokens).cost_nanousd, cost(tokens, 0, |_| prices), "{tokens:?}");
+    }
+}
+
+/// Whoever of many clients gets which place in the month, every place is paid for once. Prices
+/// are whole nano-USD a token, so that no rounding depends on who got which.
+fn every_place_is_paid_once(price: &Value, price_at: impl Fn(u64) -> u64) {
+    let customer = Customer::of(price);
+    let instance = &shared().instance;
+    let client = |client: u64| {
+        let (mut connection, mut paid, mut used) = (instance.open(), 0, 0);
+        for call in 0..12 {
+            let (input, output) = (7 * client + call, 31 * (call % 3));
+            let request = Request::get(&customer.path())
+                .key(&customer.key.text)
+                .header("x-mock-prompt-tokens", &input.to_string())
+                .header("x-mock-tokens", &output.to_string());
+            let answer = poll::until("the service on this shard", || {
+                Some(connection.call(&request).unwrap()).filter(|answer| answer.status() != 404)
+            });
+            paid += answer.expect(200).head.number("x-tollgate-cost-nanousd");
+            used += input + output;
+        }
+        (paid, used)
+    };
+    let (paid, used) = thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|number| {
+                let client = &client;
+                scope.spawn(move || client(number))
+            })
+            .collect();
+        let ends = clients.into_iter().map(|client| client.join().unwrap());
+        ends.fold((0, 0), |sum, end| (sum.0 + end.0, sum.1 + end.1))
+    });
+    assert!(used > 4_000);
+    assert_eq!(paid, (0..used).map(price_at).sum::<u64>());
+}
+
+#[test]
+fn tiers_are_exact_over_shards_and_clients() {
+    let tier = |up_to: Option<u64>, nanousd: u64| {
+        let price = nanousd * 1_000_000;
+        json!({
+            "up_to_tokens": up_to,
+            "input_nanousd_per_mtok": price,
+            "output_nanousd_per_mtok": price,
+        })
+    };
+    let tiers = [tier(Some(1_000), 7), tier(Some(3_333), 5), tier(None, 2)];
+    let price_at = |place| match place {
+        0..1_000 => 7,
+        1_000..3_333 => 5,
+        _ => 2,
+    };
+    every_place_is_paid_once(&json!({ "kind": "tiered", "tiers": tiers }), price_at);
+}
+
+#[test]
+fn an_allowance_is_exact_over_shards_and_clients() {
+    let price = json!({
+        "kind": "subscription",
+        "fee_nanousd": 1,
+        "allowance_tokens": 2_345,
+        "overage": per_token(3_000_000, 3_000_000, 3_000_000),
+    });
+    every_place_is_paid_once(&price, |place| if place < 2_345 { 0 } else { 3 });
 }
 
 #[test]

@@ -101,20 +101,25 @@ pub fn denied(bucket: BucketId, deny_for: Nanos) -> RateAnswer {
 }
 
 impl Bucket {
-    pub fn full(rate_per_s: u64, burst: u64, now: Nanos) -> Self {
-        let (rate_per_s, burst) = (rate_per_s.max(1), burst.max(1));
+    /// Full, or as full as it can be if it was empty at that instant.
+    pub fn new(ask: &RateAsk, empty_at: Option<Nanos>, now: Nanos) -> Self {
+        let (rate_per_s, burst) = (ask.rate_per_s.max(1), ask.burst.max(1));
+        let full = i128::from(burst) * TOKEN;
+        let level = empty_at.map_or(full, |empty_at| {
+            full.min(i128::from(rate_per_s) * i128::from(now.since(empty_at).0))
+        });
         Self {
             rate_per_s,
             burst,
             revoked: false,
-            level: i128::from(burst) * TOKEN,
+            level,
             outstanding: 0,
             last: now,
             holders: Vec::new(),
             #[cfg(test)]
             planted: Planted::Nothing,
             #[cfg(test)]
-            books: Books { given: i128::from(burst) * TOKEN, burst, ..Books::default() },
+            books: Books { given: level, burst, ..Books::default() },
         }
     }
 

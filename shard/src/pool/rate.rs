@@ -2,7 +2,9 @@
 
 use super::{Flight, NEVER, PoolConfig, denied, ends_early, ends_late, forget_at};
 use crate::catalog::Plan;
-use crate::lease::{PARK, RATE_IDLE, RateAnswer, RateAsk, Run, Status, lease_span};
+use crate::lease::{
+    PARK, RATE_IDLE, RateAnswer, RateAsk, Run, Status, accrued, is_small, lease_span,
+};
 use crate::limits::RUNS_MAX;
 use crate::message::{RateGrant, RateWant, ToShard};
 use crate::units::{BucketId, Nanos};
@@ -26,6 +28,7 @@ pub struct Lease {
     ttl: Nanos,
     ready: u64,
     runs: VecDeque<Run>,
+    shards: Vec<Held>,
     used: u64,
     /// Unreported, given back with the next call.
     returning: u64,
@@ -48,6 +51,15 @@ pub struct Lease {
     idle: Nanos,
 }
 
+/// What a shard has of the lease.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    /// Granted, and not yet reported spent nor given back.
+    tokens: u64,
+    /// Of those, for requests that waited: spent by now, though not reported.
+    awaited: u64,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     shard: u16,
@@ -59,7 +71,7 @@ struct Pending {
 }
 
 impl Lease {
-    pub fn new(plan: &Plan, rtt: Nanos, now: Nanos) -> Self {
+    pub fn new(plan: &Plan, rtt: Nanos, shards: u16, now: Nanos) -> Self {
         Self {
             rate_per_s: plan.rate_per_s,
             burst: plan.burst,
@@ -68,6 +80,7 @@ impl Lease {
             ttl: Nanos(0),
             ready: 0,
             runs: VecDeque::new(),
+            shards: vec![Held::default(); usize::from(shards)],
             used: 0,
             returning: 0,
             pending: VecDeque::new(),
@@ -95,6 +108,11 @@ impl Lease {
         self.demand = self.demand.saturating_add(u64::from(word.demand));
         if word.lease == self.lease && self.lease != 0 {
             self.used += u64::from(word.used);
+            self.call_wanted |= word.used > 0 && is_small(self.rate_per_s, self.burst);
+            if let Some(held) = self.shards.get_mut(usize::from(word.shard)) {
+                let gone = u64::from(word.used) + u64::from(word.returned);
+                *held = Held { tokens: held.tokens.saturating_sub(gone), awaited: 0 };
+            }
             if word.used > 0 && self.all_on_lease {
                 self.deny_until = Nanos(0);
             }
@@ -125,16 +143,10 @@ impl Lease {
     }
 
     /// Answers the shards that can be answered, and sees whether a call is wanted.
-    pub fn serve(
-        &mut self,
-        bucket: BucketId,
-        shards: u16,
-        now: Nanos,
-        out: &mut VecDeque<(u16, ToShard)>,
-    ) {
+    pub fn serve(&mut self, bucket: BucketId, now: Nanos, out: &mut VecDeque<(u16, ToShard)>) {
         self.ripen(now);
         while let Some(pending) = self.pending.front().copied() {
-            let target = self.slice(&pending, shards, now);
+            let target = self.slice(&pending, now);
             let stale = self.lease != 0 && self.deadline.since(now).0 < self.ttl.0 / 2;
             let held = self.held();
             let may_wait = now < pending.since.after(PARK)
@@ -167,9 +179,10 @@ impl Lease {
 
     /// Tokens that the shard should get: what it needs, and of what it wants a part so small
     /// that little is stranded if it goes unused.
-    fn slice(&self, pending: &Pending, shards: u16, now: Nanos) -> u64 {
-        let free = self.ready.saturating_add(self.left_at_authority(now));
-        let part = free / (SLICE_PARTS * u64::from(shards.max(1)));
+    fn slice(&self, pending: &Pending, now: Nanos) -> u64 {
+        let left = u64::try_from(self.left_at_authority(now)).unwrap_or(0);
+        let free = self.ready.saturating_add(left);
+        let part = free / (SLICE_PARTS * self.shards.len().max(1) as u64);
         pending.want.min(part).max(pending.need)
     }
 
@@ -207,8 +220,20 @@ impl Lease {
             }
             self.runs.retain(|run| run.count > 0);
         }
-        grant.left = self.left_at_authority(now).saturating_add(self.ready);
+        if let Some(held) = self.shards.get_mut(usize::from(pending.shard)) {
+            held.tokens += u64::from(grant.granted);
+            held.awaited += pending.need.min(u64::from(grant.granted));
+        }
+        grant.left = self.left_beside(pending.shard, now);
         grant
+    }
+
+    /// Tokens in the bucket that the shard does not hold, as far as is known here.
+    fn left_beside(&self, shard: u16, now: Nanos) -> i64 {
+        let others = self.shards.iter().enumerate().filter(|(at, _)| *at != usize::from(shard));
+        let others: u64 = others.map(|(_, held)| held.tokens.saturating_sub(held.awaited)).sum();
+        let here = i64::try_from(self.held().saturating_add(others)).unwrap_or(i64::MAX);
+        self.left_at_authority(now).saturating_add(here)
     }
 
     /// The call to send now: the one in flight again, or a new one.
@@ -236,7 +261,7 @@ impl Lease {
             rate_per_s: self.rate_per_s,
             burst: self.burst,
             lease: self.lease,
-            want: self.want(config.shards, now),
+            want: self.want(now),
             demand_per_s: self.demand_per_s,
             used: core::mem::take(&mut self.used),
             returned: core::mem::take(&mut self.returning),
@@ -261,10 +286,9 @@ impl Lease {
     /// Tokens to ask for: what the shards wait for, what a lease's span will need, or twice the
     /// last grant if that was gone in no time. Nothing where there is enough: tokens of a small
     /// bucket that lie here keep it from filling.
-    fn want(&self, shards: u16, now: Nanos) -> u64 {
+    fn want(&self, now: Nanos) -> u64 {
         let span = lease_span(self.rate_per_s, self.burst);
-        let targets: u64 =
-            self.pending.iter().map(|pending| self.slice(pending, shards, now)).sum();
+        let targets: u64 = self.pending.iter().map(|pending| self.slice(pending, now)).sum();
         let held = self.held();
         if held >= targets && !self.is_low() {
             return 0;
@@ -401,13 +425,14 @@ impl Lease {
         let later: u64 = self.runs.drain(..).map(|run| run.count).sum();
         let returning = core::mem::take(&mut self.returning);
         self.used += core::mem::take(&mut self.ready) + later + returning;
+        self.shards.fill(Held::default());
     }
 
-    /// What the authority has left by now, as far as is known here.
-    fn left_at_authority(&self, now: Nanos) -> u64 {
-        let span = now.since(self.left_at);
-        let accrued = u128::from(self.rate_per_s) * u128::from(span.0) / 1_000_000_000;
-        let left = i128::from(self.left) + i128::try_from(accrued).unwrap_or(i128::MAX / 2);
-        (left.max(0) as u128).min(u128::from(self.burst)) as u64
+    /// What the authority has left by now, as far as is known here; negative where the future is
+    /// granted already.
+    fn left_at_authority(&self, now: Nanos) -> i64 {
+        let accrued = accrued(self.rate_per_s, now.since(self.left_at));
+        let most = i64::try_from(self.burst).unwrap_or(i64::MAX);
+        self.left.saturating_add_unsigned(accrued).min(most)
     }
 }

@@ -180,6 +180,31 @@ fn a_fresh_burst_is_there_at_once_on_all_shards() {
 }
 
 #[test]
+fn a_restart_brings_no_second_burst() {
+    let mut house = House::new(2, 10, 10, 0);
+    let mut ideal = super::oracle::Ideal::new(10, 10, 0);
+    for pause_ms in [0, 150, 700, 3_000] {
+        for _ in 0..40 {
+            house.wait(Nanos::from_ms(20));
+            while house.take(0) == Take::Taken {
+                assert_eq!(ideal.admit(house.now), Ok(()));
+            }
+        }
+        // Killed: what it held and what it knew is gone.
+        let (plan, now) = (house.plan, house.now.after(Nanos::from_ms(pause_ms)));
+        house = House::new(2, plan.rate_per_s, plan.burst, 0);
+        let config = AuthorityConfig { rtt: Nanos(0), empty_at: Some(now) };
+        (house.authority, house.now) = (Authority::new(config), now);
+    }
+    house.wait(Nanos::from_ms(250));
+    assert_eq!((house.take(0), house.take(1)), (Take::Taken, Take::Taken));
+    assert!(matches!(house.take(0), Take::Denied { .. }));
+    house.wait(Nanos::from_s(2));
+    let taken = (0..20).filter(|_| house.take(0) == Take::Taken).count();
+    assert_eq!(taken, 10);
+}
+
+#[test]
 fn what_remains_is_told_exactly() {
     let mut house = House::new(2, 10, 10, 0);
     assert_eq!(house.remaining(0), 10);
@@ -191,6 +216,43 @@ fn what_remains_is_told_exactly() {
     assert_eq!((house.take(1), house.remaining(1)), (Take::Taken, 9));
     let view = house.shards[1].0.view(BUCKET, 10, 10, house.now);
     assert_eq!(view.reset, Nanos::from_ms(100));
+}
+
+#[test]
+fn what_other_shards_hold_remains() {
+    for (shards, rate, burst) in [(2, 1, 1_000), (3, 1, 100), (4, 1, 10)] {
+        let mut house = House::new(shards, rate, burst, 0);
+        let shards = usize::from(shards);
+        let mut told = vec![burst; shards];
+        for call in 0..burst {
+            let shard = call as usize % shards;
+            assert_eq!(house.take(shard), Take::Taken, "{call} of {burst}");
+            let (before, left) = (told[shard], burst - 1 - call);
+            told[shard] = house.remaining(shard);
+            // It may have missed what the others used since its last word: a slice or so.
+            assert!((left..=left + burst / 8).contains(&told[shard]), "{told:?}, not {left}");
+            assert!(told[shard] < before, "{before}, and then {told:?}");
+        }
+        for (shard, told) in told.iter_mut().enumerate() {
+            assert!(matches!(house.take(shard), Take::Denied { .. }));
+            *told = house.remaining(shard);
+        }
+        assert_eq!(told, vec![0; shards]);
+    }
+}
+
+#[test]
+fn nothing_remains_where_a_call_is_refused() {
+    let mut house = House::new(2, 1_000, 1_000, 0);
+    let mut refused = 0;
+    for call in 0..20_000 {
+        house.wait(Nanos(300_000));
+        if let Take::Denied { .. } = house.take(call % 2) {
+            refused += 1;
+            assert_eq!(house.remaining(call % 2), 0);
+        }
+    }
+    assert!(refused > 1_000, "{refused}");
 }
 
 #[test]
@@ -279,7 +341,7 @@ fn a_stopping_shard_gives_everything_back() {
     }
     let now = house.now;
     house.shards[0].0.release_all(now);
-    house.shards[0].1.release_all(now);
+    house.shards[0].1.release_all();
     house.settle();
     assert_eq!(house.reserve(1, 999_000, true), Reserve::Reserved { tokens: 999_000 });
     assert_eq!(house.reserve(1, 1, true), Reserve::Exhausted);
@@ -310,8 +372,45 @@ fn a_month_is_spent_to_its_last_token() {
     assert_eq!(house.reserve(0, 70, true), Reserve::Reserved { tokens: 70 });
 }
 
+#[test]
+fn a_refused_call_keeps_no_smaller_one_out() {
+    let mut house = House::new(2, 10, 10, 1_000);
+    assert_eq!(house.reserve(1, 400, true), Reserve::Reserved { tokens: 400 });
+    assert_eq!(house.reserve(0, 700, true), Reserve::Exhausted);
+    assert_eq!(house.reserve(0, 601, true), Reserve::Exhausted);
+    let messages = house.messages;
+    assert_eq!(house.reserve(0, 601, true), Reserve::Exhausted);
+    assert_eq!(house.messages, messages, "a refusal that is certain costs no message");
+    // What shard 0 has heard of goes to shard 1, but for a hundred.
+    assert_eq!(house.reserve(1, 500, true), Reserve::Reserved { tokens: 500 });
+    assert_eq!(house.reserve(0, 101, true), Reserve::Exhausted);
+    assert_eq!(house.reserve(0, 100, true), Reserve::Reserved { tokens: 100 });
+    assert_eq!(house.reserve(1, 1, false), Reserve::Exhausted);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_month_ends_to_the_token_on_any_shard(
+        quota in 1u64..5_000,
+        calls in prop::collection::vec((0usize..3, 1u64..900, any::<bool>()), 1..60),
+    ) {
+        let mut house = House::new(3, 10, 10, quota);
+        let mut left = quota;
+        for (shard, tokens, strict) in calls {
+            match house.reserve(shard, tokens, strict) {
+                Reserve::Reserved { tokens: reserved } => {
+                    let fits = if strict { tokens } else { tokens.min(left) };
+                    prop_assert_eq!(reserved, fits);
+                    house.consume(shard, reserved, reserved);
+                    left -= reserved;
+                }
+                Reserve::Exhausted => prop_assert!(left == 0 || strict && tokens > left),
+                Reserve::Wait | Reserve::NoRoom => prop_assert!(false, "still waiting"),
+            }
+        }
+    }
 
     #[test]
     fn one_shard_in_order_is_told_its_month_exactly(
@@ -335,7 +434,7 @@ proptest! {
                     prop_assert_eq!(house.left(0), quota.saturating_sub(consumed));
                 }
                 Reserve::Exhausted => prop_assert!(left == 0 || strict && tokens > left),
-                Reserve::Wait => prop_assert!(false, "still waiting"),
+                Reserve::Wait | Reserve::NoRoom => prop_assert!(false, "still waiting"),
             }
             house.wait(Nanos::from_ms(pause_ms));
         }

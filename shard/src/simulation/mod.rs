@@ -87,3 +87,27 @@ fn what_a_plan_allows_is_used() {
         }
     }
 }
+
+/// A token of a small burst is on lease until its use is reported, so each is reported at once.
+#[test]
+fn a_small_burst_gets_its_rate_too() {
+    for (rate, burst) in [(10, 2), (10, 3), (100, 2), (100, 5), (1_000, 5), (1_000, 20)] {
+        for (shards, per_shard) in [(1, 1), (2, 2), (4, 8)] {
+            let scenario = Scenario::steady(rate, burst, &[shards], per_shard);
+            match World::new(1, scenario, Planted::Nothing).run() {
+                Ok(totals) if totals.calm_share_permille >= 980 => {}
+                other => panic!("{rate}/s, {burst}, {shards}, {per_shard}: {other:?}"),
+            }
+        }
+    }
+    // One at a time loses the way of its report and the margin for clocks.
+    for shards in [1, 2, 4] {
+        for rate in [10, 100] {
+            let scenario = Scenario::steady(rate, 1, &[shards], 8);
+            match World::new(1, scenario, Planted::Nothing).run() {
+                Ok(totals) if totals.calm_ideal_permille >= 970 => {}
+                other => panic!("{rate}/s, one at a time, {shards}: {other:?}"),
+            }
+        }
+    }
+}

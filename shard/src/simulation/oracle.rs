@@ -14,6 +14,8 @@ pub struct Totals {
     /// The worst of the budgets, once the faults had stopped.
     pub calm_share_permille: u64,
     pub calm_calls: u64,
+    /// The same against what one place would have admitted of the same requests, unparked.
+    pub calm_ideal_permille: u64,
 }
 
 impl Totals {
@@ -74,6 +76,32 @@ impl Ideal {
             return Err(format!("bound: {over} tokens too many at {at:?}"));
         }
         Ok(())
+    }
+}
+
+/// What one place would admit of the requests it sees, each at once or never.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OnePlace {
+    /// Nano-tokens.
+    level: u128,
+    last: Nanos,
+    pub admitted: u64,
+}
+
+impl OnePlace {
+    /// Empty.
+    pub fn at(now: Nanos) -> Self {
+        Self { last: now, ..Self::default() }
+    }
+
+    pub fn request(&mut self, rate_per_s: u64, burst: u64, at: Nanos) {
+        let accrued = u128::from(rate_per_s) * u128::from(at.since(self.last).0);
+        self.level = (self.level + accrued).min(u128::from(burst) * 1_000_000_000);
+        self.last = at;
+        if self.level >= 1_000_000_000 {
+            self.level -= 1_000_000_000;
+            self.admitted += 1;
+        }
     }
 }
 

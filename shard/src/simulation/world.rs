@@ -4,7 +4,7 @@ mod callers;
 mod checks;
 mod faults;
 
-use super::oracle::{Ideal, Month, Totals, lease_max};
+use super::oracle::{Ideal, Month, OnePlace, Totals, lease_max};
 use super::scenario::{Random, Scenario};
 use crate::authority::{Authority, AuthorityConfig, LeaseCall, LeaseReply, Planted};
 use crate::bucket::{Buckets, Take};
@@ -126,6 +126,7 @@ pub struct World {
     calm: bool,
     measuring: bool,
     calm_admitted: Vec<u64>,
+    calm_ideal: Vec<OnePlace>,
     calm_calls: u64,
     totals: Totals,
 }
@@ -133,7 +134,7 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, scenario: Scenario, planted: Planted) -> Self {
         let mut random = Random::new(seed ^ 0xabcd_ef01);
-        let config = AuthorityConfig { rtt: scenario.rtt };
+        let config = AuthorityConfig { rtt: scenario.rtt, empty_at: None };
         let drift_ppm = scenario.drift_ppm;
         let drift = |random: &mut Random| random.within(0, 2 * drift_ppm) as i64 - drift_ppm as i64;
         let plans: Vec<Plan> = scenario
@@ -177,6 +178,7 @@ impl World {
             calm: false,
             measuring: false,
             calm_admitted: vec![0; plans.len()],
+            calm_ideal: vec![OnePlace::default(); plans.len()],
             calm_calls: 0,
             totals: Totals::default(),
             plans,
@@ -265,6 +267,8 @@ impl World {
                     return Ok(self.totals);
                 }
                 self.measuring = true;
+                let empty = OnePlace::at(at);
+                self.calm_ideal.fill(empty);
                 let calm_for = self.scenario.calm_for;
                 self.at(at.after(calm_for), Event::Measure);
                 continue;

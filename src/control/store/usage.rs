@@ -98,6 +98,12 @@ pub(crate) fn sums(
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// Has any call ever been admitted?
+pub(crate) fn has_records(connection: &Connection) -> Result<bool, Failure> {
+    let query = "SELECT EXISTS (SELECT 1 FROM usage_records)";
+    Ok(connection.query_row(query, (), |row| row.get(0))?)
+}
+
 /// Tokens, input and output together, of a consumer's month, on one service if named.
 pub(crate) fn month_tokens(
     connection: &Connection,

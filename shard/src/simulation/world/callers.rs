@@ -15,6 +15,9 @@ impl World {
             return Ok(());
         }
         let Plan { rate_per_s, burst, .. } = self.plans[who.budget];
+        if self.measuring && !retry {
+            self.calm_ideal[who.budget].request(rate_per_s, burst, self.now);
+        }
         let terms = &self.scenario.budgets[who.budget];
         let (tokens, strict) = (terms.tokens_per_call, terms.strict);
         let (bucket, consumer) = (BucketId(who.budget as u64), ConsumerId(who.budget as u64));
@@ -27,7 +30,7 @@ impl World {
         let (mut deny_for, mut admitted) = (None, None);
         match reserve {
             Reserve::Wait => {}
-            Reserve::Exhausted => {
+            Reserve::Exhausted | Reserve::NoRoom => {
                 self.totals.exhausted += 1;
                 deny_for = Some(Nanos::from_ms(20));
             }
@@ -83,7 +86,8 @@ impl World {
             let terms = &self.plans[who.budget];
             let callers = self.scenario.callers.iter().filter(|c| c.budget == who.budget).count();
             let pace = callers as u64 * 500_000_000 / terms.rate_per_s;
-            wait = Nanos(self.random.within(pace / 4, pace).clamp(50_000, 20_000_000));
+            let most = pace.clamp(100_000, 20_000_000);
+            wait = Nanos(self.random.within(most / 4, most));
         } else if who.in_bursts && self.random.chance(3) {
             wait = wait.after(Nanos(self.random.within(0, 800_000_000)));
         }

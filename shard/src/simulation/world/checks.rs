@@ -73,10 +73,14 @@ impl World {
             let permille = (admitted * 1_000.0 / fair) as u64;
             self.totals.calm_share_permille = self.totals.calm_share_permille.min(permille);
             self.totals.calm_calls = self.calm_calls;
+            let ideal = self.calm_ideal[budget].admitted.max(1);
+            self.totals.calm_ideal_permille = self.calm_admitted[budget] * 1_000 / ideal;
             // Spent but unreported tokens keep a bucket of few from filling: it gives no more
             // than it holds in each round of grants and reports.
             let round_s = (self.scenario.rtt.0 + self.scenario.call_gap.0) as f64 / 1e9 + 0.1;
-            let least = if plan.burst < 4 || plan.burst * 5 < plan.rate_per_s {
+            let few = plan.burst < 4 || plan.burst * 5 < plan.rate_per_s;
+            let reported_at_once = round_s <= 0.1 && plan.burst > 1;
+            let least = if few && !reported_at_once {
                 (0.5 * fair).min(0.5 * plan.burst as f64 * calm_s / round_s)
             } else {
                 0.95 * fair
