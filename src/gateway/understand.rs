@@ -52,7 +52,9 @@ pub fn understand(
         _ => {
             let fields = scan_call(body).map_err(ApiError::from)?;
             let Some(model) = &fields.model else {
-                let message = "the body has no model: name the service in it".into();
+                let message = "The body has no 'model'. Name the service in it; GET /v1/models \
+                               lists those that this key may use."
+                    .into();
                 return Err(ApiError::InvalidRequest { message, param: Some("model") }.into());
             };
             (catalog.service_by_name(model.decode(body, &mut Vec::new())), Some(fields))
