@@ -185,6 +185,15 @@ pub fn parse_request_head(
     Ok(true)
 }
 
+/// The path of a head that was refused or never came whole, as far as its first line tells: for
+/// the looks of the refusal, never for a decision.
+pub fn path_at_sight(buf: &[u8]) -> &[u8] {
+    let line = buf.trim_ascii_start().split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let target = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    let resource = origin_form(target).unwrap_or_default();
+    resource.split(|byte| *byte == b'?').next().unwrap_or_default()
+}
+
 /// Garbage (a TLS handshake, say) is refused as soon as it cannot be a method.
 fn check_method_begins(line: &[u8]) -> Result<(), HeadError> {
     let start = &line[..line.len().min(METHOD_BYTES_MAX + 1)];

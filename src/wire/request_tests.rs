@@ -149,6 +149,20 @@ fn targets_are_paths_or_http_addresses() {
 }
 
 #[test]
+fn a_refused_heads_path_is_told_at_sight() {
+    for (head, path) in [
+        ("\r\nPOST /v1/messages?a=b HTTP/1.1\r\nHost: a\r\nHost: b\r\n", "/v1/messages"),
+        ("POST http://a/v1/messages", "/v1/messages"),
+        ("POST /v1/messages\r\n", "/v1/messages"),
+        ("POST", ""),
+        ("\x16\x03 \x01", ""),
+        ("", ""),
+    ] {
+        assert_eq!(path_at_sight(head.as_bytes()), path.as_bytes(), "{head:?}");
+    }
+}
+
+#[test]
 fn versions_are_told_apart() {
     for version in ["HTTP/2.0", "HTTP/1.2", "HTTP/0.9", "HTTP/3"] {
         let text = format!("GET / {version}\r\nHost: a\r\n\r\n");
