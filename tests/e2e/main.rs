@@ -5,12 +5,17 @@
 
 mod account;
 mod command_line;
+mod contract_errors;
 mod crash;
 mod credentials;
 mod drain;
 mod faults;
 mod framing;
 mod headers;
+mod hostile_flood;
+mod hostile_framing;
+mod hostile_resets;
+mod hostile_slow;
 mod keys;
 mod limits;
 mod metering;

@@ -2,9 +2,12 @@
 //! they come. It must never repair what the server gets wrong.
 
 use super::poll::PATIENCE;
+use rustix::net::sockopt::set_socket_linger;
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use serde_json::Value;
 use std::io::{Error, ErrorKind, Read, Result, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
 /// A request to be sent.
 #[derive(Clone)]
@@ -182,11 +185,38 @@ pub struct Connection {
 impl Connection {
     /// Connects to `http://host:port` or `host:port`.
     pub fn open(url: &str) -> Result<Self> {
-        let stream = TcpStream::connect(url.trim_start_matches("http://"))?;
+        Self::over(TcpStream::connect(url.trim_start_matches("http://"))?)
+    }
+
+    /// Connects from this address of this host, so that the server takes it for another's.
+    pub fn open_from(ip: Ipv4Addr, url: &str) -> Result<Self> {
+        let to: SocketAddr = url.trim_start_matches("http://").parse().map_err(Error::other)?;
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        bind(&socket, &SocketAddr::from((ip, 0)))?;
+        connect(&socket, &to)?;
+        Self::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, input: Vec::new() })
+    }
+
+    /// Waits no longer than this for bytes.
+    pub fn patience(&self, patience: Duration) -> Result<()> {
+        self.stream.set_read_timeout(Some(patience))
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn end_writes(&self) -> Result<()> {
+        self.stream.shutdown(Shutdown::Write)
+    }
+
+    /// Closes with a reset instead of an end.
+    pub fn reset(self) -> Result<()> {
+        Ok(set_socket_linger(&self.stream, Some(Duration::ZERO))?)
     }
 
     /// Sends bytes as they are.

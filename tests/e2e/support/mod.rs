@@ -2,6 +2,9 @@
 //! the ledger and the metrics, all from outside.
 
 pub mod admin;
+pub mod bystander;
+pub mod forged;
+pub mod held;
 pub mod http;
 pub mod instance;
 pub mod ledger;
@@ -9,3 +12,4 @@ pub mod load;
 pub mod metrics;
 pub mod poll;
 pub mod process;
+pub mod recorder;
