@@ -14,6 +14,7 @@ mod framing;
 mod headers;
 mod hostile_flood;
 mod hostile_framing;
+mod hostile_input;
 mod hostile_resets;
 mod hostile_slow;
 mod keys;

@@ -13,3 +13,4 @@ pub mod metrics;
 pub mod poll;
 pub mod process;
 pub mod recorder;
+pub mod target;

@@ -24,6 +24,13 @@ pub struct Recorded {
     pub body: Vec<u8>,
 }
 
+impl Recorded {
+    /// What it asks for.
+    pub fn line_and_body(&self) -> (&str, &[u8]) {
+        (&self.line, &self.body)
+    }
+}
+
 #[derive(Default)]
 struct Book {
     requests: Vec<Recorded>,
