@@ -4,7 +4,7 @@
 
 use crate::support::bystander::beside;
 use crate::support::http::Answer;
-use crate::support::target::Target;
+use crate::support::target::target;
 
 const CASES_OF_HEADS: &[(&str, &[u8])] = &[
     ("TE before CL in capitals", b"<POST>TRANSFER-ENCODING: CHUNKED\r\nCONTENT-LENGTH: 5\r\n\r\n"),
@@ -124,8 +124,8 @@ const CASES_OF_CHUNKS: &[(&str, &[u8])] = &[
 
 #[test]
 fn ambiguous_messages_are_refused_and_the_rest_unread() {
-    let target = Target::start("");
-    beside(&target.instance, || {
+    let target = target();
+    beside(target.instance(), || {
         for (name, bytes) in CASES_OF_HEADS {
             target.refuses(name, bytes, b"", 400);
         }
@@ -134,7 +134,7 @@ fn ambiguous_messages_are_refused_and_the_rest_unread() {
             target.refuses(name, &[head, chunks].concat(), b"", 400);
         }
     });
-    target.instance.balance_books();
+    target.instance().balance_books();
 }
 
 /// Each is one POST of `{}`.
@@ -172,7 +172,7 @@ const ONE_CALL: &[(&str, &[u8])] = &[
 
 #[test]
 fn what_is_relayed_is_well_framed() {
-    let target = Target::start("");
+    let target = target();
     let (post, empty) = ("POST /case", &b""[..]);
     for (name, template) in ONE_CALL {
         target.relays(name, template, &[(post, b"{}")]);
@@ -191,15 +191,15 @@ fn what_is_relayed_is_well_framed() {
     let length = format!("<POST>content-length: {}\r\n\r\n", inner.len());
     let outer = [length.as_bytes(), inner].concat();
     target.relays("a request in a body", &outer, &[(post, inner)]);
-    target.instance.balance_books();
+    target.instance().balance_books();
 }
 
 #[test]
 fn a_bad_message_ends_a_pipeline_behind_the_good_ones() {
-    let target = Target::start("");
+    let target = target();
     let pipeline = b"<POST><2><POST><2><POST><TE><2><GET>";
     let answers = target.answers(&target.fill(pipeline));
     assert_eq!(answers.iter().map(Answer::status).collect::<Vec<_>>(), [200, 200, 400]);
     assert_eq!(target.recorder.take().len(), 2);
-    target.instance.balance_books();
+    target.instance().balance_books();
 }

@@ -3,13 +3,13 @@
 use crate::support::bystander::beside;
 use crate::support::held;
 use crate::support::http::Request;
-use crate::support::target::Target;
+use crate::support::target::target;
 
 #[test]
 fn floods_are_refused_at_their_bounds() {
     const PEAK_KIB: u64 = 128 * 1024;
-    let target = Target::start("");
-    beside(&target.instance, || {
+    let target = target();
+    beside(target.instance(), || {
         for (name, template, piece, times, status) in [
             ("many fields", "<POST>", "a: b\r\n", 101, 431),
             ("very many fields", "<POST>", "a:\r\n", 100_000, 431),
@@ -38,9 +38,9 @@ fn floods_are_refused_at_their_bounds() {
             target.refuses(name, template.as_bytes(), piece.repeat(times).as_bytes(), status);
         }
     });
-    let peak_kib = held::peak_kib(&target.instance);
+    let peak_kib = held::peak_kib(target.instance());
     assert!(peak_kib < PEAK_KIB, "{peak_kib} KiB");
-    target.instance.balance_books();
+    target.instance().balance_books();
 }
 
 /// A small generator of numbers, the same from the same seed.
@@ -98,7 +98,7 @@ fn mutated(message: &[u8], dice: &mut Dice) -> Vec<u8> {
 #[test]
 fn however_a_message_is_mangled_the_upstream_gets_whole_ones() {
     const SEEDS: u64 = 400;
-    let target = Target::start("");
+    let target = target();
     let seeds: [&[u8]; 3] = [
         b"<POST>content-type: text/plain\r\ncontent-length: 5\r\n\r\nhello",
         b"<POST>content-type: text/plain\r\n<TE>\r\n5\r\nhello\r\n<0>",
@@ -123,13 +123,13 @@ fn however_a_message_is_mangled_the_upstream_gets_whole_ones() {
         refused += answers.len() - done;
     }
     assert!(relayed > 100 && refused > 100, "{relayed} relayed, {refused} refused");
-    target.instance.balance_books();
+    target.instance().balance_books();
 }
 
 #[test]
 fn json_that_is_hard_to_read_is_refused_by_name() {
-    let target = Target::start("");
-    let mut connection = target.instance.open();
+    let target = target();
+    let mut connection = target.instance().open();
     let nested =
         |open: &str, times: usize| format!("{{\"model\":\"MODEL\",\"x\":{}", open.repeat(times));
     for (name, body) in [
@@ -174,5 +174,5 @@ fn json_that_is_hard_to_read_is_refused_by_name() {
         connection.call(&Request::get("/healthz")).unwrap().expect(200);
     }
     assert_eq!(target.recorder.take(), []);
-    target.instance.balance_books();
+    target.instance().balance_books();
 }

@@ -1,7 +1,7 @@
 //! Clients that go away with a reset, in every state of a call and of its connection: what was
 //! admitted is settled once, nothing stays open, and nobody else notices.
 
-use crate::support::bystander::beside;
+use crate::support::bystander::{beside, warm};
 use crate::support::forged;
 use crate::support::held;
 use crate::support::http::{Connection, Request};
@@ -13,7 +13,7 @@ const TIMES: usize = 8;
 
 /// Brief, so that what a reset left waiting ends while the test looks.
 const CONFIG: &str = "[server]\nhead_timeout_ms = 2000\nbody_timeout_ms = 2000\n\
-    [upstream]\nfirst_byte_timeout_ms = 500\nidle_timeout_ms = 500\npool_idle_timeout_ms = 300\n";
+    [upstream]\nfirst_byte_timeout_ms = 3000\nidle_timeout_ms = 3000\npool_idle_timeout_ms = 300\n";
 
 /// What is sent, and what is waited for before the reset.
 struct Case {
@@ -83,7 +83,7 @@ fn cases(instance: &Instance) -> Vec<Case> {
 #[test]
 fn a_reset_in_any_state_costs_only_its_sender() {
     let mut instance = Setup::default().shards(1).config(CONFIG).start();
-    instance.call(&instance.chat(&json!({})).key(instance.key("bench"))).expect(200);
+    warm(&instance);
     let before = held::descriptors_at_rest(&instance);
     beside(&instance, || {
         for Case { name, bytes, wait } in cases(&instance) {
@@ -112,7 +112,7 @@ fn a_reset_in_any_state_costs_only_its_sender() {
 fn resets_from_many_at_once_do_not_pile_up() {
     const CLIENTS: usize = 150;
     let mut instance = Setup::default().shards(2).config(CONFIG).start();
-    instance.call(&instance.chat(&json!({})).key(instance.key("bench"))).expect(200);
+    warm(&instance);
     let before = held::descriptors_at_rest(&instance);
     let cases = cases(&instance);
     beside(&instance, || {

@@ -1,7 +1,7 @@
 //! Somebody who calls as one should while others misbehave: every call must succeed.
 
 use super::instance::Instance;
-use super::poll::PATIENCE;
+use super::poll::{self, PATIENCE};
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -10,9 +10,17 @@ use std::time::Instant;
 /// Calls that an attack must outlast, or that follow it.
 const CALLS_MIN: u64 = 20;
 
+/// Makes the first call of an instance: what it brings about (a key's first verification, the
+/// consumer's month read) may take longer than a caller waits on a busy machine.
+pub fn warm(instance: &Instance) {
+    let call = instance.chat(&json!({})).key(instance.key("bench"));
+    poll::until("the first call", || (instance.call(&call).status() == 200).then_some(()));
+}
+
 /// Runs `attack` beside a caller whose every call succeeds; what the attack returned. The caller
 /// changes its connection now and then, so that new ones are seen to be taken too.
 pub fn beside<T>(instance: &Instance, attack: impl FnOnce() -> T) -> T {
+    warm(instance);
     let (done, calls) = (AtomicBool::new(false), AtomicU64::new(0));
     let key = instance.key("bench");
     let whole = instance.chat(&json!({})).key(key);

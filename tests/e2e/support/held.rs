@@ -16,17 +16,33 @@ pub fn peak_kib(instance: &Instance) -> u64 {
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
+/// Processor time of the threads whose names begin so, in the kernel's ticks.
+pub fn ticks_of(instance: &Instance, name: &str) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", instance.process.id())).unwrap();
+    let ticks = tasks.map(|task| {
+        let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+        let (begin, rest) = stat.rsplit_once(") ").unwrap();
+        let numbers: Vec<&str> = rest.split(' ').collect();
+        // proc(5): utime and stime are the 14th and 15th field, the state being the third.
+        let spent = |field: usize| numbers[field - 3].parse::<u64>().unwrap();
+        let is_wanted = begin.split_once('(').is_some_and(|(_, comm)| comm.starts_with(name));
+        if is_wanted { spent(14) + spent(15) } else { 0 }
+    });
+    ticks.sum()
+}
+
 /// The descriptors once nobody is connected; for instances that keep no idle connections to
 /// upstreams for long.
 pub fn descriptors_at_rest(instance: &Instance) -> usize {
-    let quiet = || {
-        let scrape = instance.metrics();
-        let open = scrape.sum("tollgate_open_connections", &[])
-            + scrape.sum("tollgate_pool_connections", &[])
-            + scrape.sum("tollgate_permits_open", &[]);
-        (open == 0).then(|| descriptors(instance))
+    let quiet = |family: &str| {
+        poll::until(&format!("no {family}"), || {
+            (instance.metrics().sum(family, &[]) == 0).then_some(())
+        });
     };
-    poll::until("no connection to be open", quiet)
+    quiet("tollgate_open_connections");
+    quiet("tollgate_permits_open");
+    quiet("tollgate_pool_connections");
+    descriptors(instance)
 }
 
 /// Fails unless the process comes to rest with no more descriptors than before.

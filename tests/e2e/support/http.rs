@@ -3,7 +3,7 @@
 
 use super::poll::PATIENCE;
 use rustix::net::sockopt::set_socket_linger;
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 use serde_json::Value;
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -191,7 +191,9 @@ impl Connection {
     /// Connects from this address of this host, so that the server takes it for another's.
     pub fn open_from(ip: Ipv4Addr, url: &str) -> Result<Self> {
         let to: SocketAddr = url.trim_start_matches("http://").parse().map_err(Error::other)?;
-        let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        // Other tests start processes meanwhile, which must not inherit it.
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
         bind(&socket, &SocketAddr::from((ip, 0)))?;
         connect(&socket, &to)?;
         Self::over(socket.into())

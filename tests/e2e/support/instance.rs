@@ -6,7 +6,7 @@ use super::http::{Answer, Connection, Request};
 use super::ledger::Ledger;
 use super::metrics::Scrape;
 use super::poll;
-use super::process::Process;
+use super::process::{Process, command, with_descriptors};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -17,6 +17,7 @@ use ureq::http::Method;
 pub struct Setup {
     args: Vec<String>,
     config: String,
+    descriptors: Option<(u32, u32)>,
 }
 
 impl Setup {
@@ -36,6 +37,12 @@ impl Setup {
         self
     }
 
+    /// With these soft and hard bounds on open files.
+    pub fn descriptors(mut self, soft: u32, hard: u32) -> Self {
+        self.descriptors = Some((soft, hard));
+        self
+    }
+
     fn with(mut self, name: &str, value: &str) -> Self {
         self.args.extend([name.to_owned(), value.to_owned()]);
         self
@@ -50,17 +57,21 @@ impl Setup {
             std::fs::write(&path, &self.config).unwrap();
             args.extend(["--config".to_owned(), path.to_string_lossy().into_owned()]);
         }
-        let (process, demo) = start(dir.path(), &args);
-        Instance { dir, args, process, demo }
+        let (process, demo) = start(dir.path(), &args, self.descriptors);
+        Instance { dir, args, descriptors: self.descriptors, process, demo }
     }
 }
 
-fn start(dir: &Path, args: &[String]) -> (Process, Value) {
+fn start(dir: &Path, args: &[String], descriptors: Option<(u32, u32)>) -> (Process, Value) {
     let data_dir = dir.join("data").to_string_lossy().into_owned();
     let mut all = vec!["demo", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
     all.extend(["--data-dir", &data_dir]);
     all.extend(args.iter().map(String::as_str));
-    let (process, addresses) = Process::start(&all, "ready data=");
+    let command = match descriptors {
+        Some((soft, hard)) => with_descriptors(soft, hard, &all),
+        None => command(&all),
+    };
+    let (process, addresses) = Process::start(command, "ready data=");
     let text = std::fs::read_to_string(dir.join("data/demo.json")).unwrap();
     let demo: Value = serde_json::from_str(&text).unwrap();
     let (data_url, admin_url) = (&demo["data_url"], &demo["admin_url"]);
@@ -73,6 +84,7 @@ fn start(dir: &Path, args: &[String]) -> (Process, Value) {
 pub struct Instance {
     dir: TempDir,
     args: Vec<String>,
+    descriptors: Option<(u32, u32)>,
     /// Its process.
     pub process: Process,
     /// What `demo.json` says.
@@ -83,7 +95,7 @@ impl Instance {
     /// Starts again on the same data directory, after the process has ended.
     pub fn restart(&mut self) {
         assert!(!self.process.is_running());
-        (self.process, self.demo) = start(self.dir.path(), &self.args);
+        (self.process, self.demo) = start(self.dir.path(), &self.args, self.descriptors);
     }
 
     /// Its data directory.
@@ -189,7 +201,7 @@ impl Upstream {
     /// Starts one on a free port.
     pub fn start(args: &[&str]) -> Self {
         let all = [&["upstream", "--listen", "127.0.0.1:0"], args].concat();
-        let (process, url) = Process::start(&all, "ready ");
+        let (process, url) = Process::start(command(&all), "ready ");
         Self { _process: process, url }
     }
 

@@ -4,7 +4,9 @@
 use super::http::{Answer, Connection};
 use super::instance::{Instance, Setup};
 use super::recorder::{Recorded, Recorder};
+use crate::shared::Shared;
 use std::io::ErrorKind;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Words that stand for what messages have in common; a word may use those after it.
 const WORDS: [(&str, &str); 6] = [
@@ -18,23 +20,33 @@ const WORDS: [(&str, &str); 6] = [
 
 /// See the module.
 pub struct Target {
-    /// The instance, of one shard.
-    pub instance: Instance,
+    shared: Shared,
     /// The upstream.
     pub recorder: Recorder,
     words: Vec<(&'static str, String)>,
 }
 
+/// The one target, for one test at a time.
+pub fn target() -> MutexGuard<'static, Target> {
+    static TARGET: OnceLock<Mutex<Target>> = OnceLock::new();
+    let target = TARGET.get_or_init(|| Mutex::new(Target::start()));
+    target.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Target {
-    /// Starts both; wrong keys are looked at without a bound.
-    pub fn start(config: &str) -> Self {
-        let instance = Setup::default().shards(1).config(config).start();
-        let recorder = Recorder::start();
-        let path = format!("/api/v1/consume/{}", recorder.service(&instance, "recorded"));
+    fn start() -> Self {
+        let shared = Shared::start(Setup::default().shards(1));
+        let (instance, recorder) = (&shared.instance, Recorder::start());
+        let path = format!("/api/v1/consume/{}", recorder.service(instance, "recorded"));
         let key = instance.key("bench").to_owned();
         let mut words: Vec<_> = WORDS.map(|(word, text)| (word, text.to_owned())).into();
         words.extend([("PATH", path), ("KEY", key), ("MODEL", "recorded".to_owned())]);
-        Self { instance, recorder, words }
+        Self { shared, recorder, words }
+    }
+
+    /// The instance, of one shard.
+    pub fn instance(&self) -> &Instance {
+        &self.shared.instance
     }
 
     /// The template with its words filled in.
@@ -55,7 +67,7 @@ impl Target {
 
     /// Every answer to these bytes, up to where the server closes.
     pub fn answers(&self, bytes: &[u8]) -> Vec<Answer> {
-        let mut connection = self.instance.open();
+        let mut connection = self.instance().open();
         // It may refuse, and close, before all has been sent.
         let _ = connection.send(bytes);
         let _ = connection.end_writes();
