@@ -82,7 +82,8 @@ keys! {
         data_dir: ANY, server.data_dir,
             "Where the embedded store, the journals and the admin token are kept.";
         max_connections: (1, 1_000_000), server.max_connections,
-            "Connections that one shard keeps open; further ones are closed at once.";
+            "Connections that one shard keeps open; further ones are closed at once. Fewer where\n\
+             the bound on open files leaves no room for as many calls.";
         max_head_bytes: (1024, 1 << 20), server.max_head_bytes,
             "Request line and headers together; past it 431.";
         max_uri_bytes: (64, 1 << 20), server.max_uri_bytes,
