@@ -4,6 +4,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+mod descriptors;
 pub mod gateway;
 pub mod journal;
 pub mod mail;

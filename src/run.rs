@@ -8,7 +8,7 @@ use crate::journal::{self, Journal, JournalShared};
 use crate::mail::{self, ShardMail};
 use crate::metrics::Metrics;
 use crate::model_server::{self, Behaviour};
-use crate::{control, sqlite, writer};
+use crate::{control, descriptors, sqlite, writer};
 use rusqlite::Connection;
 use rustix::thread::{CpuSet, sched_getaffinity};
 use shard::catalog::Catalog;
@@ -72,7 +72,7 @@ pub fn serve(config: Config, owner: &Owner<'_>) -> Result<(), RunError> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|why| failed("signals cannot be handled")(&why))?;
     let _lock = journal::lock(&config.server.data_dir).map_err(|why| RunError(why.to_string()))?;
-    let mut instance = Instance::start(Arc::new(config))?;
+    let mut instance = Instance::start(config)?;
     if let Err(why) = (owner.on_ready)(&instance.addresses) {
         instance.stop();
         return Err(RunError(why));
@@ -112,13 +112,15 @@ struct Instance {
 }
 
 impl Instance {
-    fn start(config: Arc<Config>) -> Result<Self, RunError> {
+    fn start(mut config: Config) -> Result<Self, RunError> {
+        let cpus = cpus_for(config.server.shards)?;
+        fit_connections(&mut config, cpus.len());
+        let config = Arc::new(config);
         let data_dir = &config.server.data_dir;
         let mut connection = sqlite::open(data_dir).map_err(|why| RunError(why.to_string()))?;
         let opened = control::open(&config).map_err(|why| RunError(why.to_string()))?;
         let catalog = opened.catalog();
         replay(data_dir, &mut connection)?;
-        let cpus = cpus_for(config.server.shards)?;
         let (mails, control_mail, writer_mail) = mail::open(cpus.len());
         let metrics = Arc::new(Metrics::new(cpus.len()));
         let state = Arc::new(ProcessState::default());
@@ -162,7 +164,7 @@ impl Instance {
     /// Reads the configuration again, and hands out what can change while the instance runs. All
     /// that can fail comes first: either every part hears of the change or none does.
     fn reload(&mut self, owner: &Owner<'_>) {
-        let read = match (owner.read)() {
+        let mut read = match (owner.read)() {
             Ok(read) => read,
             Err(errors) => {
                 for problem in errors.0 {
@@ -171,6 +173,7 @@ impl Instance {
                 return;
             }
         };
+        fit_connections(&mut read, self.shards.len());
         let change = self.config.change_to(&read);
         if !change.waiting.is_empty() {
             let settings = change.waiting.join(", ");
@@ -244,6 +247,21 @@ fn cpus_for(shards: Shards) -> Result<Vec<Option<usize>>, RunError> {
     };
     let pinned = count <= cores.len();
     Ok((0..count).map(|shard| cores.get(shard).copied().filter(|_| pinned)).collect())
+}
+
+/// Takes no more connections than there are descriptors for.
+fn fit_connections(config: &mut Config, shards: usize) {
+    let max_connections = &mut config.server.max_connections;
+    if let Some(room) = descriptors::connections_per_shard(shards)
+        && room < *max_connections
+    {
+        tracing::info!(
+            wanted = *max_connections,
+            room,
+            "a shard takes as many connections as open files allow; LimitNOFILE raises that"
+        );
+        *max_connections = room;
+    }
 }
 
 /// One listening socket per shard on the same port; the kernel spreads connections over them. It

@@ -310,7 +310,8 @@ impl Client {
 
     /// Reads once more into `input`; `None` at the end, on an error or past the deadline.
     async fn read_more(&mut self, deadline: Nanos) -> Option<usize> {
-        if self.input.len() == self.input.capacity() {
+        // Never a few bytes at a time: a head could be made to leave room for only one.
+        if self.input.capacity() - self.input.len() < INPUT_BYTES_MIN / 2 {
             self.input.reserve(self.input.capacity().max(INPUT_BYTES_MIN));
         }
         // Before a request's first byte nobody waits for it.

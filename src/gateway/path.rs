@@ -21,6 +21,7 @@ use crate::clock;
 use crate::metrics::Endpoint;
 use crate::wire::error::{ApiError, Shape};
 use crate::wire::key_text;
+use crate::wire::request::path_at_sight;
 use shard::key_cache::{Caller, Identity, fingerprint};
 use shard::lease;
 use shard::message::KEY_TEXT_BYTES;
@@ -69,7 +70,7 @@ impl From<ApiError> for Stop {
 
 /// Serves one request whose head has been read.
 pub async fn request(core: &Core, client: &mut Client) -> Next {
-    let call = begin(core, client);
+    let call = begin(core, client, route(client.head.path.of(&client.input)));
     let (status, next) = match serve(core, client, &call).await {
         Ok(done) => done,
         Err(Stop::Gone) => return Next::Close,
@@ -82,15 +83,14 @@ pub async fn request(core: &Core, client: &mut Client) -> Next {
 /// Answers a head that could not be read, and closes.
 pub async fn refuse_head(core: &Core, client: &mut Client, error: ApiError) -> Next {
     client.head.clear();
-    let call = begin(core, client);
+    let call = begin(core, client, route(path_at_sight(&client.input)));
     let (status, _) = refuse(core, client, &call, &error.into()).await;
     count(core, &call, status);
     Next::Close
 }
 
-fn begin(core: &Core, client: &Client) -> Call {
+fn begin(core: &Core, client: &Client, route: Route) -> Call {
     let head = &client.head;
-    let route = route(head.path.of(&client.input));
     let record_id = record_id(core);
     let given = head.x_request_id.and_then(|id| RequestId::given(id.of(&client.input)));
     let request_id = given.unwrap_or_else(|| RequestId::ours(record_id));

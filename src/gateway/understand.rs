@@ -52,7 +52,9 @@ pub fn understand(
         _ => {
             let fields = scan_call(body).map_err(ApiError::from)?;
             let Some(model) = &fields.model else {
-                let message = "the body has no model: name the service in it".into();
+                let message = "The body has no 'model'. Name the service in it; GET /v1/models \
+                               lists those that this key may use."
+                    .into();
                 return Err(ApiError::InvalidRequest { message, param: Some("model") }.into());
             };
             (catalog.service_by_name(model.decode(body, &mut Vec::new())), Some(fields))
@@ -65,12 +67,15 @@ pub fn understand(
         return Err(ApiError::ServiceNotAllowed.into());
     }
     let path = target_path(client, call, &catalog.services[service as usize]);
-    if client.head.method_span.of(&client.input).eq_ignore_ascii_case(b"TRACE") {
-        // Its answer is the request, the service's credential and all.
-        return Err(ApiError::invalid("the method TRACE is not relayed").into());
+    let method = client.head.method_span.of(&client.input);
+    // The answer to TRACE is the request, the service's credential and all; that to CONNECT is a
+    // tunnel, where the framing of bodies ends.
+    if [&b"TRACE"[..], b"CONNECT"].iter().any(|known| method.eq_ignore_ascii_case(known)) {
+        return Err(ApiError::invalid("TRACE and CONNECT are not relayed. Use GET or POST.").into());
     }
     if climbs(path) {
-        return Err(ApiError::invalid("the path may not contain . or .. segments").into());
+        let message = "The path has . or .. segments. Send it without them.";
+        return Err(ApiError::invalid(message).into());
     }
     let completes = path.ends_with(b"/completions");
     let answers_in_tokens = !path.ends_with(b"/embeddings");
@@ -126,20 +131,33 @@ fn target_path<'a>(client: &'a Client, call: &Call, service: &'a Service) -> &'a
     }
 }
 
-/// Would the path, joined to a service's `base_path`, lead out of it? Encoded dots count.
+/// Would the path, joined to a service's `base_path`, lead out of it? Dots and slashes count in
+/// their encoding too, and a segment's parameters (`..;a`) do not: there are servers that decode
+/// and drop them before they look for dots.
 fn climbs(path: &[u8]) -> bool {
-    let mut segments = path.split(|byte| matches!(byte, b'/' | b'\\'));
-    segments.any(|segment| {
-        let (mut dots, mut rest) = (0, segment);
-        while !rest.is_empty() {
-            rest = match rest {
-                [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] => rest,
-                _ => return false,
-            };
-            dots += 1;
+    let (mut rest, mut dots, mut is_dots) = (path, 0, true);
+    loop {
+        let (byte, after) = match rest {
+            [b'%', high, low, after @ ..] => match [*high, low.to_ascii_lowercase()] {
+                [b'2', b'e'] => (b'.', after),
+                [b'2', b'f'] | [b'5', b'c'] => (b'/', after),
+                [b'3', b'b'] => (b';', after),
+                _ => (b'%', after),
+            },
+            [byte, after @ ..] => (*byte, after),
+            [] => (b'/', rest),
+        };
+        match byte {
+            b'/' | b'\\' | b';' if is_dots && (dots == 1 || dots == 2) => return true,
+            b'/' | b'\\' => (dots, is_dots) = (0, true),
+            b'.' => dots += 1,
+            _ => is_dots = false,
         }
-        dots == 1 || dots == 2
-    })
+        if rest.is_empty() {
+            return false;
+        }
+        rest = after;
+    }
 }
 
 impl Wanted {
@@ -226,10 +244,40 @@ mod tests {
 
     #[test]
     fn dot_segments_are_seen_through_their_encoding() {
-        for path in ["/..", "/a/../b", "/./a", "/%2e%2E/a", "/.%2e", "/a/.", "/a\\..\\b"] {
+        for path in [
+            "/..",
+            "/a/../b",
+            "/./a",
+            "/%2e%2E/a",
+            "/.%2e",
+            "/a/.",
+            "/a\\..\\b",
+            "/..%2Fa",
+            "/%2e%2e%2fa",
+            "/a%2f..",
+            "/a%5c%2e./b",
+            "/..;/a",
+            "/a/..;x=1",
+            "/..%3b/a",
+        ] {
             assert!(climbs(path.as_bytes()), "{path}");
         }
-        for path in ["/", "/a/b", "/...", "/.well-known/x", "/a..b", "/v1.2/x", "/%2f"] {
+        for path in [
+            "",
+            "/",
+            "/a/b",
+            "/...",
+            "/.well-known/x",
+            "/a..b",
+            "/v1.2/x",
+            "/%2f",
+            "/a;b/..c",
+            "/%2",
+            "/%",
+            "/a%2e",
+            "//a",
+            "/;a",
+        ] {
             assert!(!climbs(path.as_bytes()), "{path}");
         }
     }

@@ -221,7 +221,10 @@ impl From<HeadError> for ApiError {
     fn from(error: HeadError) -> Self {
         match error {
             HeadError::BadRequest(reason) => Self::InvalidRequest {
-                message: Cow::Owned(format!("The request is not valid HTTP: {reason}.")),
+                message: Cow::Owned(format!(
+                    "The request is not valid HTTP: {reason}. Send a valid one over a new \
+                     connection."
+                )),
                 param: None,
             },
             HeadError::UriTooLong => Self::UriTooLong,
@@ -240,7 +243,10 @@ impl From<ChunkError> for ApiError {
     fn from(error: ChunkError) -> Self {
         match error {
             ChunkError::TrailersTooLarge => Self::HeadersTooLarge,
-            _ => Self::invalid("The request body is not valid chunked coding."),
+            _ => Self::invalid(
+                "The request body is not valid chunked coding. Send valid chunks, or a \
+                 Content-Length instead.",
+            ),
         }
     }
 }
@@ -248,12 +254,16 @@ impl From<ChunkError> for ApiError {
 impl From<CallError> for ApiError {
     fn from(error: CallError) -> Self {
         let (message, param) = match error {
-            CallError::Malformed => (Cow::Borrowed("The request body is not valid JSON."), None),
+            CallError::Malformed => {
+                (Cow::Borrowed("The request body is not valid JSON. Send a JSON object."), None)
+            }
             CallError::NotAnObject => {
-                (Cow::Borrowed("The request body must be a JSON object."), None)
+                (Cow::Borrowed("The request body is not a JSON object. Send one."), None)
             }
             CallError::TooDeep => (
-                Cow::Borrowed("The request body is nested too deeply; 64 levels are allowed."),
+                Cow::Borrowed(
+                    "The request body is nested too deeply. Send one of 64 levels at the most.",
+                ),
                 None,
             ),
             CallError::Duplicate(field) => (
@@ -261,7 +271,7 @@ impl From<CallError> for ApiError {
                 Some(field),
             ),
             CallError::WrongType { field, expected } => {
-                (Cow::Owned(format!("'{field}' must be {expected}.")), Some(field))
+                (Cow::Owned(format!("'{field}' is not {expected}. Send {expected}.")), Some(field))
             }
         };
         Self::InvalidRequest { message, param }

@@ -185,6 +185,15 @@ pub fn parse_request_head(
     Ok(true)
 }
 
+/// The path of a head that was refused or never came whole, as far as its first line tells: for
+/// the looks of the refusal, never for a decision.
+pub fn path_at_sight(buf: &[u8]) -> &[u8] {
+    let line = buf.trim_ascii_start().split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let target = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    let resource = origin_form(target).unwrap_or_default();
+    resource.split(|byte| *byte == b'?').next().unwrap_or_default()
+}
+
 /// Garbage (a TLS handshake, say) is refused as soon as it cannot be a method.
 fn check_method_begins(line: &[u8]) -> Result<(), HeadError> {
     let start = &line[..line.len().min(METHOD_BYTES_MAX + 1)];
@@ -253,7 +262,32 @@ fn origin_form(target: &[u8]) -> Option<&[u8]> {
         return None;
     }
     let authority_bytes = rest.iter().take_while(|byte| !b"/?".contains(byte)).count();
-    (authority_bytes > 0).then(|| &rest[authority_bytes..])
+    let (authority, resource) = rest.split_at(authority_bytes);
+    is_authority(authority).then_some(resource)
+}
+
+/// A name, IPv4 or bracketed IPv6 address, and maybe a port: of RFC 3986, 3.2, what hosts are called
+/// in practice, so without user, escapes and sub-delimiters.
+fn is_authority(text: &[u8]) -> bool {
+    let of = |part: &[u8], more: &[u8]| {
+        part.iter().all(|byte| byte.is_ascii_alphanumeric() || more.contains(byte))
+    };
+    let (host_is_good, port) = match text.strip_prefix(b"[") {
+        Some(rest) => {
+            let address = rest.iter().take_while(|byte| **byte != b']').count();
+            let (address, port) = rest.split_at(address);
+            (!address.is_empty() && of(address, b":."), port.strip_prefix(b"]"))
+        }
+        None => {
+            let (name, port) = text.split_at(text.iter().take_while(|b| **b != b':').count());
+            (!name.is_empty() && of(name, b"-._~"), Some(port))
+        }
+    };
+    let port_is_good = |port: &[u8]| match port.strip_prefix(b":") {
+        Some(port) => port.len() <= 5 && port.iter().all(u8::is_ascii_digit),
+        None => port.is_empty(),
+    };
+    host_is_good && port.is_some_and(port_is_good)
 }
 
 fn read_fields(
@@ -312,9 +346,7 @@ fn once(field: &mut Option<Span>, value: Span, reason: &'static str) -> Result<(
 fn check_host(buf: &[u8], head: &RequestHead) -> Result<(), HeadError> {
     match head.host {
         None if !head.http_10 => Err(HeadError::BadRequest("no Host")),
-        Some(host)
-            if host.of(buf).iter().any(|b| !b.is_ascii_graphic() || b",/@?#".contains(b)) =>
-        {
+        Some(host) if !host.of(buf).is_empty() && !is_authority(host.of(buf)) => {
             Err(HeadError::BadRequest("a malformed Host"))
         }
         _ => Ok(()),

@@ -109,7 +109,10 @@ fn doubled_or_missing_fields_are_refused() {
         let twice = format!("{fields}X-Api-Key: b\r\n");
         assert!(is_bad(&get(&twice)), "{twice:?}");
     }
-    for host in ["a b", "a,b", "a/b", "u@a", "a?b"] {
+    for host in ["", "api.example:3000", "127.0.0.1", "[::1]", "[::1]:80", "my_host-1.", "a:"] {
+        assert!(parse(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).is_ok(), "{host}");
+    }
+    for host in ["a b", "a,b", "a/b", "u@a", "a?b", "[", "[]", "[::1", "[::1]a", "a:b", "a:1:2"] {
         assert!(is_bad(&parse(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"))), "{host}");
     }
 }
@@ -135,6 +138,9 @@ fn targets_are_paths_or_http_addresses() {
         "https://a/",
         "http://",
         "http:///a",
+        "http://[",
+        "http://u@a/b",
+        "http://{/a",
         "a",
         "?a",
         "/a#b",
@@ -145,6 +151,20 @@ fn targets_are_paths_or_http_addresses() {
         "",
     ] {
         assert!(matches!(path(target), Err(HeadError::BadRequest(_))), "{target:?}");
+    }
+}
+
+#[test]
+fn a_refused_heads_path_is_told_at_sight() {
+    for (head, path) in [
+        ("\r\nPOST /v1/messages?a=b HTTP/1.1\r\nHost: a\r\nHost: b\r\n", "/v1/messages"),
+        ("POST http://a/v1/messages", "/v1/messages"),
+        ("POST /v1/messages\r\n", "/v1/messages"),
+        ("POST", ""),
+        ("\x16\x03 \x01", ""),
+        ("", ""),
+    ] {
+        assert_eq!(path_at_sight(head.as_bytes()), path.as_bytes(), "{head:?}");
     }
 }
 

@@ -2,36 +2,10 @@
 
 use crate::shared::{Own, shared, unique};
 use crate::support::admin::per_token;
+use crate::support::forged;
 use crate::support::http::{Answer, Request};
 use serde_json::json;
 use ureq::http::Method;
-
-const BASE32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-
-/// A key that is well-formed to its last character and nobody's.
-fn nobodys_key() -> String {
-    let text = format!("tg_{}{}", "7".repeat(12), "5".repeat(26));
-    let mut sum = crc32c::crc32c(text.as_bytes());
-    let mut checksum = [0_u8; 7];
-    for place in checksum.iter_mut().rev() {
-        *place = BASE32[(sum & 31) as usize];
-        sum >>= 5;
-    }
-    text + std::str::from_utf8(&checksum).unwrap()
-}
-
-/// Somebody's key id with another secret, well-formed.
-fn with_another_secret(key: &str) -> String {
-    let secret = if key[15..].starts_with('1') { "2" } else { "1" };
-    let text = format!("{}{secret}{}", &key[..15], &key[16..41]);
-    let mut sum = crc32c::crc32c(text.as_bytes());
-    let mut checksum = [0_u8; 7];
-    for place in checksum.iter_mut().rev() {
-        *place = BASE32[(sum & 31) as usize];
-        sum >>= 5;
-    }
-    text + std::str::from_utf8(&checksum).unwrap()
-}
 
 #[test]
 fn a_key_is_taken_either_way() {
@@ -79,8 +53,8 @@ fn every_bad_key_gets_the_same_answer() {
         ("long", bearer(&format!("{good}0"))),
         ("mistyped", bearer(&mistyped)),
         ("upper case", bearer(&good.to_uppercase())),
-        ("unknown", bearer(&nobodys_key())),
-        ("wrong secret", bearer(&with_another_secret(good))),
+        ("unknown", bearer(&forged::nobodys(0))),
+        ("wrong secret", bearer(&forged::with_another_secret(good, 0))),
         ("revoked", bearer(&revoked.text)),
         ("x-api-key", Request::get("/v1/models").header("x-api-key", "nonsense")),
     ];

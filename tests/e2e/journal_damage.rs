@@ -211,7 +211,7 @@ fn the_next_start_says_what_is_damaged_and_serves() {
     let data_dir = copy.0.path().to_str().unwrap();
     let mut args = vec!["demo", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
     args.extend(["--data-dir", data_dir, "--shards", "1"]);
-    let (mut process, _) = process::Process::start(&args, "ready data=");
+    let (mut process, _) = process::Process::start(process::command(&args), "ready data=");
     let log = process.log();
     assert!(log.contains("damaged") && log.contains("quarantine"), "{log}");
     process.terminate();

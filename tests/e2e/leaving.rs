@@ -22,8 +22,10 @@ fn a_client_that_leaves_a_silent_stream_is_noticed() {
     let instance = Setup::default().shards(1).start();
     let own = Own::on(&instance, &per_token(1_000_000, 1_000_000, 1_000_000), &["--tokens", "16"]);
     // Half of 16 tokens, and a chat's opening event.
-    let ways: [(_, _, fn(Connection)); 2] =
-        [("/v1/chat/completions", 9, drop), ("/v1/completions", 8, Connection::reset)];
+    let ways: [(_, _, fn(Connection)); 2] = [
+        ("/v1/chat/completions", 9, drop),
+        ("/v1/completions", 8, |it: Connection| it.reset().unwrap()),
+    ];
     for (path, events, leave) in ways {
         let before = own.upstream.count("aborted_streams");
         let request_id = unique("silent");
@@ -49,7 +51,7 @@ fn a_client_that_leaves_a_silent_stream_is_noticed() {
 fn a_client_that_does_not_wait_for_an_answer_is_noticed() {
     let instance = Setup::default().shards(1).start();
     let own = Own::on(&instance, &per_token(1_000_000, 1_000_000, 1_000_000), &[]);
-    let leave: [fn(Connection); 2] = [drop, Connection::reset];
+    let leave: [fn(Connection); 2] = [drop, |it| it.reset().unwrap()];
     for (stream, leave) in [false, true].into_iter().zip(leave) {
         let request_id = unique("impatient");
         let body = own.chat_body(&json!({ "stream": stream }));
@@ -85,7 +87,7 @@ fn half_closed(instance: &Instance, requests: &[&Request]) -> Vec<String> {
     let mut connection = instance.open();
     let bytes: Vec<u8> = requests.iter().flat_map(|request| request.to_bytes()).collect();
     connection.send(&bytes).unwrap();
-    connection.end_writes();
+    connection.end_writes().unwrap();
     let answers = requests.iter().map(|_| {
         let (status, body) = final_answer(&mut connection);
         assert_eq!(status, 200, "{body}");

@@ -3,9 +3,10 @@
 
 use super::poll::PATIENCE;
 use rustix::net::sockopt::set_socket_linger;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 use serde_json::Value;
 use std::io::{Error, ErrorKind, Read, Result, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// A request to be sent.
@@ -184,26 +185,45 @@ pub struct Connection {
 impl Connection {
     /// Connects to `http://host:port` or `host:port`.
     pub fn open(url: &str) -> Result<Self> {
-        let stream = TcpStream::connect(url.trim_start_matches("http://"))?;
+        Self::over(TcpStream::connect(url.trim_start_matches("http://"))?)
+    }
+
+    /// Connects from this address of this host, so that the server takes it for another's.
+    pub fn open_from(ip: Ipv4Addr, url: &str) -> Result<Self> {
+        let to: SocketAddr = url.trim_start_matches("http://").parse().map_err(Error::other)?;
+        // Other tests start processes meanwhile, which must not inherit it.
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+        bind(&socket, &SocketAddr::from((ip, 0)))?;
+        connect(&socket, &to)?;
+        Self::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, input: Vec::new() })
     }
 
-    /// Sends bytes as they are.
-    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.stream.write_all(bytes)
+    /// Waits no longer than this for bytes.
+    pub fn patience(&self, patience: Duration) -> Result<()> {
+        self.stream.set_read_timeout(Some(patience))
     }
 
     /// Says that nothing more will be sent; answers still come.
-    pub fn end_writes(&self) {
-        self.stream.shutdown(Shutdown::Write).unwrap();
+    pub fn end_writes(&self) -> Result<()> {
+        self.stream.shutdown(Shutdown::Write)
     }
 
     /// Leaves with a reset, as a client does whose process dies with bytes unread.
-    pub fn reset(self) {
-        set_socket_linger(&self.stream, Some(Duration::ZERO)).unwrap();
+    pub fn reset(self) -> Result<()> {
+        Ok(set_socket_linger(&self.stream, Some(Duration::ZERO))?)
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.stream.write_all(bytes)
     }
 
     /// One request and its answer.

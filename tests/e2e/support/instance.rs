@@ -6,7 +6,7 @@ use super::http::{Answer, Connection, Request};
 use super::ledger::Ledger;
 use super::metrics::Scrape;
 use super::poll;
-use super::process::{Process, command};
+use super::process::{Process, command, with_descriptors};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -18,6 +18,7 @@ pub struct Setup {
     args: Vec<String>,
     env: Vec<(&'static str, PathBuf)>,
     config: String,
+    descriptors: Option<(u32, u32)>,
 }
 
 impl Setup {
@@ -43,6 +44,12 @@ impl Setup {
         self
     }
 
+    /// With these soft and hard bounds on open files.
+    pub fn descriptors(mut self, soft: u32, hard: u32) -> Self {
+        self.descriptors = Some((soft, hard));
+        self
+    }
+
     fn with(mut self, name: &str, value: &str) -> Self {
         self.args.extend([name.to_owned(), value.to_owned()]);
         self
@@ -57,19 +64,28 @@ impl Setup {
             std::fs::write(&path, &self.config).unwrap();
             args.extend(["--config".to_owned(), path.to_string_lossy().into_owned()]);
         }
-        let (process, demo) = start(dir.path(), &args, &self.env);
-        Instance { dir, args, env: self.env, process, demo }
+        let (process, demo) = start(dir.path(), &args, &self.env, self.descriptors);
+        let Self { env, descriptors, .. } = self;
+        Instance { dir, args, env, descriptors, process, demo }
     }
 }
 
-fn start(dir: &Path, args: &[String], env: &[(&str, PathBuf)]) -> (Process, Value) {
+fn start(
+    dir: &Path,
+    args: &[String],
+    env: &[(&str, PathBuf)],
+    descriptors: Option<(u32, u32)>,
+) -> (Process, Value) {
     let data_dir = dir.join("data").to_string_lossy().into_owned();
     let mut all = vec!["demo", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
     all.extend(["--data-dir", &data_dir]);
     all.extend(args.iter().map(String::as_str));
-    let mut command = command(&all);
+    let mut command = match descriptors {
+        Some((soft, hard)) => with_descriptors(soft, hard, &all),
+        None => command(&all),
+    };
     command.envs(env.iter().map(|(name, value)| (name, value)));
-    let (process, addresses) = Process::start_command(command, "ready data=");
+    let (process, addresses) = Process::start(command, "ready data=");
     let text = std::fs::read_to_string(dir.join("data/demo.json")).unwrap();
     let demo: Value = serde_json::from_str(&text).unwrap();
     let (data_url, admin_url) = (&demo["data_url"], &demo["admin_url"]);
@@ -83,6 +99,7 @@ pub struct Instance {
     dir: TempDir,
     args: Vec<String>,
     env: Vec<(&'static str, PathBuf)>,
+    descriptors: Option<(u32, u32)>,
     /// Its process.
     pub process: Process,
     /// What `demo.json` says.
@@ -93,7 +110,7 @@ impl Instance {
     /// Starts again on the same data directory, after the process has ended.
     pub fn restart(&mut self) {
         assert!(!self.process.is_running());
-        (self.process, self.demo) = start(self.dir.path(), &self.args, &self.env);
+        (self.process, self.demo) = start(self.dir.path(), &self.args, &self.env, self.descriptors);
     }
 
     /// Writes this into the configuration file that it was started with, and says so.
@@ -205,7 +222,7 @@ impl Upstream {
     /// Starts one on a free port.
     pub fn start(args: &[&str]) -> Self {
         let all = [&["upstream", "--listen", "127.0.0.1:0"], args].concat();
-        let (process, url) = Process::start(&all, "ready ");
+        let (process, url) = Process::start(command(&all), "ready ");
         Self { _process: process, url }
     }
 

@@ -2,7 +2,10 @@
 //! the ledger and the metrics, all from outside.
 
 pub mod admin;
+pub mod bystander;
 pub mod disk;
+pub mod forged;
+pub mod held;
 pub mod http;
 pub mod instance;
 pub mod ledger;
@@ -10,3 +13,5 @@ pub mod load;
 pub mod metrics;
 pub mod poll;
 pub mod process;
+pub mod recorder;
+pub mod target;

@@ -23,7 +23,18 @@ pub fn binary() -> PathBuf {
 
 /// `tollgate` with no setting of this host's.
 pub fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(binary());
+    clean(Command::new(binary()), args)
+}
+
+/// The same, which may have `soft` files open, and raise that to `hard` itself.
+pub fn with_descriptors(soft: u32, hard: u32, args: &[&str]) -> Command {
+    let mut shell = Command::new("sh");
+    let limits = format!("ulimit -S -n {soft}; ulimit -H -n {hard}; exec \"$0\" \"$@\"");
+    shell.args(["-c", &limits]).arg(binary());
+    clean(shell, args)
+}
+
+fn clean(mut command: Command, args: &[&str]) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TOLLGATE_") {
             command.env_remove(name);
@@ -47,12 +58,7 @@ pub struct Process {
 
 impl Process {
     /// Starts it and waits for a line of its stderr with `mark` in it: what follows the mark.
-    pub fn start(args: &[&str], mark: &str) -> (Self, String) {
-        Self::start_command(command(args), mark)
-    }
-
-    /// The same with a command of the caller's.
-    pub fn start_command(mut command: Command, mark: &str) -> (Self, String) {
+    pub fn start(mut command: Command, mark: &str) -> (Self, String) {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (say, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
