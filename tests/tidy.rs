@@ -35,7 +35,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tokio", &["src/control/", "src/writer/"]),
     ("axum", &["src/control/"]),
     ("argon2", &["src/control/"]),
-    ("monoio", &["src/gateway/net.rs"]),
+    ("monoio", &["src/gateway/net.rs", "perf/src/floor/monoio_relay.rs"]),
     ("clap", &["src/cli/", "src/main.rs"]),
     ("ureq", &["src/cli/", "src/control/admin/tests.rs", "tests/e2e/"]),
     (
@@ -46,6 +46,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "src/writer/",
             "src/run.rs",
             "src/cli/journal.rs",
+            "perf/src/measure.rs",
             "tests/e2e/",
         ],
     ),
@@ -102,7 +103,8 @@ const SHARD_DEPENDENCIES: &[&str] = &["hashbrown", "foldhash"];
 /// Tests only: it reads the seed to replay from the environment.
 const SIMULATION: &str = "shard/src/simulation/";
 
-const UNSAFE_FILES: &[&str] = &["src/gateway/net.rs", "src/journal/mapped.rs"];
+const UNSAFE_FILES: &[&str] =
+    &["src/gateway/net.rs", "src/journal/mapped.rs", "perf/src/floor/ring.rs"];
 /// Besides `src/clock.rs`; each with its reason.
 const CLOCK_FILES: &[(&str, &str)] = &[(
     "src/control/run.rs",
