@@ -4,13 +4,16 @@
 //! It knows the gateway only from outside, as a user does, and ends only what it started.
 
 mod figures;
+mod flame;
 mod floor;
 mod http;
 mod load;
 mod measure;
 mod process;
+mod profile;
 mod servers;
 
+use flame::View;
 use measure::Extent;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use servers::Place;
@@ -28,6 +31,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["floor", rest @ ..] => serve_floor(rest),
+        ["flame", rest @ ..] => draw_flame(rest),
+        ["look", admin, span_s] => flame::look(admin, span_s),
         _ => measure_all(&words),
     };
     match done {
@@ -51,10 +56,31 @@ fn serve_floor(args: &[&str]) -> Result<(), String> {
     ended.map_err(|error| format!("a floor fails: {error}"))
 }
 
+fn draw_flame(args: &[&str]) -> Result<(), String> {
+    let (load, rest) = match args {
+        [load @ ("relay" | "refusal"), rest @ ..] => (*load, rest),
+        rest => ("relay", rest),
+    };
+    let span_s = match rest {
+        [] => Ok(8),
+        ["--seconds", span_s] => span_s.parse().map_err(|_| format!("{span_s} is no number")),
+        _ => Err("flame [relay|refusal] [--seconds N]; see perf/run --help".to_owned()),
+    };
+    let (_, target) = folders();
+    let view = View { load, span_s: span_s? };
+    let program = target.join("profiling/tollgate");
+    flame::run(&Place::new(&target)?, &program, &target.join("perf"), &view)
+}
+
+/// This crate's, and the one of all that is built.
+fn folders() -> (&'static Path, PathBuf) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    (folder, folder.parent().unwrap_or(folder).join("target"))
+}
+
 fn measure_all(args: &[&str]) -> Result<(), String> {
     let given = |name: &str| args.contains(&name);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let target = folder.parent().unwrap_or(folder).join("target");
+    let (folder, target) = folders();
     let known = ["--json", "--quick", "--record"];
     if let Some(unknown) = args.iter().find(|arg| !known.contains(arg)) {
         return Err(format!("{unknown} is unknown; see perf/run --help"));

@@ -6,7 +6,7 @@ use crate::floor::BODY;
 use crate::http;
 use crate::load::{self, Outcome, REQUEST_BODY, Script, Shape};
 use crate::process::{Process, pause, until};
-use crate::servers::{Gateway, LOAD_CORE, Place, SERVER_CORE, Server};
+use crate::servers::{Gateway, LOAD_CORE, Place, SERVER_CORE, SHARD, Server};
 use rusqlite::Connection;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -16,7 +16,6 @@ const CONNECTIONS: u32 = 64;
 const IDLE_CONNECTIONS: usize = 10_000;
 /// The writer's batch is older than this when its time is read.
 const SETTLING: Duration = Duration::from_millis(200);
-const SHARD: &str = "shard-0";
 const CHAT: &str = "/v1/chat/completions";
 
 /// How much is measured.

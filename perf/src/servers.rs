@@ -15,6 +15,8 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 pub const SERVER_CORE: usize = 0;
 /// The core of the load and of the upstream.
 pub const LOAD_CORE: usize = 1;
+/// The thread of the gateway's only shard.
+pub const SHARD: &str = "shard-0";
 
 /// A folder for one run, removed at its end.
 pub struct Place {
