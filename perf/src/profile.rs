@@ -106,7 +106,7 @@ fn frame(line: &str) -> Option<Frame> {
 
 fn purpose(stack: &[Frame]) -> &'static str {
     let on_stack = |part: &&str| stack.iter().any(|frame| frame.name.contains(*part));
-    let found = PURPOSES.iter().find(|(parts, _)| parts.iter().all(|part| on_stack(part)));
+    let found = PURPOSES.iter().find(|(parts, _)| parts.iter().all(on_stack));
     found.map_or("other", |(_, purpose)| purpose)
 }
 
