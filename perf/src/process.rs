@@ -24,13 +24,15 @@ impl Process {
     pub fn start(core: usize, program: &Path, args: &[&str], log: &Path) -> Result<Self, String> {
         let file = File::create(log).map_err(|error| format!("{}: {error}", log.display()))?;
         let copy = file.try_clone().map_err(|error| error.to_string())?;
-        let mut command = Command::new("taskset");
+        // It goes with this process, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TOLLGATE_") {
                 command.env_remove(name);
             }
         }
-        command.args(["-c", &core.to_string()]).arg(program).args(args);
+        command.args(["taskset", "-c", &core.to_string()]).arg(program).args(args);
         let child = command.stdin(Stdio::null()).stdout(file).stderr(copy).spawn();
         let child = child.map_err(|error| format!("{}: {error}", program.display()))?;
         Ok(Self { child })
