@@ -37,7 +37,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hyper", &["src/control/", "src/wire/hyper_tests.rs"]),
     ("hyper_util", &["src/control/"]),
     ("argon2", &["src/control/"]),
-    ("monoio", &["src/gateway/net.rs"]),
+    ("monoio", &["src/gateway/net.rs", "perf/src/floor/monoio_relay.rs"]),
     ("clap", &["src/cli/", "src/main.rs"]),
     ("ureq", &["src/cli/", "src/control/admin/tests.rs", "tests/e2e/"]),
     (
@@ -48,6 +48,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "src/writer/",
             "src/run.rs",
             "src/cli/journal.rs",
+            "perf/src/measure.rs",
             "tests/e2e/",
         ],
     ),
@@ -104,7 +105,12 @@ const SHARD_DEPENDENCIES: &[&str] = &["hashbrown", "foldhash"];
 /// Tests only: it reads the seed to replay from the environment.
 const SIMULATION: &str = "shard/src/simulation/";
 
-const UNSAFE_FILES: &[&str] = &["src/gateway/net.rs", "src/journal/mapped.rs"];
+const UNSAFE_FILES: &[&str] = &[
+    "src/gateway/net.rs",
+    "src/journal/mapped.rs",
+    "perf/src/floor/ring.rs",
+    "tests/allocations.rs",
+];
 /// Besides `src/clock.rs`; each with its reason.
 const CLOCK_FILES: &[(&str, &str)] = &[(
     "src/control/run.rs",

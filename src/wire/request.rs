@@ -266,8 +266,8 @@ fn origin_form(target: &[u8]) -> Option<&[u8]> {
     is_authority(authority).then_some(resource)
 }
 
-/// A name, IPv4 or bracketed IPv6 address, and maybe a port: of RFC 3986, 3.2, what hosts are called
-/// in practice, so without user, escapes and sub-delimiters.
+/// A name, IPv4 or bracketed IPv6 address, and maybe a port: of RFC 3986, 3.2, what hosts are
+/// called in practice, so without user, escapes and sub-delimiters.
 fn is_authority(text: &[u8]) -> bool {
     let of = |part: &[u8], more: &[u8]| {
         part.iter().all(|byte| byte.is_ascii_alphanumeric() || more.contains(byte))
