@@ -31,10 +31,12 @@ pub struct Text<'a> {
 
 impl Text<'_> {
     /// Its characters, decoded, are `plain`.
+    #[inline]
     pub fn is(&self, plain: &str) -> bool {
-        if !self.escaped {
-            return self.raw == plain.as_bytes();
-        }
+        if self.escaped { self.decodes_to(plain) } else { self.raw == plain.as_bytes() }
+    }
+
+    fn decodes_to(&self, plain: &str) -> bool {
         let mut rest = plain.as_bytes();
         let matches = unescape(self.raw, |piece| match rest.strip_prefix(piece) {
             Some(after) => {
@@ -134,10 +136,7 @@ impl<'a> Iterator for Members<'a> {
     type Item = (Text<'a>, Value<'a>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.reader.next_token() {
-            Ok(Some(Token::Key(key))) => Some((key, self.reader.next_value().ok()?)),
-            _ => None,
-        }
+        self.reader.next_member()
     }
 }
 
@@ -205,6 +204,12 @@ impl<'a> Reader<'a> {
         Self { text, at: 0, token_start: 0, depth: 0, objects: 0, expect: Expect::Value }
     }
 
+    /// Inside the object that `text` is, where the name of a member begins. What stands before it is
+    /// taken on trust: for texts that nobody but their sender depends on.
+    pub fn at_member(text: &'a [u8], at: usize) -> Self {
+        Self { text, at, token_start: at, depth: 1, objects: 1, expect: Expect::Key }
+    }
+
     /// Levels that are open after the last token.
     pub fn depth(&self) -> u32 {
         self.depth
@@ -252,6 +257,14 @@ impl<'a> Reader<'a> {
             self.next_token()?;
         }
         Ok(Value { raw: &self.text[start..self.at], kind })
+    }
+
+    /// The next member of the object that is open, whole; `None` at its end or at an error.
+    pub fn next_member(&mut self) -> Option<(Text<'a>, Value<'a>)> {
+        match self.next_token() {
+            Ok(Some(Token::Key(key))) => Some((key, self.next_value().ok()?)),
+            _ => None,
+        }
     }
 
     fn peek(&mut self) -> Option<u8> {
@@ -355,28 +368,56 @@ impl<'a> Reader<'a> {
     /// From the opening quote past the closing one.
     fn string(&mut self) -> Result<Text<'a>, JsonError> {
         let start = self.at + 1;
-        let mut at = start;
+        let mut at = start + plain_bytes(self.text.get(start..).unwrap_or_default());
         let mut escaped = false;
         loop {
-            let rest = self.text.get(at..).unwrap_or_default();
-            let plain = memchr2(b'"', b'\\', rest).ok_or(JsonError::Malformed)?;
-            // Without an early exit, so that it runs over many bytes at once.
-            if rest[..plain].iter().fold(false, |found, byte| found | (*byte < b' ')) {
-                return Err(JsonError::Malformed);
+            match self.text.get(at) {
+                Some(b'"') => {
+                    self.at = at + 1;
+                    return Ok(Text { raw: &self.text[start..at], escaped });
+                }
+                Some(b'\\') => {
+                    escaped = true;
+                    at += match self.text.get(at + 1) {
+                        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
+                        Some(b'u') if hex4(&self.text[at + 2..]).is_some() => 6,
+                        _ => return Err(JsonError::Malformed),
+                    };
+                }
+                Some(_) => {
+                    let rest = &self.text[at..];
+                    let plain = memchr2(b'"', b'\\', rest).ok_or(JsonError::Malformed)?;
+                    // Without an early exit, so that it runs over many bytes at once.
+                    if rest[..plain].iter().fold(false, |found, byte| found | (*byte < b' ')) {
+                        return Err(JsonError::Malformed);
+                    }
+                    at += plain;
+                }
+                None => return Err(JsonError::Malformed),
             }
-            at += plain;
-            if self.text[at] == b'"' {
-                self.at = at + 1;
-                return Ok(Text { raw: &self.text[start..at], escaped });
-            }
-            escaped = true;
-            at += match self.text.get(at + 1) {
-                Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
-                Some(b'u') if hex4(&self.text[at + 2..]).is_some() => 6,
-                _ => return Err(JsonError::Malformed),
-            };
         }
     }
+}
+
+/// How many bytes at the start of `text` stand for themselves in a string, counted for its first
+/// 32 only: most names and many values are shorter, and longer ones are searched faster otherwise.
+fn plain_bytes(text: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // Sets the top bit of each byte that is zero; bytes above such a one may be wrong, and don't
+    // matter (Bit Twiddling Hacks, "Determine if a word has a zero byte").
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
+    let mut plain = 0;
+    for bytes in text.as_chunks::<8>().0.iter().take(4) {
+        let word = u64::from_le_bytes(*bytes);
+        let control = zeros(word & (ONES * 0xe0));
+        let special = zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * 0x5c));
+        let found = (control | special) & (ONES << 7);
+        if found != 0 {
+            return plain + found.trailing_zeros() as usize / 8;
+        }
+        plain += 8;
+    }
+    plain
 }
 
 /// Validates the whole text and reports the members of the object that it is, in order. They are

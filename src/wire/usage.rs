@@ -3,7 +3,7 @@
 //! What is no plain count (negative, a fraction, over 32 bits) is no report: the call is then
 //! estimated, never billed on nonsense.
 
-use super::json::{Kind, Text, Value, members};
+use super::json::{Kind, Reader, Text, Token, Value, members};
 use super::span::Span;
 use super::text::{append_text, holds_delta};
 use memchr::memmem;
@@ -24,11 +24,33 @@ pub struct TokenCounts {
 /// The usage that a whole answer reports: OpenAI's chat, completions, embeddings and responses,
 /// and Anthropic's messages.
 pub fn usage_from_body(json: &[u8]) -> Option<TokenCounts> {
-    memmem::find(json, b"\"usage\"")?;
-    let (_, usage) = members(json).filter(|(key, _)| key.is("usage")).last()?;
-    let report = Report::read(usage)?;
+    let at = memmem::rfind(json, b"\"usage\"")?;
+    let report = report_from(json, at).or_else(|| {
+        let (_, usage) = members(json).filter(|(key, _)| key.is("usage")).last()?;
+        Report::read(usage.members())
+    })?;
     let (input, cached) = report.input()?;
     Some(TokenCounts { input, cached, output: report.output.unwrap_or(0) })
+}
+
+/// The report, if the member whose name begins at `at` is one, of the answer itself. Mostly it is
+/// the last member, or nearly: what stands before it need not be read.
+fn report_from(json: &[u8], at: usize) -> Option<Report> {
+    let mut reader = Reader::at_member(json, at);
+    let mut report = None;
+    while let Some(token) = reader.next_token().ok()? {
+        match token {
+            Token::Key(key) if key.is("usage") => {
+                if reader.next_token().ok()? != Some(Token::ObjectStart) {
+                    return None;
+                }
+                report = Report::read(std::iter::from_fn(|| reader.next_member()));
+            }
+            Token::Key(_) => drop(reader.next_value().ok()?),
+            _ => {}
+        }
+    }
+    report
 }
 
 /// What an event of a stream means for the relay.
@@ -109,7 +131,7 @@ impl StreamMeter {
     }
 
     fn take(&mut self, usage: Option<Value<'_>>, is_final: bool) {
-        let Some(report) = usage.and_then(Report::read) else { return };
+        let Some(report) = usage.and_then(|usage| Report::read(usage.members())) else { return };
         // Anthropic's closing report may leave the prompt out, or set it to 0: the first one holds.
         if let Some((input, cached)) = report.input()
             && (input > 0 || self.input.is_none())
@@ -174,9 +196,9 @@ struct Report {
 }
 
 impl Report {
-    fn read(usage: Value<'_>) -> Option<Self> {
+    fn read<'a>(members: impl Iterator<Item = (Text<'a>, Value<'a>)>) -> Option<Self> {
         let mut report = Self::default();
-        for (key, value) in usage.members() {
+        for (key, value) in members {
             let is = |name: &str| key.is(name);
             let (place, value) = if is("prompt_tokens") {
                 (&mut report.prompt, value)
