@@ -204,8 +204,8 @@ impl<'a> Reader<'a> {
         Self { text, at: 0, token_start: 0, depth: 0, objects: 0, expect: Expect::Value }
     }
 
-    /// Inside the object that `text` is, where the name of a member begins. What stands before it is
-    /// taken on trust: for texts that nobody but their sender depends on.
+    /// Inside the object that `text` is, where the name of a member begins. What stands before it
+    /// is taken on trust: for texts that nobody but their sender depends on.
     pub fn at_member(text: &'a [u8], at: usize) -> Self {
         Self { text, at, token_start: at, depth: 1, objects: 1, expect: Expect::Key }
     }
