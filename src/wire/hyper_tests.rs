@@ -122,7 +122,10 @@ fn as_asked(request: &Request<Incoming>) -> Asked {
     };
     Asked {
         method: request.method().as_str().to_owned(),
-        resource: uri.path_and_query().map_or("/", |it| it.as_str()).to_owned(),
+        // Written together, they lack the slash of an empty path.
+        resource: uri
+            .query()
+            .map_or(uri.path().to_owned(), |query| format!("{}?{query}", uri.path())),
         http_10: request.version() == hyper::Version::HTTP_10,
         framing: match request.body().size_hint().exact() {
             Some(0) => BodyFraming::None,
