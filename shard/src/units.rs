@@ -120,6 +120,21 @@ pub const ID_CHARS: usize = 12;
 /// The largest identity.
 pub const ID_MAX: u64 = (1 << 60) - 1;
 
+/// The value of a character of [`BASE32`].
+pub fn base32_digit(byte: u8) -> Option<u8> {
+    const NONE: u8 = u8::MAX;
+    const DIGITS: [u8; 256] = {
+        let mut digits = [NONE; 256];
+        let mut digit = 0;
+        while digit < BASE32.len() {
+            digits[BASE32[digit] as usize] = digit as u8;
+            digit += 1;
+        }
+        digits
+    };
+    Some(DIGITS[usize::from(byte)]).filter(|digit| *digit != NONE)
+}
+
 /// Writes the low 60 bits of `id` as 12 characters.
 pub fn id_to_text(id: u64) -> [u8; ID_CHARS] {
     let mut text = [0u8; ID_CHARS];
@@ -136,7 +151,7 @@ pub fn id_from_text(text: &[u8]) -> Option<u64> {
     }
     let mut id = 0u64;
     for byte in text {
-        id = id << 5 | BASE32.iter().position(|known| known == byte)? as u64;
+        id = id << 5 | u64::from(base32_digit(*byte)?);
     }
     Some(id)
 }

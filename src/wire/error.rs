@@ -280,12 +280,14 @@ impl From<CallError> for ApiError {
 
 fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    for byte in text.bytes() {
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+    for run in text.as_bytes().split_inclusive(|byte| b"\"\\".contains(byte) || *byte < b' ') {
+        let Some((last, plain)) = run.split_last() else { continue };
+        out.extend_from_slice(plain);
+        match last {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', *last]),
             // Messages are single lines of ours; what is not is left out.
             0..0x20 => out.push(b' '),
-            _ => out.push(byte),
+            _ => out.push(*last),
         }
     }
     out.push(b'"');

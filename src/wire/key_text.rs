@@ -4,7 +4,7 @@
 //! What is read here is a secret: no type of this file holds the secret part, so none can log it.
 
 use shard::message::KEY_TEXT_BYTES;
-use shard::units::{BASE32, ID_CHARS, id_from_text, id_to_text};
+use shard::units::{BASE32, ID_CHARS, base32_digit, id_from_text, id_to_text};
 use std::ops::Range;
 
 /// What every key begins with.
@@ -31,7 +31,7 @@ pub fn parse(text: &[u8]) -> Option<KeyText> {
     }
     // 128 bits in 26 characters leave the first two bits of 130 clear.
     let is_secret =
-        text[SECRET].iter().all(|byte| BASE32.contains(byte)) && text[SECRET.start] <= b'7';
+        text[SECRET].iter().all(|byte| base32_digit(*byte).is_some()) && text[SECRET.start] <= b'7';
     let id = id_from_text(&text[ID])?;
     is_secret.then_some(KeyText { id })
 }
