@@ -160,7 +160,7 @@ impl Client {
     /// Sends what `output` holds, and empties it.
     pub async fn send(&mut self, core: &Core) -> std::io::Result<()> {
         let patience = Nanos::from_ms(core.config().server.write_timeout_ms);
-        self.socket.watch().arm(clock::now().after(patience), Ends::Both);
+        self.socket.watch().arm(clock::lately().after(patience), Ends::Both);
         let result = self.socket.write_all(&mut self.output).await;
         self.socket.watch().disarm();
         self.output.clear();
@@ -169,9 +169,9 @@ impl Client {
 
     /// Sends a part of an answer. How long that takes is the client's doing.
     pub async fn send_part(&mut self, core: &Core) -> std::io::Result<()> {
-        let begun = clock::now();
+        let begun = clock::lately();
         let result = self.send(core).await;
-        self.waited = self.waited.after(clock::now().since(begun));
+        self.waited = self.waited.after(clock::lately().since(begun));
         result
     }
 
@@ -185,7 +185,7 @@ impl Client {
         };
         self.head.clear();
         self.body_is_read = false;
-        self.begun = clock::now();
+        self.begun = clock::lately();
         self.waited = Nanos(0);
         let mut deadline = if self.input.is_empty() {
             // An answer that began before the drain did may not have said that it is the last.
@@ -205,7 +205,7 @@ impl Client {
             let was_empty = self.input.is_empty();
             match self.read_more(deadline).await {
                 Some(_) if was_empty => {
-                    self.begun = clock::now();
+                    self.begun = clock::lately();
                     deadline = self.begun.after(Nanos::from_ms(server.head_timeout_ms));
                 }
                 Some(_) => {}
@@ -257,7 +257,7 @@ impl Client {
     ) -> Result<(), Option<ApiError>> {
         let patience = Patience {
             per_read: Nanos::from_ms(core.config().server.body_timeout_ms),
-            until: clock::now().after(Nanos::from_ms(total_ms)),
+            until: clock::lately().after(Nanos::from_ms(total_ms)),
         };
         if let BodyFraming::Length(length) = self.head.framing {
             let whole = self.head.head_len + length as usize;
@@ -300,7 +300,7 @@ impl Client {
     }
 
     async fn must_read(&mut self, patience: &Patience) -> Result<(), Option<ApiError>> {
-        let deadline = clock::now().after(patience.per_read).min(patience.until);
+        let deadline = clock::lately().after(patience.per_read).min(patience.until);
         match self.read_more(deadline).await {
             Some(_) => Ok(()),
             None if self.socket.watch().fired() => Err(Some(ApiError::RequestTimeout)),
@@ -321,7 +321,7 @@ impl Client {
         let read = self.socket.read(&mut self.input).await;
         self.socket.watch().disarm();
         if let Some(begun) = begun {
-            self.waited = self.waited.after(clock::now().since(begun));
+            self.waited = self.waited.after(clock::lately().since(begun));
         }
         read.ok().filter(|count| *count > 0)
     }
@@ -329,7 +329,7 @@ impl Client {
     /// Says that nothing more comes, and reads on for a while what nobody wants.
     async fn linger(&mut self) {
         self.socket.end_writes();
-        let deadline = clock::now().after(LINGER);
+        let deadline = clock::lately().after(LINGER);
         let mut skipped = 0;
         while skipped < LINGER_BYTES_MAX {
             self.input.clear();

@@ -278,6 +278,7 @@ impl Core {
     }
 
     fn take_in(&self, message: ToShard) -> bool {
+        clock::tick();
         match message {
             ToShard::Counted { ticket, input_tokens, output_tokens } => {
                 self.reply(ticket, Reply::Counted { input_tokens, output_tokens });
@@ -300,7 +301,7 @@ impl Core {
                 if let ToShard::Catalog(catalog) = &other {
                     *self.catalog.borrow_mut() = Rc::new(CatalogHandle(Arc::clone(catalog)));
                 }
-                let woken = self.shard.borrow_mut().handle(other, clock::now());
+                let woken = self.shard.borrow_mut().handle(other, clock::lately());
                 if let Some(spot) = woken {
                     self.parking.wake(Spot::Shard(spot));
                 }
@@ -326,11 +327,11 @@ impl Core {
         loop {
             let due = self.shard.borrow().poll_timeout();
             net::sleep(due.map_or(sweep_in, |due| {
-                let span = Duration::from_nanos(due.since(clock::now()).0);
+                let span = Duration::from_nanos(due.since(clock::lately()).0);
                 span.clamp(Duration::from_millis(1), LEASES_EVERY)
             }))
             .await;
-            let now = clock::now();
+            let now = clock::lately();
             self.shard.borrow_mut().on_timeout(now);
             self.wake_ready();
             self.post();

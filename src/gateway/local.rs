@@ -47,7 +47,7 @@ pub async fn own_route(
         let body = models(core, caller);
         return Ok(send(core, client, call, 200, &body, None).await);
     }
-    let period = Period::of(clock::unix_us());
+    let period = Period::of(clock::moment_lately().unix_us);
     let question = |ticket| ToControl::Account {
         shard: core.index,
         ticket,
@@ -58,7 +58,7 @@ pub async fn own_route(
     let Some(Reply::Account(month)) = core.ask(ACCOUNT_PATIENCE, question).await else {
         return Err(ApiError::Overloaded.into());
     };
-    let limits = core.shard.borrow().limits(caller, clock::moment());
+    let limits = core.shard.borrow().limits(caller, clock::moment_lately());
     let body = account(core, caller, period, &month, &limits)?;
     Ok(send(core, client, call, 200, &body, Some(&limits)).await)
 }

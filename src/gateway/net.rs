@@ -5,7 +5,10 @@
 //! an accept or read raced in a select (loses descriptors or bytes), and dropping a runtime
 //! with operations in flight ([`run`] ends only after its last task). A read or write is ended
 //! early only by shutting its socket down ([`Handle`]).
+//!
+//! Every wait that ends here reads the clock ([`clock::tick`]).
 
+use crate::clock;
 use io_uring::IoUring;
 use monoio::buf::IoBufMut;
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
@@ -62,12 +65,15 @@ pub fn spawn(task: impl Future<Output = ()> + 'static) {
 /// Waits.
 pub async fn sleep(span: Duration) {
     monoio::time::sleep(span).await;
+    clock::tick();
 }
 
 /// Waits for `future`, at most `span`; `None` if it took longer. Only for futures that own no
 /// operation of the ring, or whose socket is thrown away with them.
 pub async fn within<F: Future>(span: Duration, future: F) -> Option<F::Output> {
-    monoio::time::timeout(span, future).await.ok()
+    let output = monoio::time::timeout(span, future).await.ok();
+    clock::tick();
+    output
 }
 
 /// A listening socket of this thread.
@@ -178,6 +184,7 @@ impl Listener {
     /// The next connection, without Nagle's delay.
     pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
         let (inner, peer) = self.inner.accept().await?;
+        clock::tick();
         Ok((Stream::new(inner)?, peer))
     }
 }
@@ -197,7 +204,9 @@ impl Stream {
 
     /// Opens a connection.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-        Self::new(TcpStream::connect_addr(address).await?)
+        let connected = TcpStream::connect_addr(address).await;
+        clock::tick();
+        Self::new(connected?)
     }
 
     /// For ending what waits on it.
@@ -211,6 +220,7 @@ impl Stream {
         let (begin, end) = (buffer.len(), buffer.capacity());
         let room = std::mem::take(buffer).slice_mut(begin..end);
         let (result, room) = self.inner.read(room).await;
+        clock::tick();
         *buffer = room.into_inner();
         result
     }
@@ -218,6 +228,7 @@ impl Stream {
     /// Writes all of `bytes`.
     pub async fn write_all(&mut self, bytes: &mut Vec<u8>) -> io::Result<()> {
         let (result, given_back) = self.inner.write_all(std::mem::take(bytes)).await;
+        clock::tick();
         *bytes = given_back;
         result.map(|_| ())
     }

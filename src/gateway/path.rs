@@ -110,7 +110,7 @@ async fn serve(core: &Core, client: &mut Client, call: &Call) -> Result<(u16, Ne
             let caller = known_sender(core, client).await?;
             let wanted = understand(core, client, call, &caller)?;
             let mut admitted = admit(core, client, caller, &wanted, &call.beginning).await?;
-            let asked = clock::now();
+            let asked = clock::lately();
             client.expect_answer_head(asked);
             let request = wanted.request(client);
             let link = upstream::call(core, &request, &mut admitted.attempts, |out| {
@@ -119,7 +119,7 @@ async fn serve(core: &Core, client: &mut Client, call: &Call) -> Result<(u16, Ne
             match link.await {
                 Ok(link) => Ok(relay::answer(core, client, call, &wanted, admitted, link).await),
                 Err(fault) => {
-                    admitted.waited = client.waited.after(clock::now().since(asked));
+                    admitted.waited = client.waited.after(clock::lately().since(asked));
                     Ok(relay::no_answer(core, client, call, admitted, fault).await)
                 }
             }
@@ -148,14 +148,14 @@ async fn identify(core: &Core, client: &Client) -> Result<Caller, Stop> {
     key.copy_from_slice(text);
     let digest = *blake3::keyed_hash(&core.digest_key, &key).as_bytes();
     loop {
-        let identity = core.shard.borrow_mut().identify(&digest, clock::now());
+        let identity = core.shard.borrow_mut().identify(&digest, clock::lately());
         match identity {
             Identity::Known(caller) => return Ok(caller),
             Identity::Refused => return Err(ApiError::InvalidApiKey.into()),
             Identity::Busy => return Err(ApiError::Overloaded.into()),
             Identity::Wait { verify } => {
                 if verify {
-                    core.shard.borrow_mut().verify(digest, key, client.peer.ip(), clock::now());
+                    core.shard.borrow_mut().verify(digest, key, client.peer.ip(), clock::lately());
                     core.post();
                 }
                 let spot = Spot::Shard(WaitFor::Key(fingerprint(&digest)));
@@ -180,9 +180,9 @@ async fn admit(
         strict: wanted.strict,
         retry: false,
     };
-    let deadline = clock::now().after(GRANT_PATIENCE);
+    let deadline = clock::lately().after(GRANT_PATIENCE);
     loop {
-        let admission = core.shard.borrow_mut().admit(&caller, &ask, clock::moment());
+        let admission = core.shard.borrow_mut().admit(&caller, &ask, clock::moment_lately());
         core.post();
         match admission {
             Admission::Admitted(permit) => {
@@ -196,7 +196,7 @@ async fn admit(
             }
             Admission::Refused(refusal) => return Err(refused(core, &caller, &refusal)),
             Admission::Wait(spot) => {
-                if clock::now() >= deadline {
+                if clock::lately() >= deadline {
                     return Err(ApiError::AuthorityUnavailable.into());
                 }
                 // Unwoken it asks again too: a park ends by itself.
@@ -222,7 +222,7 @@ fn refused(core: &Core, caller: &Caller, refusal: &Refusal) -> Stop {
             (ApiError::InsufficientQuota, *retry_after)
         }
     };
-    let limits = core.shard.borrow().limits(caller, clock::moment());
+    let limits = core.shard.borrow().limits(caller, clock::moment_lately());
     Stop::Refused(Refused { error, retry_after: Some(retry_after), limits: Some(limits) })
 }
 
@@ -235,13 +235,13 @@ async fn refuse(core: &Core, client: &mut Client, call: &Call, why: &Refused) ->
 }
 
 fn count(core: &Core, call: &Call, status: u16) {
-    let duration_us = clock::now().since(call.beginning.begun).0 / 1_000;
+    let duration_us = clock::lately().since(call.beginning.begun).0 / 1_000;
     core.metrics().request(call.endpoint, status, duration_us);
 }
 
 /// UUIDv7 (RFC 9562): milliseconds since 1970, then 74 random bits.
 fn record_id(core: &Core) -> u128 {
-    let unix_ms = (clock::unix_us() / 1_000) as u64;
+    let unix_ms = (clock::moment_lately().unix_us / 1_000) as u64;
     let mut random = [0u8; 10];
     core.random.borrow_mut().fill(&mut random);
     uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid().as_u128()

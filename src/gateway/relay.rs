@@ -32,7 +32,7 @@ pub async fn answer(
     mut admitted: Admitted,
     mut link: Link,
 ) -> (u16, Next) {
-    admitted.first_byte_at = Some(clock::now());
+    admitted.first_byte_at = Some(clock::lately());
     if link.head.is_event_stream && !link.is_done() {
         admitted.streamed = true;
         return stream::relay(core, client, call, wanted, admitted, link).await;
@@ -76,7 +76,7 @@ pub async fn no_answer(
     if let Err(error) = core.durable(bill.seq).await {
         return not_durable(core, client, call, error).await;
     }
-    let limits = Some(core.shard.borrow().limits(&caller, clock::moment()));
+    let limits = Some(core.shard.borrow().limits(&caller, clock::moment_lately()));
     let refused = Refused { error, retry_after: None, limits };
     let keep_alive = client.keeps_alive(core);
     answer::write_refusal(client, &refused, call.shape, &call.beginning.request_id, keep_alive);
@@ -106,7 +106,7 @@ async fn whole(
     if let Err(error) = core.durable(seq).await {
         return not_durable(core, client, call, error).await;
     }
-    let limits = core.shard.borrow().limits(&caller, clock::moment());
+    let limits = core.shard.borrow().limits(&caller, clock::moment_lately());
     let keep_alive = client.keeps_alive(core);
     let own = Own {
         request_id: &call.beginning.request_id,

@@ -96,16 +96,16 @@ fn take(core: &Rc<Core>, stream: Stream, peer: SocketAddr) {
 /// Finishes what is in flight, gives back what is leased, and closes the journal.
 async fn drain(core: &Core, listener: net::Handle) {
     listener.end();
-    let begun = clock::now();
+    let begun = clock::lately();
     let idle_deadline = begun.after(IDLE_GRACE);
     let deadline = begun.after(Nanos::from_ms(core.config().server.drain_timeout_ms));
     let mut idle_closed = false;
     // The ring may hold a connection that was accepted a moment ago.
     net::sleep(DRAIN_POLL).await;
-    while core.connections.get() > 0 && clock::now() < deadline {
+    while core.connections.get() > 0 && clock::lately() < deadline {
         // Control still answers wants; so does the syncer.
         core.take_in_waiting();
-        if !idle_closed && clock::now() >= idle_deadline {
+        if !idle_closed && clock::lately() >= idle_deadline {
             core.watches.end_idle();
             idle_closed = true;
         }
@@ -114,15 +114,15 @@ async fn drain(core: &Core, listener: net::Handle) {
     if core.connections.get() > 0 {
         tracing::warn!(connections = core.connections.get(), "cut off: the drain took too long");
         core.watches.end_all();
-        let last = clock::now().after(Nanos::from_s(1));
-        while core.connections.get() > 0 && clock::now() < last {
+        let last = clock::lately().after(Nanos::from_s(1));
+        while core.connections.get() > 0 && clock::lately() < last {
             core.take_in_waiting();
             net::sleep(DRAIN_POLL).await;
         }
     }
-    core.shard.borrow_mut().release_all(clock::now());
-    let last = clock::now().after(Nanos::from_s(1));
-    while !core.post() && clock::now() < last {
+    core.shard.borrow_mut().release_all(clock::lately());
+    let last = clock::lately().after(Nanos::from_s(1));
+    while !core.post() && clock::lately() < last {
         net::sleep(DRAIN_POLL).await;
     }
     if let Some(journal) = core.journal.borrow_mut().take() {

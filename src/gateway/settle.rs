@@ -113,7 +113,7 @@ impl Admitted {
             Some(Err(JournalFull)) => ApiError::JournalFull,
             None => ApiError::Overloaded,
         };
-        let _ = core.shard.borrow_mut().settle(permit, &Usage::default(), clock::moment());
+        let _ = core.shard.borrow_mut().settle(permit, &Usage::default(), clock::moment_lately());
         if matches!(error, ApiError::JournalFull) {
             core.metrics().journal_full.add(1);
         }
@@ -145,7 +145,8 @@ impl Admitted {
     /// Prices the call, refunds what was reserved too much, and puts the record into the journal
     /// and on its way to the writer.
     pub fn settle(self, core: &Core, status: u16, outcome: Outcome, usage: &Usage) -> Bill {
-        let at = clock::moment();
+        clock::tick();
+        let at = clock::moment_lately();
         let mut record = Record {
             record_id: self.record_id,
             occurred_at_unix_us: self.permit.admitted_at_unix_us(),

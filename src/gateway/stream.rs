@@ -50,7 +50,7 @@ pub async fn relay(
         _ => Ending::Chunked,
     };
     let keep_alive = client.keeps_alive(core) && ending != Ending::Close;
-    let limits = core.shard.borrow().limits(&admitted.caller, clock::moment());
+    let limits = core.shard.borrow().limits(&admitted.caller, clock::moment_lately());
     let own = Own {
         request_id: &call.beginning.request_id,
         limits: Some(&limits),
@@ -95,7 +95,7 @@ pub async fn relay(
 
 /// Reads what little may be left of an answer, so that its connection can be used again.
 async fn finish(core: &Core, service: u32, mut link: Link) {
-    link.end_by(clock::now().after(TAIL_PATIENCE));
+    link.end_by(clock::lately().after(TAIL_PATIENCE));
     for _ in 0..TAIL_READS_MAX {
         match link.next_part(core).await {
             Ok(Some(_)) => {}

@@ -80,7 +80,7 @@ fn fixture(durability: Durability, room: usize) -> Fixture {
 
 /// A permit of ten tokens.
 fn permit(core: &Core) -> (Permit, Caller) {
-    let at = clock::moment();
+    let at = clock::moment_lately();
     let mut shard = core.shard.borrow_mut();
     let consumer = ConsumerId(7);
     let grant = KeyGrant {
@@ -122,7 +122,7 @@ fn permit(core: &Core) -> (Permit, Caller) {
 }
 
 fn beginning() -> Beginning {
-    Beginning { record_id: 1, request_id: RequestId::ours(1), begun: clock::now() }
+    Beginning { record_id: 1, request_id: RequestId::ours(1), begun: clock::lately() }
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn what_a_full_channel_did_not_take_is_posted_later() {
     let months: BTreeSet<u64> = (0..5).collect();
     for month in &months {
         let (consumer, period) = (ConsumerId(*month), Period(202_611));
-        core.shard.borrow_mut().handle(ToShard::RecallQuota { consumer, period }, clock::now());
+        core.shard.borrow_mut().handle(ToShard::RecallQuota { consumer, period }, clock::lately());
     }
     let mut posted = BTreeSet::new();
     for _ in 0..=months.len() {

@@ -71,7 +71,7 @@ impl Pools {
             return;
         }
         link.reset();
-        link.idle_since = clock::now();
+        link.idle_since = clock::lately();
         let mut pools = self.by_service.borrow_mut();
         let index = index as usize;
         if pools.len() <= index {
@@ -141,7 +141,7 @@ pub async fn call(
     attempts: &mut u16,
     compose: impl Fn(&mut Vec<u8>),
 ) -> Result<Link, Fault> {
-    let begun = clock::now();
+    let begun = clock::lately();
     let total = begun.after(Nanos::from_ms(core.config().upstream.total_timeout_ms));
     *attempts += 1;
     if let Some(mut link) = core.pools.take(request.index, request.service, begun) {
@@ -156,7 +156,7 @@ pub async fn call(
         }
     }
     let mut link = Link::open(core, request.service).await?;
-    link.waited = clock::now().since(begun);
+    link.waited = clock::lately().since(begun);
     link.total_deadline = total;
     compose(&mut link.output);
     link.exchange(core, request).await?;
@@ -227,7 +227,7 @@ impl Link {
     }
 
     async fn exchange(&mut self, core: &Core, request: &Request<'_>) -> Result<(), Fault> {
-        let begun = clock::now();
+        let begun = clock::lately();
         self.socket.watch().serve(request.client, begun);
         let first_byte = begun.after(Nanos::from_ms(core.config().upstream.first_byte_timeout_ms));
         self.socket.watch().arm(first_byte.min(self.total_deadline), Ends::Both);
@@ -238,7 +238,7 @@ impl Link {
         }
         let result = self.read_head(core, request.is_head).await;
         self.socket.watch().disarm();
-        self.waited = self.waited.after(clock::now().since(begun));
+        self.waited = self.waited.after(clock::lately().since(begun));
         result
     }
 
@@ -296,13 +296,13 @@ impl Link {
     pub async fn read_more(&mut self, core: &Core) -> Result<(), Fault> {
         self.input.drain(..self.position);
         self.position = 0;
-        let begun = clock::now();
+        let begun = clock::lately();
         let idle = begun.after(Nanos::from_ms(core.config().upstream.idle_timeout_ms));
         self.socket.watch().arm(idle.min(self.total_deadline), Ends::Both);
         let read = self.read().await;
         // The time that a client takes to receive is not the upstream's.
         self.socket.watch().disarm();
-        self.waited = self.waited.after(clock::now().since(begun));
+        self.waited = self.waited.after(clock::lately().since(begun));
         if read? == 0 {
             if !matches!(self.rest, Rest::UntilClose) || self.socket.watch().fired() {
                 return Err(self.fault());
