@@ -1,7 +1,7 @@
 //! Heads and bodies of answers: the headers that every answer carries, refusals, and what is
 //! answered without an upstream.
 
-use super::connection::Client;
+use super::client::Client;
 use super::settle::RequestId;
 use crate::wire::error::{ApiError, Shape};
 use crate::wire::response::ResponseHead;

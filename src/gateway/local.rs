@@ -1,9 +1,9 @@
 //! The routes that Tollgate answers itself: health, the caller's models, the caller's account.
 
 use super::answer::{self, Own};
-use super::connection::{Client, Next};
+use super::call::{Call, Next, Stop};
+use super::client::Client;
 use super::core::{Core, Reply};
-use super::path::{Call, Stop};
 use super::route::Route;
 use crate::clock;
 use crate::wire::error::ApiError;

@@ -14,6 +14,11 @@ const COUNT_PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes to a token where nobody counts: OpenAI's rule of thumb.
 const BYTES_PER_TOKEN: usize = 4;
 
+/// An answer that stands for work done: where it reports no usage, tokens are counted.
+pub const fn is_billable(status: u16) -> bool {
+    status >= 200 && status < 300
+}
+
 /// As the upstream reported.
 pub const fn reported(counts: TokenCounts) -> Usage {
     Usage {

@@ -4,6 +4,8 @@
 //! path; and it never names `control` or `writer`.
 
 mod answer;
+mod call;
+mod client;
 mod connection;
 pub mod core;
 mod local;

@@ -6,11 +6,12 @@
 //! bytes   Caller     Admitted Request  chunks  Usage   Bill ───────────────────→ last byte
 //! ```
 //!
-//! `connection.rs` has parsed the head. From `admit` on there is an [`Admitted`]: it is consumed
+//! `client.rs` has parsed the head. From `admit` on there is an [`Admitted`]: it is consumed
 //! by `settle`, whatever happens to the client or the upstream.
 
 use super::answer::{self, Refused};
-use super::connection::{Client, Next};
+use super::call::{Call, Next, Stop};
+use super::client::Client;
 use super::core::Core;
 use super::park::Spot;
 use super::route::{Route, route};
@@ -18,8 +19,7 @@ use super::settle::{Admitted, Beginning, RequestId};
 use super::understand::{Wanted, understand};
 use super::{local, net, relay, upstream};
 use crate::clock;
-use crate::metrics::Endpoint;
-use crate::wire::error::{ApiError, Shape};
+use crate::wire::error::ApiError;
 use crate::wire::key_text;
 use crate::wire::request::path_at_sight;
 use shard::key_cache::{Caller, Identity, fingerprint};
@@ -35,38 +35,6 @@ const VERDICT_PATIENCE: Duration = Duration::from_secs(10);
 const GRANT_PATIENCE: Nanos = Nanos::from_ms(250);
 /// How long a request waits before it asks its shard again.
 const PARK: Duration = Duration::from_nanos(lease::PARK.0);
-
-/// One call: what is known of it before anything is decided.
-pub struct Call {
-    /// Where it goes.
-    pub route: Route,
-    /// Its name in metrics.
-    pub endpoint: Endpoint,
-    /// How its errors look.
-    pub shape: Shape,
-    /// Its identity and its first instant.
-    pub beginning: Beginning,
-}
-
-/// Why a call ends before it is relayed.
-pub enum Stop {
-    /// The client is told.
-    Refused(Refused),
-    /// The client is gone.
-    Gone,
-}
-
-impl From<Option<ApiError>> for Stop {
-    fn from(error: Option<ApiError>) -> Self {
-        error.map_or(Self::Gone, Self::from)
-    }
-}
-
-impl From<ApiError> for Stop {
-    fn from(error: ApiError) -> Self {
-        Self::Refused(error.into())
-    }
-}
 
 /// Serves one request whose head has been read.
 pub async fn request(core: &Core, client: &mut Client) -> Next {

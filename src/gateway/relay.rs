@@ -3,10 +3,10 @@
 //! journal before the answer's last byte leaves.
 
 use super::answer::{self, Ending, Own, Refused};
-use super::connection::{Client, Next};
+use super::call::{Call, Next, meaning};
+use super::client::Client;
 use super::core::Core;
-use super::meter;
-use super::path::Call;
+use super::meter::{self, is_billable};
 use super::settle::{Admitted, Bill};
 use super::stream;
 use super::understand::Wanted;
@@ -144,17 +144,4 @@ async fn not_durable(
     // It is the last word on this connection, heard or not.
     let _ = client.send(core).await;
     (refused.error.status(), Next::Close)
-}
-
-/// What a fault is to the caller, and to the record.
-pub const fn meaning(fault: Fault) -> (ApiError, Outcome) {
-    match fault {
-        Fault::TimedOut => (ApiError::UpstreamTimeout, Outcome::TimedOut),
-        Fault::Failed | Fault::Stale => (ApiError::UpstreamError, Outcome::UpstreamFailed),
-    }
-}
-
-/// An answer that stands for work done: where it reports no usage, tokens are counted.
-pub const fn is_billable(status: u16) -> bool {
-    status >= 200 && status < 300
 }

@@ -1,6 +1,7 @@
 //! One shard's thread: pinned, with its ring, its listener and its tasks; from the first accept
 //! to the last settlement.
 
+use super::client::IDLE_GRACE;
 use super::connection;
 use super::core::{Core, Parts};
 use super::net::{self, Listener, Stream};
@@ -15,9 +16,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How long a draining shard waits for another request on an idle connection: clients in a
-/// request-answer loop have sent theirs by then, and are told to close in its answer.
-pub const IDLE_GRACE: Nanos = Nanos::from_ms(300);
 /// How often a draining shard looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 

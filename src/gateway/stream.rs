@@ -2,11 +2,10 @@
 //! piece goes on at once; only the end of the answer waits for its record.
 
 use super::answer::{self, Ending, Own};
-use super::connection::{Client, Next};
+use super::call::{Call, Next, meaning};
+use super::client::Client;
 use super::core::Core;
-use super::meter;
-use super::path::Call;
-use super::relay::{is_billable, meaning};
+use super::meter::{self, is_billable};
 use super::settle::Admitted;
 use super::understand::Wanted;
 use super::upstream::{Fault, Link};

@@ -1,9 +1,9 @@
 //! What a call asks for: which service, which path, how many tokens to reserve, and the request
 //! that its upstream will get. No I/O.
 
-use super::connection::Client;
+use super::call::{Call, Stop};
+use super::client::Client;
 use super::core::{CatalogHandle, Core};
-use super::path::{Call, Stop};
 use super::route::Route;
 use super::upstream;
 use crate::wire::call::{CallError, CallFields, scan_call, write_with_include_usage};

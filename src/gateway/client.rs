@@ -1,0 +1,209 @@
+//! A client: its socket and buffers, reading a request's head and body within their bounds and
+//! deadlines, and sending. It knows nothing of what a request is about, or of an answer.
+
+mod body;
+
+use super::core::Core;
+use super::watch::{Ends, Probe, Socket};
+use crate::clock;
+use crate::wire::error::ApiError;
+use crate::wire::request::{BodyFraming, HeadLimits, Method, RequestHead, parse_request_head};
+use shard::units::Nanos;
+use std::net::SocketAddr;
+
+/// How long a draining shard waits for another request on an idle connection: clients in a
+/// request-answer loop have sent theirs by then, and are told to close in its answer.
+pub const IDLE_GRACE: Nanos = Nanos::from_ms(300);
+/// A fresh connection's input buffer. Most heads and small bodies fit; it grows as needed.
+const INPUT_BYTES_MIN: usize = 2048;
+/// A buffer that grew past this is given back after the request.
+const BUFFER_KEPT_BYTES: usize = 64 * 1024;
+/// A client that is still sending when it is refused gets this long, and this many bytes, to stop:
+/// closing on unread bytes resets the connection and can take the refusal with it.
+const LINGER: Nanos = Nanos::from_ms(1_000);
+const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// How reading a head ended.
+pub enum HeadRead {
+    /// `client.head` describes `client.input`.
+    Ready,
+    /// The client is gone or silent; there is nothing to answer.
+    Closed,
+    /// Answer this, then close.
+    Refused(ApiError),
+}
+
+/// A client.
+pub struct Client {
+    /// Its socket.
+    pub socket: Socket,
+    /// Its address.
+    pub peer: SocketAddr,
+    /// Bytes read; the current request begins at 0.
+    pub input: Vec<u8>,
+    /// The current request's head, as places in `input`.
+    pub head: RequestHead,
+    /// Bytes on their way out.
+    pub output: Vec<u8>,
+    /// When the current request's first byte was here.
+    pub begun: Nanos,
+    /// Time since then that went by waiting for the client: to send, and to take its answer.
+    pub waited: Nanos,
+    decoded_body: Vec<u8>,
+    request_bytes: usize,
+    body_is_read: bool,
+}
+
+impl Client {
+    /// One that has said nothing yet.
+    pub fn new(socket: Socket, peer: SocketAddr) -> Self {
+        Self {
+            socket,
+            peer,
+            input: Vec::with_capacity(INPUT_BYTES_MIN),
+            head: RequestHead::default(),
+            output: Vec::new(),
+            begun: Nanos(0),
+            waited: Nanos(0),
+            decoded_body: Vec::new(),
+            request_bytes: 0,
+            body_is_read: false,
+        }
+    }
+
+    /// A HEAD request: its answer has a head only.
+    pub fn is_head(&self) -> bool {
+        self.head.method == Method::Head
+    }
+
+    /// May the connection carry another request after this one?
+    pub fn keeps_alive(&self, core: &Core) -> bool {
+        self.head.keep_alive && !core.draining()
+    }
+
+    /// From now on until the head of its answer a client that says no more, and may have left, is
+    /// asked by an interim answer. Those that only half-close know them less well than chunks, so
+    /// it comes only if the answer is long in coming; and not to HTTP/1.0, which has none.
+    pub fn expect_answer_head(&self, now: Nanos) {
+        const PATIENCE: Nanos = Nanos::from_ms(1_000);
+        let (bytes, not_before) = (CONTINUE, now.after(PATIENCE));
+        let probe = (!self.head.http_10).then_some(Probe { bytes, not_before });
+        self.socket.watch().probe_with(probe);
+    }
+
+    /// From now on the same is asked, if the answer is `chunked`, by a leading zero of the next
+    /// chunk's size, which is no part of the answer.
+    pub fn expect_chunk(&self, chunked: bool) {
+        let probe = Probe { bytes: b"0", not_before: Nanos(0) };
+        self.socket.watch().probe_with(chunked.then_some(probe));
+    }
+
+    /// Has it left while its upstream was waited for?
+    pub fn has_left(&self) -> bool {
+        self.socket.watch().left()
+    }
+
+    /// Sends what `output` holds, and empties it.
+    pub async fn send(&mut self, core: &Core) -> std::io::Result<()> {
+        let patience = Nanos::from_ms(core.config().server.write_timeout_ms);
+        self.socket.watch().arm(clock::lately().after(patience), Ends::Both);
+        let result = self.socket.write_all(&mut self.output).await;
+        self.socket.watch().disarm();
+        self.output.clear();
+        result
+    }
+
+    /// Sends a part of an answer. How long that takes is the client's doing.
+    pub async fn send_part(&mut self, core: &Core) -> std::io::Result<()> {
+        let begun = clock::lately();
+        let result = self.send(core).await;
+        self.waited = self.waited.after(clock::lately().since(begun));
+        result
+    }
+
+    /// Reads the next request's head.
+    pub async fn read_head(&mut self, core: &Core) -> HeadRead {
+        let config = core.config();
+        let server = &config.server;
+        let limits = HeadLimits {
+            head_bytes: server.max_head_bytes,
+            uri_bytes: server.max_uri_bytes,
+            headers: server.max_headers,
+        };
+        self.head.clear();
+        self.body_is_read = false;
+        self.begun = clock::lately();
+        self.waited = Nanos(0);
+        let mut deadline = if self.input.is_empty() {
+            // An answer that began before the drain did may not have said that it is the last.
+            let patience = Nanos::from_ms(server.idle_timeout_ms);
+            self.begun.after(if core.draining() { IDLE_GRACE.min(patience) } else { patience })
+        } else {
+            self.begun.after(Nanos::from_ms(server.head_timeout_ms))
+        };
+        loop {
+            if !self.input.is_empty() {
+                match parse_request_head(&self.input, &limits, &mut self.head) {
+                    Ok(true) => return self.head_is_ready(),
+                    Ok(false) => {}
+                    Err(error) => return HeadRead::Refused(error.into()),
+                }
+            }
+            let was_empty = self.input.is_empty();
+            match self.read_more(deadline).await {
+                Some(_) if was_empty => {
+                    self.begun = clock::lately();
+                    deadline = self.begun.after(Nanos::from_ms(server.head_timeout_ms));
+                }
+                Some(_) => {}
+                None if self.socket.watch().fired() && !self.input.is_empty() => {
+                    return HeadRead::Refused(ApiError::RequestTimeout);
+                }
+                None => return HeadRead::Closed,
+            }
+        }
+    }
+
+    fn head_is_ready(&mut self) -> HeadRead {
+        self.request_bytes = self.head.head_len;
+        self.body_is_read = matches!(self.head.framing, BodyFraming::None);
+        HeadRead::Ready
+    }
+
+    /// Reads once more into `input`; `None` at the end, on an error or past the deadline.
+    async fn read_more(&mut self, deadline: Nanos) -> Option<usize> {
+        // Never a few bytes at a time: a head could be made to leave room for only one.
+        if self.input.capacity() - self.input.len() < INPUT_BYTES_MIN / 2 {
+            self.input.reserve(self.input.capacity().max(INPUT_BYTES_MIN));
+        }
+        // Before a request's first byte nobody waits for it.
+        let begun = (!self.input.is_empty()).then(clock::now);
+        let ends = if begun.is_none() { Ends::IdleRead } else { Ends::Reads };
+        self.socket.watch().arm(deadline, ends);
+        let read = self.socket.read(&mut self.input).await;
+        self.socket.watch().disarm();
+        if let Some(begun) = begun {
+            self.waited = self.waited.after(clock::lately().since(begun));
+        }
+        read.ok().filter(|count| *count > 0)
+    }
+
+    /// Says that nothing more comes, and, where the client may be sending yet, reads on for a while
+    /// what nobody wants.
+    pub async fn part(&mut self) {
+        if self.body_is_read {
+            return;
+        }
+        self.socket.end_writes();
+        let deadline = clock::lately().after(LINGER);
+        let mut skipped = 0;
+        while skipped < LINGER_BYTES_MAX {
+            self.input.clear();
+            self.input.reserve(BUFFER_KEPT_BYTES);
+            let Some(count) = self.read_more(deadline).await else { return };
+            skipped += count;
+        }
+    }
+}
