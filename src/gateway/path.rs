@@ -150,6 +150,8 @@ async fn admit(
     };
     let deadline = clock::lately().after(GRANT_PATIENCE);
     loop {
+        // Reading the call took time, and a lease ends to the nanosecond.
+        clock::tick();
         let admission = core.shard.borrow_mut().admit(&caller, &ask, clock::moment_lately());
         core.post();
         match admission {
