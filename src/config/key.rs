@@ -183,7 +183,7 @@ keys! {
         first_byte_timeout_ms: Live, MS, upstream.first_byte_timeout_ms,
             "From the request's last byte to the answer's first; past it 504.";
         idle_timeout_ms: Live, MS, upstream.idle_timeout_ms,
-            "Between two reads of the answer.";
+            "Between two reads of the answer, and for sending the request.";
         total_timeout_ms: Live, MS, upstream.total_timeout_ms,
             "The whole call.";
         pool_idle_max: Live, (0, 65_536), upstream.pool_idle_max,

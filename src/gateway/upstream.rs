@@ -119,6 +119,8 @@ pub struct Link {
     total_deadline: Nanos,
     waited: Nanos,
     reused: bool,
+    /// The upstream has said something since the call began.
+    heard: bool,
     idle_since: Nanos,
 }
 
@@ -145,7 +147,7 @@ pub async fn call(
     let total = begun.after(Nanos::from_ms(core.config().upstream.total_timeout_ms));
     *attempts += 1;
     if let Some(mut link) = core.pools.take(request.index, request.service, begun) {
-        link.reused = true;
+        (link.reused, link.heard) = (true, false);
         link.total_deadline = total;
         compose(&mut link.output);
         match link.exchange(core, request).await {
@@ -192,6 +194,7 @@ impl Link {
             total_deadline: Nanos(u64::MAX),
             waited: Nanos(0),
             reused: false,
+            heard: false,
             idle_since: Nanos(0),
         }
     }
@@ -229,9 +232,12 @@ impl Link {
     async fn exchange(&mut self, core: &Core, request: &Request<'_>) -> Result<(), Fault> {
         let begun = clock::lately();
         self.socket.watch().serve(request.client, begun);
-        let first_byte = begun.after(Nanos::from_ms(core.config().upstream.first_byte_timeout_ms));
-        self.socket.watch().arm(first_byte.min(self.total_deadline), Ends::Both);
+        let within = |ms| clock::lately().after(Nanos::from_ms(ms)).min(self.total_deadline);
+        let config = core.config();
+        // An upstream that takes nothing is as silent as one that says nothing.
+        self.socket.watch().arm(within(config.upstream.idle_timeout_ms), Ends::Both);
         let sent = self.socket.write_all(&mut self.output).await;
+        self.socket.watch().arm(within(config.upstream.first_byte_timeout_ms), Ends::Both);
         self.output.clear();
         if sent.is_err() {
             return Err(self.fault());
@@ -359,7 +365,10 @@ impl Link {
             self.input.reserve(READ_BYTES);
         }
         match self.socket.read(&mut self.input).await {
-            Ok(count) => Ok(count),
+            Ok(count) => {
+                self.heard |= count > 0;
+                Ok(count)
+            }
             Err(_) => Err(self.fault()),
         }
     }
@@ -367,7 +376,7 @@ impl Link {
     fn fault(&self) -> Fault {
         if self.socket.watch().fired() {
             Fault::TimedOut
-        } else if self.reused && self.input.is_empty() {
+        } else if self.reused && !self.heard {
             Fault::Stale
         } else {
             Fault::Failed

@@ -36,3 +36,4 @@ mod slow_clients;
 mod streaming;
 mod support;
 mod timeouts;
+mod upstream_ends;

@@ -308,7 +308,8 @@ impl Connection {
         self.input.is_empty() && matches!(self.stream.read(&mut [0]), Ok(0) | Err(_))
     }
 
-    fn take(&mut self, bytes: usize) -> Result<Vec<u8>> {
+    /// The next so many bytes.
+    pub fn take(&mut self, bytes: usize) -> Result<Vec<u8>> {
         while self.input.len() < bytes {
             self.fill()?;
         }
