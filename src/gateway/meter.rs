@@ -19,6 +19,10 @@ pub const fn is_billable(status: u16) -> bool {
     status >= 200 && status < 300
 }
 
+/// Of an answer that stands for no work and reports nothing.
+pub const NONE_REPORTED: Usage =
+    Usage { input_tokens: 0, cached_tokens: 0, output_tokens: 0, estimated: true };
+
 /// As the upstream reported.
 pub const fn reported(counts: TokenCounts) -> Usage {
     Usage {

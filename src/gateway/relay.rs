@@ -15,7 +15,8 @@ use crate::clock;
 use crate::wire::error::ApiError;
 use crate::wire::response::ResponseFraming;
 use crate::wire::usage::usage_from_body;
-use shard::record::{Outcome, Usage};
+use shard::LimitsView;
+use shard::record::Outcome;
 
 /// Answers up to here are held until they are whole, and say what they cost.
 pub const HELD_BYTES_MAX: usize = 256 * 1024;
@@ -72,11 +73,12 @@ pub async fn no_answer(
     let (error, outcome) = meaning(fault);
     let caller = admitted.caller;
     let status = error.status();
-    let bill = admitted.settle(core, status, outcome, &Usage::default());
+    let bill = admitted.settle(core, status, outcome, &meter::NONE_REPORTED);
+    let limits = core.shard.borrow().limits(&caller, clock::moment_lately());
     if let Err(error) = core.durable(bill.seq).await {
-        return not_durable(core, client, call, error).await;
+        return not_durable(core, client, call, error, limits).await;
     }
-    let limits = Some(core.shard.borrow().limits(&caller, clock::moment_lately()));
+    let limits = Some(limits);
     let refused = Refused { error, retry_after: None, limits };
     let keep_alive = client.keeps_alive(core);
     answer::write_refusal(client, &refused, call.shape, &call.beginning.request_id, keep_alive);
@@ -100,13 +102,13 @@ async fn whole(
         None if is_billable(status) && !client.is_head() => {
             meter::estimate_answer(core, client.body(), &link.body).await
         }
-        None => Usage::default(),
+        None => meter::NONE_REPORTED,
     };
     let Bill { cost, seq } = admitted.settle(core, status, Outcome::Completed, &usage);
-    if let Err(error) = core.durable(seq).await {
-        return not_durable(core, client, call, error).await;
-    }
     let limits = core.shard.borrow().limits(&caller, clock::moment_lately());
+    if let Err(error) = core.durable(seq).await {
+        return not_durable(core, client, call, error, limits).await;
+    }
     let keep_alive = client.keeps_alive(core);
     let own = Own {
         request_id: &call.beginning.request_id,
@@ -138,8 +140,9 @@ async fn not_durable(
     client: &mut Client,
     call: &Call,
     error: ApiError,
+    limits: LimitsView,
 ) -> (u16, Next) {
-    let refused = Refused::from(error);
+    let refused = Refused { limits: Some(limits), ..Refused::from(error) };
     answer::write_refusal(client, &refused, call.shape, &call.beginning.request_id, false);
     // It is the last word on this connection, heard or not.
     let _ = client.send(core).await;

@@ -27,6 +27,9 @@ const CHECKPOINT_EVENTS: u32 = 64;
 const TAIL_READS_MAX: usize = 4;
 const TAIL_PATIENCE: Nanos = Nanos::from_ms(50);
 
+/// Begins no chunk: whoever reads it knows that the body is broken.
+const NO_CHUNK: u8 = b'!';
+
 enum End {
     Whole,
     Gone,
@@ -291,7 +294,7 @@ impl Course {
             if self.is_stream { self.meter.counts() } else { usage_from_body(&self.kept) };
         match counts {
             Some(counts) => meter::reported(counts),
-            None if !is_billable(status) => Usage::default(),
+            None if !is_billable(status) => meter::NONE_REPORTED,
             None if self.is_stream => {
                 meter::estimate(core, request_body, std::mem::take(&mut self.kept)).await
             }
@@ -302,8 +305,12 @@ impl Course {
     /// Ends a stream with an error event; a body that is not a stream just breaks off.
     fn write_failure(&self, out: &mut Vec<u8>, call: &Call, error: &ApiError) {
         if !self.is_stream {
-            // What is left may be all of it.
-            return out.clear();
+            // What is left may be all of it, and a probe's zero could pass for the last chunk.
+            out.clear();
+            if self.ending == Ending::Chunked {
+                out.push(NO_CHUNK);
+            }
+            return;
         }
         // What went through unread may have stopped in the middle of an event.
         let mut event = if self.unsplittable { b"\n\n".to_vec() } else { Vec::new() };
