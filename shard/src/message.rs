@@ -161,7 +161,9 @@ pub struct QuotaGrant {
     pub period: Period,
     /// Tokens granted; fewer than `need` only where the month has no more.
     pub granted: u64,
-    /// Tokens of the month neither granted nor spent, after this grant.
+    /// For `remaining` headers: tokens of the month, after this grant, that are not spent and that
+    /// this shard does not hold, as far as is known: the authority's, the pool's and, by their last
+    /// reports, the other shards'.
     pub left: u64,
     /// The month's tokens are spent (or promised to calls in flight): refuse `need` and more.
     pub exhausted: bool,

@@ -58,7 +58,9 @@ pub async fn own_route(
     let Some(Reply::Account(month)) = core.ask(ACCOUNT_PATIENCE, question).await else {
         return Err(ApiError::Overloaded.into());
     };
-    let limits = core.shard.borrow().limits(caller, clock::moment_lately());
+    let mut limits = core.shard.borrow().limits(caller, clock::moment_lately());
+    // The ledger knows better than any shard.
+    limits.remaining_tokens = limits.limit_tokens.saturating_sub(month.tokens);
     let body = account(core, caller, period, &month, &limits)?;
     Ok(send(core, client, call, 200, &body, Some(&limits)).await)
 }
@@ -112,7 +114,7 @@ fn account(
             "period": format!("{:04}-{:02}", period.0 / 100, period.0 % 100),
             "limit_tokens": plan.quota_tokens,
             "used_tokens": month.tokens,
-            "remaining_tokens": plan.quota_tokens.saturating_sub(month.tokens),
+            "remaining_tokens": limits.remaining_tokens,
             "resets_in": String::from_utf8_lossy(&reset),
             "resets_at_unix_s": resets_at_unix_s,
         },

@@ -127,7 +127,10 @@ impl Lease {
                 held.tokens += granted;
             }
             let (consumer, period) = key;
-            let left = self.left.saturating_add(self.slack);
+            let others = self.held.iter().enumerate().map(|(shard, held)| {
+                if shard == usize::from(pending.shard) { 0 } else { held.tokens }
+            });
+            let left = others.fold(self.left.saturating_add(self.slack), u64::saturating_add);
             let exhausted = granted < pending.need && may_wait;
             let grant = QuotaGrant { consumer, period, granted, left, exhausted };
             out.push_back((pending.shard, ToShard::Quota(grant)));

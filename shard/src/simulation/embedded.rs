@@ -373,6 +373,27 @@ fn a_month_is_spent_to_its_last_token() {
 }
 
 #[test]
+fn what_other_shards_hold_of_a_month_remains() {
+    let mut house = House::new(3, 10, 10, 5_000);
+    let (mut told, mut used) = ([5_000; 3], [0; 3]);
+    for call in 0..390 {
+        let shard = call % 7 % 3;
+        let left = 5_000 - used.iter().sum::<u64>();
+        let Reserve::Reserved { tokens } = house.reserve(shard, 100, false) else {
+            panic!("{left} are left")
+        };
+        house.consume(shard, tokens, 12);
+        used[shard] += 12;
+        let (before, left) = (told[shard], left - 12);
+        told[shard] = house.left(shard);
+        // It may have missed what the others used since its last word.
+        let missed: u64 = used.iter().sum::<u64>() - used[shard];
+        assert!((left..=left + missed).contains(&told[shard]), "{told:?}, not {left}");
+        assert!(told[shard] < before, "{before}, and then {told:?}");
+    }
+}
+
+#[test]
 fn a_refused_call_keeps_no_smaller_one_out() {
     let mut house = House::new(2, 10, 10, 1_000);
     assert_eq!(house.reserve(1, 400, true), Reserve::Reserved { tokens: 400 });
