@@ -50,6 +50,22 @@ impl Pools {
         self.idle.get()
     }
 
+    /// Makes room for one more connection: clients, who may each need one, and idle connections
+    /// are together no more than clients alone may be. The oldest goes.
+    fn make_room(&self, core: &Core) {
+        let most = core.config().server.max_connections as usize;
+        while self.idle.get() > 0 && self.idle.get() + core.connections.get() as usize >= most {
+            let mut pools = self.by_service.borrow_mut();
+            let oldest = |pool: &&mut Vec<Link>| pool.first().map(|link| link.idle_since);
+            let Some(pool) = pools.iter_mut().filter(|pool| !pool.is_empty()).min_by_key(oldest)
+            else {
+                return;
+            };
+            pool.remove(0);
+            self.idle.set(self.idle.get() - 1);
+        }
+    }
+
     fn take(&self, index: u32, service: &Service, now: Nanos) -> Option<Link> {
         let mut pools = self.by_service.borrow_mut();
         let pool = pools.get_mut(index as usize)?;
@@ -72,6 +88,7 @@ impl Pools {
         }
         link.reset();
         link.idle_since = clock::lately();
+        self.make_room(core);
         let mut pools = self.by_service.borrow_mut();
         let index = index as usize;
         if pools.len() <= index {
@@ -167,6 +184,7 @@ pub async fn call(
 
 impl Link {
     async fn open(core: &Core, service: &Service) -> Result<Self, Fault> {
+        core.pools.make_room(core);
         let patience = Duration::from_millis(core.config().upstream.connect_timeout_ms);
         let mut fault = Fault::Failed;
         for address in &service.addrs {

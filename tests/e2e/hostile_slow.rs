@@ -207,6 +207,16 @@ fn a_crowd_leaves_descriptors_for_the_calls_of_others() {
     });
     all_call(&instance, &mut callers, instance.service("per_token"));
     drop(crowd);
+    // Idle connections to one upstream make room for those to another.
+    for name in ["slow-2", "slow-3", "slow-4"] {
+        let service = instance.admin().service(name, &upstream.url, &per_token(1, 1, 1));
+        poll::until("the next service", || {
+            let request = Request::get(&format!("/api/v1/consume/{service}"));
+            let answer = callers[0].call(&request.key(instance.key("bench"))).unwrap();
+            (answer.status() == 200).then_some(())
+        });
+        all_call(&instance, &mut callers, &service);
+    }
     poll::until("room for newcomers", || {
         let mut connection = instance.open();
         connection.call(&Request::get("/healthz")).is_ok_and(|it| it.status() == 200).then_some(())
