@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Text handed to the tokenizer at most; of more, the count is scaled up.
 const COUNTED_BYTES_MAX: usize = 1 << 20;
 /// The tokenizer takes milliseconds; where it is far behind, length decides.
-const COUNT_PATIENCE: Duration = Duration::from_secs(2);
+pub const COUNT_PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes to a token where nobody counts: OpenAI's rule of thumb.
 const BYTES_PER_TOKEN: usize = 4;
 

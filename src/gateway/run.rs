@@ -4,6 +4,7 @@
 use super::client::IDLE_GRACE;
 use super::connection;
 use super::core::{Core, Parts};
+use super::meter::COUNT_PATIENCE;
 use super::net::{self, Listener, Stream};
 use crate::clock;
 use crate::config::Config;
@@ -112,7 +113,9 @@ async fn drain(core: &Core, listener: net::Handle) {
     if core.connections.get() > 0 {
         tracing::warn!(connections = core.connections.get(), "cut off: the drain took too long");
         core.watches.end_all();
-        let last = clock::lately().after(Nanos::from_s(1));
+        // What is cut off may have to be counted before it can be settled.
+        let counted = Nanos(COUNT_PATIENCE.as_nanos() as u64);
+        let last = clock::lately().after(counted).after(Nanos::from_s(1));
         while core.connections.get() > 0 && clock::lately() < last {
             core.take_in_waiting();
             net::sleep(DRAIN_POLL).await;
