@@ -7,7 +7,6 @@ use super::core::{Core, Reply};
 use super::route::Route;
 use crate::clock;
 use crate::wire::error::ApiError;
-use crate::wire::request::Method;
 use crate::wire::write::write_duration;
 use serde_json::{Value, json};
 use shard::LimitsView;
@@ -40,9 +39,6 @@ pub async fn own_route(
     call: &Call,
     caller: &Caller,
 ) -> Result<(u16, Next), Stop> {
-    if !matches!(client.head.method, Method::Get | Method::Head) {
-        return Err(ApiError::NotFound.into());
-    }
     if call.route == Route::Models {
         let body = models(core, caller);
         return Ok(send(core, client, call, 200, &body, None).await);

@@ -21,7 +21,7 @@ use super::{local, net, relay, upstream};
 use crate::clock;
 use crate::wire::error::ApiError;
 use crate::wire::key_text;
-use crate::wire::request::path_at_sight;
+use crate::wire::request::{Method, path_at_sight};
 use shard::key_cache::{Caller, Identity, fingerprint};
 use shard::lease;
 use shard::message::KEY_TEXT_BYTES;
@@ -67,7 +67,11 @@ fn begin(core: &Core, client: &Client, route: Route) -> Call {
 }
 
 async fn serve(core: &Core, client: &mut Client, call: &Call) -> Result<(u16, Next), Stop> {
+    let reads = matches!(client.head.method, Method::Get | Method::Head);
     match call.route {
+        Route::Healthz | Route::Readyz | Route::Models | Route::Account if !reads => {
+            Err(ApiError::NotFound.into())
+        }
         Route::Healthz | Route::Readyz => Ok(local::health(core, client, call).await),
         Route::Unknown => Err(ApiError::NotFound.into()),
         Route::Models | Route::Account => {

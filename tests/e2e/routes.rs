@@ -173,3 +173,13 @@ fn what_is_not_there_is_404() {
         assert_eq!(answer.code(), "service_not_found");
     }
 }
+
+#[test]
+fn what_only_tells_is_only_read() {
+    let shared = shared();
+    for path in ["/healthz", "/readyz", "/v1/models", "/api/v1/account"] {
+        let request = |method| Request::new(method, path).key(shared.instance.key("basic"));
+        shared.instance.call(&request("HEAD")).expect(200);
+        shared.instance.call(&request("POST")).expect(404);
+    }
+}
