@@ -63,8 +63,8 @@ pub struct Owner<'a> {
     pub read: &'a dyn Fn() -> Result<Config, ConfigErrors>,
     /// Called once every part serves.
     pub on_ready: &'a dyn Fn(&Addresses) -> Result<(), String>,
-    /// Called with each new configuration.
-    pub on_reload: &'a dyn Fn(&Config),
+    /// Called with each new configuration and the admin token that holds from now on.
+    pub on_reload: &'a dyn Fn(&Config, &str),
 }
 
 /// Serves until SIGTERM or SIGINT ends it. `config` is what `owner` has read.
@@ -114,7 +114,12 @@ struct Instance {
 impl Instance {
     fn start(mut config: Config) -> Result<Self, RunError> {
         let cpus = cpus_for(config.server.shards)?;
-        fit_connections(&mut config, cpus.len());
+        if let Some(room) = fit_connections(&mut config, cpus.len()) {
+            tracing::info!(
+                room,
+                "a shard takes as many connections as open files allow; LimitNOFILE raises that"
+            );
+        }
         let config = Arc::new(config);
         let data_dir = &config.server.data_dir;
         let mut connection = sqlite::open(data_dir).map_err(|why| RunError(why.to_string()))?;
@@ -184,7 +189,7 @@ impl Instance {
             Err(error) => return tracing::error!(%error, "not reloaded: no admin token"),
         };
         self.config = Arc::new(change.config);
-        self.control.reload(self.config.clone(), admin_token);
+        self.control.reload(self.config.clone(), admin_token.clone());
         self.writer.set_config(self.config.usage.clone());
         for (index, shard) in self.shards.iter().enumerate() {
             let sent = shard.configs.send_timeout(self.config.clone(), TAKES_CONFIG_WITHIN);
@@ -192,7 +197,7 @@ impl Instance {
                 tracing::error!(shard = index, "the shard does not take the configuration");
             }
         }
-        (owner.on_reload)(&self.config);
+        (owner.on_reload)(&self.config, &admin_token);
         tracing::info!(settings = change.applied.join(", "), "configuration reloaded");
     }
 
@@ -249,19 +254,12 @@ fn cpus_for(shards: Shards) -> Result<Vec<Option<usize>>, RunError> {
     Ok((0..count).map(|shard| cores.get(shard).copied().filter(|_| pinned)).collect())
 }
 
-/// Takes no more connections than there are descriptors for.
-fn fit_connections(config: &mut Config, shards: usize) {
+/// Takes no more connections than there are descriptors for: how many, where that is fewer.
+fn fit_connections(config: &mut Config, shards: usize) -> Option<u32> {
     let max_connections = &mut config.server.max_connections;
-    if let Some(room) = descriptors::connections_per_shard(shards)
-        && room < *max_connections
-    {
-        tracing::info!(
-            wanted = *max_connections,
-            room,
-            "a shard takes as many connections as open files allow; LimitNOFILE raises that"
-        );
-        *max_connections = room;
-    }
+    let room = descriptors::connections_per_shard(shards).filter(|room| room < max_connections)?;
+    *max_connections = room;
+    Some(room)
 }
 
 /// One listening socket per shard on the same port; the kernel spreads connections over them. It

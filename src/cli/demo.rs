@@ -58,7 +58,12 @@ pub fn run(args: &DemoArgs, log: &LogArgs) -> Result<String, Failure> {
         let text = demo_text::welcome(&demo, &data_dir, &program);
         super::emit(&text).map_err(|_| "stdout cannot be written".to_string())
     };
-    let on_reload = |config: &Config| log.reload(&config.log);
+    let on_reload = |config: &Config, admin_token: &str| {
+        log.reload(&config.log);
+        if let Err(error) = remember_token(&data_dir, admin_token) {
+            tracing::error!(%error, "the demo's file still names the admin token of before");
+        }
+    };
     let owner = Owner { read: &read, on_ready: &on_ready, on_reload: &on_reload };
     run::serve(config, &owner).map_err(|error| Failure::Failed(error.to_string()))?;
     Ok(String::new())
@@ -76,6 +81,16 @@ impl DemoArgs {
             server.data_dir.clone_from(data_dir);
         }
         Ok(config)
+    }
+}
+
+/// Scripts find the admin token in the demo's file.
+fn remember_token(data_dir: &Path, admin_token: &str) -> Result<(), String> {
+    match DemoFile::read(data_dir)? {
+        Some(demo) if demo.admin_token != admin_token => {
+            DemoFile { admin_token: admin_token.to_owned(), ..demo }.write(data_dir)
+        }
+        _ => Ok(()),
     }
 }
 

@@ -22,7 +22,7 @@ pub fn run(args: &ServeArgs, log: &LogArgs) -> Result<String, Failure> {
     let read = || Config::load(Some(&args.config));
     let config = read().map_err(|errors| Failure::WrongUse(errors.to_string()))?;
     let log = log.start(&config.log)?;
-    let on_reload = |config: &Config| log.reload(&config.log);
+    let on_reload = |config: &Config, _: &str| log.reload(&config.log);
     let owner = Owner { read: &read, on_ready: &|_| Ok(()), on_reload: &on_reload };
     run::serve(config, &owner).map_err(|error| Failure::Failed(error.to_string()))?;
     Ok(String::new())

@@ -91,6 +91,10 @@ fn the_admin_token_and_the_log_change() {
     instance.rewrite_config("[admin]\ntoken = \"the-second-token\"\n[log]\nlevel = \"warn\"\n");
     poll::until("the new token", || (status(&instance, "the-second-token") == 200).then_some(()));
     assert_eq!(status(&instance, "the-first-token"), 401);
+    poll::until("scripts to find it", || {
+        let demo = std::fs::read_to_string(instance.data_dir().join("demo.json")).unwrap();
+        demo.contains("\"the-second-token\"").then_some(())
+    });
     // Silent at this level, so only the answers tell.
     instance.rewrite_config("[admin]\ntoken = \"the-third-token\"\n[log]\nlevel = \"info\"\n");
     let line = instance.process.wait_for("configuration reloaded");
