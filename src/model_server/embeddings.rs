@@ -1,6 +1,6 @@
 //! Vectors for `/v1/embeddings`, as numbers or in base64, as the caller asks.
 
-use super::model::draw;
+use super::draw::draw;
 use serde::Deserialize;
 use serde_json::Value;
 use std::io::Write;

@@ -7,6 +7,7 @@
 //! the gateway it is called by: nothing of it but the sockets in `gateway/net.rs`.
 
 mod answer;
+mod draw;
 mod embeddings;
 mod events;
 mod fault;

@@ -1,7 +1,7 @@
 //! What the model says: plain words, each one token to the usual tokenizers, so that a count by
 //! tokenizer comes near the usage reported.
 
-use super::model::draw;
+use super::draw::draw;
 
 /// Words whose form with and without a leading space is one token of o200k.
 const WORDS: [&str; 48] = [
