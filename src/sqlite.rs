@@ -1,11 +1,14 @@
 //! The embedded store: one SQLite file with the catalog and the ledger, opened by `control` and
-//! by `writer`, each with a connection of its own (WAL lets them work side by side).
+//! by `writer`, each with connections of its own: WAL lets readers and the one that writes work
+//! side by side. Two write, control's lane of changes and the writer; each transaction of theirs
+//! begins by taking its turn (`IMMEDIATE`), so none fails for what another has done meanwhile.
 //!
 //! Migrations only go forward and are never edited: each is kept with its checksum, and a file
 //! that no longer matches what was applied is refused.
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,6 +19,7 @@ pub const FILE_NAME: &str = "tollgate.db";
 const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_create_catalog", include_str!("../migrations/sqlite/0001_create_catalog.sql")),
     ("0002_create_usage", include_str!("../migrations/sqlite/0002_create_usage.sql")),
+    ("0003_index_usage_by_time", include_str!("../migrations/sqlite/0003_index_usage_by_time.sql")),
 ];
 
 /// Why the store cannot be used.
@@ -27,11 +31,14 @@ pub enum StoreError {
     MigrationChanged(String),
     /// The store was made by a newer program.
     FromTheFuture(String),
+    /// A thread that works on it could not be started.
+    Thread(io::Error),
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Thread(error) => write!(f, "a thread of the store did not start: {error}"),
             Self::Sqlite(error) => write!(f, "the store (SQLite) failed: {error}"),
             Self::MigrationChanged(name) => write!(
                 f,
@@ -55,10 +62,19 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
+/// A turn at writing is asked for again after this. SQLite's own pauses grow to 100 ms, which
+/// loses every turn to a writer that pauses for less.
+const TURN_ASKED_AFTER: Duration = Duration::from_millis(1);
+/// So often, about ten seconds: no transaction of ours takes that long.
+const TURN_ASKED_MAX: i32 = 10_000;
+
 /// Opens `data_dir/tollgate.db` and brings its schema up to date.
 pub fn open(data_dir: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(data_dir.join(FILE_NAME))?;
-    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.busy_handler(Some(wait_for_turn))?;
+    // Not in the middle: a transaction that has read and then finds another's commit in its way
+    // fails at once, however long it would have waited.
+    connection.set_transaction_behavior(TransactionBehavior::Immediate);
     // FULL: a commit survives power loss; journal segments are deleted on its word. The page size
     // counts when the file is made: larger pages are written by fewer calls (tuning.md).
     connection.execute_batch(
@@ -67,6 +83,20 @@ pub fn open(data_dir: &Path) -> Result<Connection, StoreError> {
     )?;
     migrate(&mut connection)?;
     Ok(connection)
+}
+
+/// Opens `data_dir/tollgate.db`, which [`open`] has made, for reading only.
+pub fn open_for_reading(data_dir: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(data_dir.join(FILE_NAME), flags)?;
+    connection.busy_handler(Some(wait_for_turn))?;
+    connection.execute_batch("PRAGMA query_only = ON;")?;
+    Ok(connection)
+}
+
+fn wait_for_turn(asked: i32) -> bool {
+    std::thread::sleep(TURN_ASKED_AFTER);
+    asked < TURN_ASKED_MAX
 }
 
 fn migrate(connection: &mut Connection) -> Result<(), StoreError> {

@@ -16,7 +16,7 @@ type Addrs = HashMap<String, Box<[SocketAddr]>>;
 /// keeps its addresses.
 pub(crate) async fn load(store: &Store, old: &Catalog, refresh: bool) -> Result<Catalog, Failure> {
     let (plans, services) = store
-        .run(|db| Ok((plans::list(db, Page::EVERYTHING)?, services::list(db, Page::EVERYTHING)?)))
+        .read(|db| Ok((plans::list(db, Page::EVERYTHING)?, services::list(db, Page::EVERYTHING)?)))
         .await?;
     let plans: Vec<Plan> = plans.into_iter().map(|row| row.plan).collect();
     let services: Vec<(ServiceRow, UpstreamUrl)> =

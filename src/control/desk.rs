@@ -92,7 +92,7 @@ impl Desk {
         change: impl FnOnce(&mut Connection) -> Result<ConsumerRow, Failure> + Send + 'static,
     ) -> Result<ConsumerRow, Failure> {
         let _turn = self.people.lock().await;
-        let row = self.store.run(change).await?;
+        let row = self.store.change(change).await?;
         let consumer = Consumer { name: row.name.as_str().into(), plan: row.plan };
         let old = self.book().set_consumer(row.id, consumer);
         if old.is_some_and(|old| old.plan != row.plan) {
@@ -107,7 +107,7 @@ impl Desk {
         change: impl FnOnce(&mut Connection) -> Result<[KeyRow; N], Failure> + Send + 'static,
     ) -> Result<[KeyRow; N], Failure> {
         let _turn = self.people.lock().await;
-        let rows = self.store.run(change).await?;
+        let rows = self.store.change(change).await?;
         for row in &rows {
             self.book().set_key(row);
             self.post.tell_all(&ToShard::Forget { key: row.id }).await;

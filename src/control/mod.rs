@@ -12,6 +12,7 @@ mod catalog;
 mod desk;
 mod failures;
 mod leases;
+mod ledger_reads;
 mod months;
 mod post;
 mod price_json;
@@ -120,13 +121,14 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
         .thread_name("control-blocking")
         .build()?;
     let catalog = runtime.block_on(catalog::load(&store, &Catalog::default(), true))?;
-    let mut book = Book::default();
-    book.set_catalog(Arc::new(catalog));
-    store.run_here(|db| {
+    let book = store.run_here(|db| {
+        let mut book = Book::default();
+        book.set_catalog(Arc::new(catalog));
         for row in consumers::list(db, Page::EVERYTHING)? {
             book.set_consumer(row.id, Consumer { name: row.name.into(), plan: row.plan });
         }
-        keys::each_unrevoked(db, |row| book.set_key(&row))
+        keys::each_unrevoked(db, |row| book.set_key(&row))?;
+        Ok(book)
     })?;
     Ok(Opened { runtime, store, book, admin_token })
 }

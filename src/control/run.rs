@@ -3,7 +3,8 @@
 
 use super::admin;
 use super::desk::{Desk, Settings};
-use super::leases::{Leases, Month};
+use super::leases::Leases;
+use super::ledger_reads::{self, Batch, LedgerReads, Tokens};
 use super::months::{Asked, Months, Place};
 use super::post::Post;
 use super::store::usage;
@@ -22,11 +23,11 @@ use tokio::time::MissedTickBehavior;
 
 /// Messages handled before timers, checks and the admin API get their turn.
 const BATCH_MAX: usize = 256;
-/// Answers of the ledger on their way to the loop; more wait in their tasks.
-const READS_MAX: usize = 1_024;
+/// Answers of the ledger on their way to the loop: one read is under way at a time.
+const READS_MAX: usize = 1;
 /// How often upstream hosts are looked up again, and the catalog compared with the store.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
-/// A month that could not be read is read again after this.
+/// Months that could not be read are read again after this.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// What the owner of the thread asks for.
@@ -56,10 +57,10 @@ impl Workers {
     }
 }
 
-/// The ledger's answer to a task of the loop.
-enum Read {
-    Seed(Month, Option<u64>),
-    Place(Place, u64),
+/// The ledger's answer; `None`: it could not be read.
+struct Read {
+    batch: Arc<Batch>,
+    tokens: Option<Tokens>,
 }
 
 /// The loop's own state.
@@ -69,6 +70,7 @@ struct Loop {
     tokenizer: Tokenizer,
     leases: Leases,
     months: Months,
+    ledger: LedgerReads,
     reads: flume::Sender<Read>,
 }
 
@@ -87,7 +89,8 @@ pub(super) async fn run(
     let (reads, read) = flume::bounded(READS_MAX);
     let leases = Leases::new(instance, desk.post.shards() as u16, empty_at(&desk));
     let Workers { verifier, checks, tokenizer } = workers;
-    let mut state = Loop { desk, verifier, tokenizer, leases, months: Months::default(), reads };
+    let (months, ledger) = (Months::default(), LedgerReads::default());
+    let mut state = Loop { desk, verifier, tokenizer, leases, months, ledger, reads };
     loop {
         let due = until(state.leases.timeout());
         tokio::select! {
@@ -106,6 +109,7 @@ pub(super) async fn run(
             () = tokio::time::sleep(due) => {}
         }
         state.advance_leases();
+        state.read_ledger();
         // Mail that never ends must not keep the admin API from its turn.
         tokio::task::coop::consume_budget().await;
     }
@@ -196,20 +200,27 @@ impl Loop {
         match self.months.ask(shard, place) {
             Asked::Answer(message) => self.desk.post.tell(shard, message),
             Asked::Wait => {}
-            Asked::Read => {
-                tokio::spawn(read_place(Arc::clone(&self.desk), place, self.reads.clone()));
-            }
+            Asked::Read => self.ledger.add_place(place),
         }
     }
 
-    fn on_read(&mut self, read: Read) {
-        match read {
-            Read::Seed(month, tokens) => self.leases.on_seed(month, tokens, clock::now()),
-            Read::Place(place, tokens) => {
-                if let Some((shards, message)) = self.months.on_read(place, tokens) {
-                    for shard in shards {
-                        self.desk.post.tell(shard, message.clone());
-                    }
+    fn on_read(&mut self, Read { batch, tokens }: Read) {
+        self.ledger.done();
+        let Some(tokens) = tokens else {
+            // The pool repeats its calls; shards wait for the word and do not ask again.
+            for month in &batch.seeds {
+                self.leases.on_seed(*month, None, clock::now());
+            }
+            batch.places.iter().for_each(|place| self.ledger.add_place(*place));
+            return;
+        };
+        for (month, tokens) in batch.seeds.iter().zip(tokens.seeds) {
+            self.leases.on_seed(*month, Some(tokens), clock::now());
+        }
+        for (place, tokens) in batch.places.iter().zip(tokens.places) {
+            if let Some((shards, message)) = self.months.on_read(*place, tokens) {
+                for shard in shards {
+                    self.desk.post.tell(shard, message.clone());
                 }
             }
         }
@@ -218,34 +229,27 @@ impl Loop {
     fn advance_leases(&mut self) {
         let metrics = &self.desk.metrics.control;
         for month in self.leases.advance(clock::now(), &self.desk.post, metrics) {
-            tokio::spawn(read_seed(Arc::clone(&self.desk), month, self.reads.clone()));
+            self.ledger.add_seed(month);
+        }
+    }
+
+    fn read_ledger(&mut self) {
+        if let Some(batch) = self.ledger.next() {
+            tokio::spawn(read_months(Arc::clone(&self.desk), batch, self.reads.clone()));
         }
     }
 }
 
-async fn read_seed(desk: Arc<Desk>, month: Month, reads: flume::Sender<Read>) {
-    let (consumer, period) = month;
-    let read = desk.store.run(move |db| usage::month_tokens(db, consumer, None, period)).await;
-    let tokens =
-        read.inspect_err(|failure| tracing::error!(%failure, "a month's quota was not read")).ok();
-    // The loop has ended where it takes no answer.
-    let _ = reads.send_async(Read::Seed(month, tokens)).await;
-}
-
-/// Shards wait for the word and do not ask again, so it is read until it can be.
-async fn read_place(desk: Arc<Desk>, place: Place, reads: flume::Sender<Read>) {
-    let Place { consumer, service, period } = place;
-    let tokens = loop {
-        let read = move |db: &mut rusqlite::Connection| {
-            usage::month_tokens(db, consumer, Some(service), period)
-        };
-        match desk.store.run(read).await {
-            Ok(tokens) => break tokens,
-            Err(failure) => tracing::error!(%failure, "a month's tokens were not read"),
-        }
+async fn read_months(desk: Arc<Desk>, batch: Batch, reads: flume::Sender<Read>) {
+    let batch = Arc::new(batch);
+    let asked = Arc::clone(&batch);
+    let read = desk.store.ledger(move |db| ledger_reads::read(db, &asked)).await;
+    if let Err(failure) = &read {
+        tracing::error!(%failure, "months of the ledger were not read");
         tokio::time::sleep(READ_AGAIN_AFTER).await;
-    };
-    let _ = reads.send_async(Read::Place(place, tokens)).await;
+    }
+    // The loop has ended where it takes no answer.
+    let _ = reads.send_async(Read { batch, tokens: read.ok() }).await;
 }
 
 /// The month by the ledger, which lags the calls by a batch of the writer. A month that cannot
@@ -257,7 +261,7 @@ async fn answer_account(
     consumer: ConsumerId,
     period: Period,
 ) {
-    let read = desk.store.run(move |db| usage::month_costs(db, consumer, period)).await;
+    let read = desk.store.ledger(move |db| usage::month_costs(db, consumer, period)).await;
     let month = match read {
         Ok(month) => month,
         Err(failure) => {

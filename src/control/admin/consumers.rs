@@ -22,7 +22,7 @@ pub(super) async fn list(
     Query(pairs): Query<Pairs>,
 ) -> Result<Json<Value>, ApiError> {
     let page = query::only_page(pairs)?;
-    let read = desk.store.run(move |db| consumers::list(db, page)).await;
+    let read = desk.store.read(move |db| consumers::list(db, page)).await;
     Ok(page_of(&read.map_err(refuse("consumer", ""))?, page.limit, |row| row.place, shown))
 }
 
@@ -31,7 +31,7 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let id: ConsumerId = parse_id("consumer", &id)?;
-    let read = desk.store.run(move |db| consumers::get(db, id)).await;
+    let read = desk.store.read(move |db| consumers::get(db, id)).await;
     Ok(Json(shown(&read.map_err(refuse("consumer", id))?)))
 }
 
@@ -75,7 +75,7 @@ async fn find_plan(
     text: String,
 ) -> Result<Option<PlanId>, ApiError> {
     let found =
-        desk.store.run(move |db| plans::find(db, &text)).await.map_err(refuse("plan", ""))?;
+        desk.store.read(move |db| plans::find(db, &text)).await.map_err(refuse("plan", ""))?;
     if found.is_none() {
         fields.problem("plan", "must be the id or the name of a plan");
     }

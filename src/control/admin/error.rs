@@ -85,6 +85,19 @@ impl ApiError {
         Self::of(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
     }
 
+    /// 503: as many calls wait for the store as may.
+    pub(crate) fn store_busy() -> Self {
+        let message = "Too many calls wait for the store. Try again in a moment.";
+        Self::of(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
+    }
+
+    /// 503: a sum over more records than can be added up in time.
+    pub(crate) fn too_slow() -> Self {
+        let message = "This took longer than 10 s and was given up. Ask for whole days, or for \
+                       fewer hours at a time.";
+        Self::of(StatusCode::SERVICE_UNAVAILABLE, "too_slow", message)
+    }
+
     /// 500: our fault or the host's; `cause` goes to the log.
     pub(crate) fn internal(cause: &dyn std::fmt::Display) -> Self {
         tracing::error!(%cause, "an admin call failed");

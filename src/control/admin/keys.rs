@@ -36,7 +36,7 @@ pub(super) async fn list(
         id
     });
     fields.finish()?;
-    let read = desk.store.run(move |db| keys::list(db, consumer, page)).await;
+    let read = desk.store.read(move |db| keys::list(db, consumer, page)).await;
     Ok(page_of(&read.map_err(refuse("key", ""))?, page.limit, |row| row.place, shown))
 }
 
@@ -45,7 +45,7 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let id: KeyId = parse_id("key", &id)?;
-    let row = desk.store.run(move |db| keys::get(db, id)).await.map_err(refuse("key", id))?;
+    let row = desk.store.read(move |db| keys::get(db, id)).await.map_err(refuse("key", id))?;
     Ok(Json(shown(&row)))
 }
 
@@ -80,7 +80,7 @@ pub(super) async fn rotate(
     let mut fields = Fields::of_body(body, &["grace_s"])?;
     let grace_s = fields.integer("grace_s", 0..=GRACE_S_MAX).unwrap_or(0);
     fields.finish()?;
-    let old = desk.store.run(move |db| keys::get(db, id)).await.map_err(refuse("key", id))?;
+    let old = desk.store.read(move |db| keys::get(db, id)).await.map_err(refuse("key", id))?;
     if status(&old) != "active" {
         let message = format!("The key is {} and cannot be rotated.", status(&old));
         return Err(ApiError::conflict("id", message));

@@ -1,8 +1,8 @@
 //! The admin API: plans, consumers, keys, services, prices and usage over HTTP/1.1, for holders
 //! of the admin token. Handlers are thin: read the call, change through the desk, show the row.
 //!
-//! A call runs to its end even where the caller has gone: a change is never left in the store
-//! without the shards having been told.
+//! A change runs to its end even where the caller has gone: it is never left in the store without
+//! the shards having been told. A read ends with its caller.
 
 pub(crate) mod body;
 mod consumers;
@@ -88,6 +88,9 @@ async fn guard(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> R
     if !is_open && !has_token(&request, &desk.settings().admin_token) {
         return ApiError::unauthorized().into_response();
     }
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
     match tokio::spawn(next.run(request)).await {
         Ok(response) => response,
         Err(error) => ApiError::internal(&error).into_response(),
@@ -159,6 +162,8 @@ fn refuse(kind: &'static str, id: impl ToString) -> impl FnOnce(Failure) -> ApiE
         Failure::Duplicate => {
             ApiError::conflict("name", format!("There is a {kind} with this name already."))
         }
+        Failure::Busy => ApiError::store_busy(),
+        Failure::TooSlow => ApiError::too_slow(),
         Failure::Internal(cause) => ApiError::internal(&cause),
     }
 }

@@ -28,7 +28,8 @@ pub(super) async fn list(
     Query(pairs): Query<Pairs>,
 ) -> Result<Json<Value>, ApiError> {
     let page = query::only_page(pairs)?;
-    let rows = desk.store.run(move |db| plans::list(db, page)).await.map_err(refuse("plan", ""))?;
+    let rows =
+        desk.store.read(move |db| plans::list(db, page)).await.map_err(refuse("plan", ""))?;
     Ok(page_of(&rows, page.limit, |row| row.place, shown))
 }
 
@@ -37,7 +38,7 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let id: PlanId = parse_id("plan", &id)?;
-    let row = desk.store.run(move |db| plans::get(db, id)).await.map_err(refuse("plan", id))?;
+    let row = desk.store.read(move |db| plans::get(db, id)).await.map_err(refuse("plan", id))?;
     Ok(Json(shown(&row)))
 }
 
@@ -56,7 +57,7 @@ pub(super) async fn create(
     };
     fields.finish()?;
     let insert = move |db: &mut rusqlite::Connection| plans::insert(db, &plan);
-    let row = desk.store.run(insert).await.map_err(refuse("plan", ""))?;
+    let row = desk.store.change(insert).await.map_err(refuse("plan", ""))?;
     desk.publish(false).await.map_err(refuse("plan", ""))?;
     Ok((StatusCode::CREATED, Json(shown(&row))))
 }
@@ -80,7 +81,7 @@ pub(super) async fn change(
     };
     fields.finish()?;
     let update = move |db: &mut rusqlite::Connection| plans::update(db, id, change);
-    let row = desk.store.run(update).await.map_err(refuse("plan", id))?;
+    let row = desk.store.change(update).await.map_err(refuse("plan", id))?;
     desk.publish(false).await.map_err(refuse("plan", id))?;
     Ok(Json(shown(&row)))
 }

@@ -43,7 +43,7 @@ pub(super) async fn list(
     Query(pairs): Query<Pairs>,
 ) -> Result<Json<Value>, ApiError> {
     let page = query::only_page(pairs)?;
-    let read = desk.store.run(move |db| services::list(db, page)).await;
+    let read = desk.store.read(move |db| services::list(db, page)).await;
     Ok(page_of(&read.map_err(refuse("service", ""))?, page.limit, |row| row.place, shown))
 }
 
@@ -52,7 +52,7 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let id: ServiceId = parse_id("service", &id)?;
-    let read = desk.store.run(move |db| services::get(db, id)).await;
+    let read = desk.store.read(move |db| services::get(db, id)).await;
     Ok(Json(shown(&read.map_err(refuse("service", id))?)))
 }
 
@@ -80,7 +80,7 @@ pub(super) async fn create(
         effective_at_unix_us: clock::unix_us(),
     };
     fields.finish()?;
-    let made = desk.store.run(move |db| services::insert(db, &new)).await;
+    let made = desk.store.change(move |db| services::insert(db, &new)).await;
     let row = made.map_err(refuse("service", ""))?;
     desk.publish(false).await.map_err(refuse("service", row.id))?;
     Ok((StatusCode::CREATED, Json(shown(&row))))
@@ -107,7 +107,7 @@ pub(super) async fn change(
         enabled: fields.boolean("enabled"),
     };
     fields.finish()?;
-    let changed = desk.store.run(move |db| services::update(db, id, &change)).await;
+    let changed = desk.store.change(move |db| services::update(db, id, &change)).await;
     let row = changed.map_err(refuse("service", id))?;
     desk.publish(false).await.map_err(refuse("service", id))?;
     Ok(Json(shown(&row)))
@@ -120,7 +120,7 @@ pub(super) async fn prices(
 ) -> Result<Json<Value>, ApiError> {
     let id: ServiceId = parse_id("service", &id)?;
     let page = query::only_page(pairs)?;
-    let read = desk.store.run(move |db| match services::prices_of(db, id)? {
+    let read = desk.store.read(move |db| match services::prices_of(db, id)? {
         prices if prices.is_empty() => Err(Failure::Missing),
         prices => Ok(prices),
     });
@@ -143,8 +143,10 @@ pub(super) async fn add_price(
     let price = read_price(&mut fields);
     let effective_at_unix_us = fields.instant("effective_at").unwrap_or_else(clock::unix_us);
     fields.finish()?;
-    let added =
-        desk.store.run(move |db| services::add_price(db, id, &price, effective_at_unix_us)).await;
+    let added = desk
+        .store
+        .change(move |db| services::add_price(db, id, &price, effective_at_unix_us))
+        .await;
     let row = added.map_err(refuse("service", id))?;
     desk.publish(false).await.map_err(refuse("service", id))?;
     Ok((StatusCode::CREATED, Json(shown_price(id, &row))))

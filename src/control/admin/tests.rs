@@ -509,12 +509,14 @@ fn usage_is_summed_with_names() {
         "service_id": service.to_string(), "service": "flat", "calls": 3, "input_tokens": 40,
         "cached_tokens": 0, "output_tokens": 2, "cost_nanousd": 9});
     assert_eq!(usage["data"], json!([row]));
-    for span in ["to=2026-11-23T00:00:00Z", "from=2026-11-24", "from=2026-11-22T23:00:00Z"] {
+    for span in ["to=2026-11-23T00:00:00Z", "from=2026-11-24", "from=2026-11-23T00:00:01Z"] {
         let none = running.get(&format!("/usage?by=service&{span}"));
         assert_eq!(none["data"], json!([]), "{span}");
     }
     assert_eq!(running.get("/usage?from=2026-11-23T02:00:00%2B02:00")["data"][0]["calls"], 3);
-    assert_eq!(running.get("/usage")["data"][0]["calls"], 3);
+    for span in ["from=2026-11-22T23:00:00Z", "to=2026-11-24T00:00:01Z", ""] {
+        assert_eq!(running.get(&format!("/usage?{span}"))["data"][0]["calls"], 3, "{span}");
+    }
 }
 
 #[test]

@@ -1,10 +1,13 @@
-//! The catalog's and the ledger's tables as control uses them. One connection behind a lock,
-//! always on a blocking thread: the lease loop never waits for SQLite.
+//! The catalog's and the ledger's tables as control uses them, over four lanes, each a thread with
+//! a connection of its own: changes, the lease loop's reads, the admin API's lists, its reports.
+//! None waits for another (WAL: readers and the one that writes work side by side), and the lease
+//! loop waits for none of them.
 //!
 //! Store lost: what is in memory goes on serving; changes and sums are refused.
 
 pub(crate) mod consumers;
 pub(crate) mod keys;
+mod lane;
 pub(crate) mod plans;
 pub(crate) mod services;
 #[cfg(test)]
@@ -13,13 +16,19 @@ pub(crate) mod usage;
 
 use crate::clock;
 use crate::control::time_text;
-use crate::sqlite::StoreError;
+use crate::sqlite::{self, StoreError};
+use lane::Lane;
 use rusqlite::types::Type;
-use rusqlite::{Connection, Error, Row};
-use shard::units::{ID_MAX, id_from_text};
+use rusqlite::{Connection, Error, ErrorCode, Row};
+use shard::units::{ID_MAX, Nanos, id_from_text};
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+
+/// Jobs that wait in a lane; reports, of which each may take [`REPORT_WITHIN`], fewer.
+const WAITING_MAX: usize = 1_024;
+const REPORTS_WAITING_MAX: usize = 16;
+/// What a report may take; one that whole days suffice for takes milliseconds.
+const REPORT_WITHIN: Nanos = Nanos::from_s(10);
 
 /// Why a read or a change did not happen.
 #[derive(Debug)]
@@ -28,7 +37,11 @@ pub(crate) enum Failure {
     Duplicate,
     /// The object does not exist.
     Missing,
-    /// SQLite, the host's randomness or the blocking thread failed.
+    /// As many others wait as may.
+    Busy,
+    /// It took longer than it may.
+    TooSlow,
+    /// SQLite, the host's randomness or a thread failed.
     Internal(String),
 }
 
@@ -37,6 +50,8 @@ impl fmt::Display for Failure {
         match self {
             Self::Duplicate => f.write_str("another object has the name"),
             Self::Missing => f.write_str("the object does not exist"),
+            Self::Busy => f.write_str("too many others wait for the store"),
+            Self::TooSlow => f.write_str("it took longer than it may"),
             Self::Internal(cause) => f.write_str(cause),
         }
     }
@@ -50,6 +65,9 @@ impl From<Error> for Failure {
                 if cause.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE =>
             {
                 Self::Duplicate
+            }
+            Error::SqliteFailure(cause, _) if cause.code == ErrorCode::OperationInterrupted => {
+                Self::TooSlow
             }
             _ => Self::Internal(format!("the store (SQLite) failed: {error}")),
         }
@@ -70,34 +88,71 @@ impl Page {
     pub(crate) const EVERYTHING: Self = Self { limit: u32::MAX, after: 0 };
 }
 
-/// The connection.
+/// The lanes.
 #[derive(Clone)]
-pub(crate) struct Store(Arc<Mutex<Connection>>);
+pub(crate) struct Store {
+    changes: Lane,
+    ledger: Lane,
+    lists: Lane,
+    reports: Lane,
+}
 
 impl Store {
     /// Opens the store, migrated; a new one gets the contract's plans.
     pub(crate) fn open(data_dir: &Path) -> Result<Self, StoreError> {
-        let mut connection = crate::sqlite::open(data_dir)?;
+        let mut connection = sqlite::open(data_dir)?;
         plans::seed(&mut connection)?;
-        Ok(Self(Arc::new(Mutex::new(connection))))
+        let reads = |name, waiting_max| {
+            Lane::start(name, sqlite::open_for_reading(data_dir)?, waiting_max)
+                .map_err(StoreError::Thread)
+        };
+        Ok(Self {
+            changes: Lane::start("store-changes", connection, WAITING_MAX)
+                .map_err(StoreError::Thread)?,
+            ledger: reads("store-ledger", WAITING_MAX)?,
+            lists: reads("store-lists", WAITING_MAX)?,
+            reports: reads("store-reports", REPORTS_WAITING_MAX)?,
+        })
     }
 
-    /// Runs `work` on a blocking thread.
-    pub(crate) async fn run<T: Send + 'static>(
+    /// Carries out a change, after those before it. It happens even if nobody waits for it.
+    pub(crate) async fn change<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        let store = self.clone();
-        let joined = tokio::task::spawn_blocking(move || store.run_here(work)).await;
-        joined.unwrap_or_else(|error| Err(Failure::Internal(error.to_string())))
+        self.changes.run(work).await
     }
 
-    /// Runs `work` on this thread, which may wait.
-    pub(crate) fn run_here<T>(
+    /// Reads what the shards wait for.
+    pub(crate) async fn ledger<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Connection) -> Result<T, Failure>,
+        work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        self.ledger.run(work).await
+    }
+
+    /// Reads an object or a page of them.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.lists.run_within(REPORT_WITHIN, work).await
+    }
+
+    /// Reads what may take long: it ends when its time is over or nobody waits for it any more.
+    pub(crate) async fn report<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.reports.run_within(REPORT_WITHIN, work).await
+    }
+
+    /// A change or a read for which this thread may wait: at the start.
+    pub(crate) fn run_here<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.changes.run_here(work)
     }
 }
 

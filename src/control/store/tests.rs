@@ -92,7 +92,7 @@ fn sums_are_apart_by_what_was_asked() {
     let (one, two) = (ConsumerId(1), ConsumerId(2));
     let (chat, flat) = (ServiceId(7), ServiceId(8));
     store
-        .run_here(|db| {
+        .run_here(move |db| {
             for (consumer, service, day, tokens) in [
                 (one, chat, "2026-10-31", 1),
                 (one, chat, "2026-11-01", 10),
@@ -171,4 +171,109 @@ fn a_rotated_key_ends_no_later_than_it_would_have() {
             Ok(())
         })
         .unwrap();
+}
+
+/// A ledger of whole days, each with `per_day` records and their daily sums.
+fn ledger_of(days: u32, per_day: u32) -> impl FnOnce(&mut Connection) -> Result<(), Failure> {
+    move |db| {
+        let transaction = db.transaction()?;
+        let sql = format!(
+            "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n
+                 WHERE i + 1 < {total})
+             INSERT INTO usage_records SELECT printf('%08d', i),
+                 strftime('%Y-%m-%dT%H:%M:%S.000000Z', 1793491200 + i * 86400 / {per_day},
+                     'unixepoch'),
+                 '2026-11', 'q', 'consumer', 'key', 'service', 'm', 200, 'completed', 0,
+                 1, 0, 2, 'reported', 1, 3, 1, 1, 1, 1, 'i' FROM n;
+             INSERT INTO usage_daily SELECT consumer_id, service_id, substr(occurred_at, 1, 10),
+                 period, count(*), sum(input_tokens), 0, sum(output_tokens), sum(cost_nanousd)
+             FROM usage_records GROUP BY 3;",
+            total = days * per_day,
+        );
+        transaction.execute_batch(&sql)?;
+        Ok(transaction.commit()?)
+    }
+}
+
+fn instant(text: &str) -> Option<String> {
+    Some(format!("2026-11-{text}.000000Z"))
+}
+
+#[test]
+fn bounds_with_a_time_of_day_cut_their_days_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    store.run_here(ledger_of(4, 24)).unwrap();
+    let calls = |span: Span| {
+        let summed = store.run_here(move |db| sums(db, &[], &span, 1, 0)).unwrap();
+        let sum = &summed[0];
+        assert_eq!((sum.input_tokens, sum.cost.0), (sum.calls, sum.calls * 3));
+        sum.calls
+    };
+    let day = |text: &str| Some(format!("2026-11-{text}"));
+    let from = |text| Span { from_instant: instant(text), ..Span::default() };
+    let before = |text| Span { before_instant: instant(text), ..Span::default() };
+    assert_eq!(calls(Span::default()), 96);
+    assert_eq!(calls(from("01T01:00:00")), 95);
+    assert_eq!(calls(from("02T12:30:00")), 11 + 48);
+    assert_eq!(calls(before("02T12:00:00")), 24 + 12);
+    let both = |first, last| Span { before_instant: instant(last), ..from(first) };
+    assert_eq!(calls(both("01T23:00:00", "03T00:00:01")), 1 + 24 + 1);
+    assert_eq!(calls(both("02T10:00:00", "02T12:00:00")), 2);
+    assert_eq!(calls(Span { to_day: day("02"), ..from("02T20:00:00") }), 4);
+    assert_eq!(calls(Span { from_day: day("02"), ..before("03T02:00:00") }), 24 + 2);
+}
+
+#[test]
+fn a_time_of_day_reads_no_record_of_the_days_between() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    store.run_here(ledger_of(30, 1_000)).unwrap();
+    let summed = store.run_here(|db| {
+        // Each look is a hundred steps of SQLite's; a scan of all records takes 300 000 and more.
+        let looks = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let count = std::sync::Arc::clone(&looks);
+        let is_over = move || {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            false
+        };
+        db.progress_handler(100, Some(is_over))?;
+        let (from_instant, before_instant) = (instant("01T23:50:00"), instant("30T00:10:00"));
+        let span = Span { from_instant, before_instant, ..Span::default() };
+        let summed = sums(db, &[By::Day], &span, 100, 0)?;
+        Ok((summed.len(), looks.load(std::sync::atomic::Ordering::Relaxed)))
+    });
+    let (days, looks) = summed.unwrap();
+    assert_eq!(days, 30);
+    assert!(looks < 100, "{looks} × 100 steps");
+}
+
+/// What writes between the first read of a change and its first write used to fail it.
+#[test]
+fn changes_of_prices_take_their_turn_with_the_ledgers_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    store.run_here(|db| services::insert(db, &new_service(1, "a"))).unwrap();
+    let mut ledger = sqlite::open(dir.path()).unwrap();
+    let is_over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let until = std::sync::Arc::clone(&is_over);
+    let writer = std::thread::spawn(move || {
+        let mut batches = 0;
+        while !until.load(std::sync::atomic::Ordering::Relaxed) {
+            let transaction = ledger.transaction().unwrap();
+            let insert = "INSERT INTO ingest_watermark VALUES (?1, 1, 0)
+                          ON CONFLICT (journal_id) DO UPDATE SET next_seq = next_seq + 1";
+            transaction.execute(insert, ["j"]).unwrap();
+            transaction.commit().unwrap();
+            batches += 1;
+        }
+        batches
+    });
+    for version in 2..40 {
+        let free = PriceModel::PerToken(TokenPrices::default());
+        let added = store.run_here(move |db| services::add_price(db, ServiceId(1), &free, 9));
+        assert_eq!(added.unwrap().price.version, version);
+    }
+    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(writer.join().unwrap() > 0);
 }

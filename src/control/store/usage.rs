@@ -20,7 +20,8 @@ pub(crate) struct Span {
     pub(crate) from_day: Option<String>,
     /// Days up to this one, inclusive.
     pub(crate) to_day: Option<String>,
-    /// Instants from this one. Set: records are summed one by one, not their daily sums.
+    /// Instants from this one. The days that it or `before_instant` cuts are summed from their
+    /// records, the whole ones between from their daily sums.
     pub(crate) from_instant: Option<String>,
     /// Instants before this one; as above.
     pub(crate) before_instant: Option<String>,
@@ -46,24 +47,7 @@ pub(crate) fn sums(
     limit: u32,
     offset: i64,
 ) -> Result<Vec<Sum>, Failure> {
-    let of_records = span.from_instant.is_some() || span.before_instant.is_some();
-    let (table, day, calls) = if of_records {
-        ("usage_records", "substr(occurred_at, 1, 10)", "count(*)")
-    } else {
-        ("usage_daily", "day", "coalesce(sum(calls), 0)")
-    };
-    let (mut condition, mut values) = ("1".to_owned(), Vec::new());
-    for (bound, column, comparison) in [
-        (&span.from_day, day, ">="),
-        (&span.to_day, day, "<="),
-        (&span.from_instant, "occurred_at", ">="),
-        (&span.before_instant, "occurred_at", "<"),
-    ] {
-        if let Some(bound) = bound {
-            condition += &format!(" AND {column} {comparison} ?");
-            values.push(Value::Text(bound.clone()));
-        }
-    }
+    let (source, mut values) = source_of(span);
     values.extend([Value::Integer(limit.into()), Value::Integer(offset)]);
     let (mut columns, mut grouping) = (String::new(), String::new());
     if !by.is_empty() {
@@ -72,7 +56,7 @@ pub(crate) fn sums(
             .map(|by| match by {
                 By::Consumer => "consumer_id",
                 By::Service => "service_id",
-                By::Day => day,
+                By::Day => "day",
             })
             .collect();
         let names = names.join(", ");
@@ -80,9 +64,10 @@ pub(crate) fn sums(
         grouping = format!("GROUP BY {names} ORDER BY {names}");
     }
     let mut statement = connection.prepare(&format!(
-        "SELECT {columns}{calls}, coalesce(sum(input_tokens), 0), coalesce(sum(cached_tokens), 0),
-             coalesce(sum(output_tokens), 0), coalesce(sum(cost_nanousd), 0)
-         FROM {table} WHERE {condition} {grouping} LIMIT ? OFFSET ?"
+        "SELECT {columns}coalesce(sum(calls), 0), coalesce(sum(input_tokens), 0),
+             coalesce(sum(cached_tokens), 0), coalesce(sum(output_tokens), 0),
+             coalesce(sum(cost_nanousd), 0)
+         FROM ({source}) {grouping} LIMIT ? OFFSET ?"
     ))?;
     let first = by.len();
     let rows = statement.query_map(params_from_iter(values), |row| {
@@ -96,6 +81,49 @@ pub(crate) fn sums(
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+const DAILY: &str = "SELECT consumer_id, service_id, day, calls, input_tokens, cached_tokens,
+    output_tokens, cost_nanousd FROM usage_daily WHERE 1";
+const RECORDS: &str = "SELECT consumer_id, service_id, substr(occurred_at, 1, 10) AS day,
+    1 AS calls, input_tokens, cached_tokens, output_tokens, cost_nanousd
+    FROM usage_records WHERE 1";
+
+/// What is summed over `span`: whole days' sums, and the records of the days that it cuts, which
+/// their index finds. Only the records of two days are ever looked at.
+fn source_of(span: &Span) -> (String, Vec<Value>) {
+    let (from, before) = (span.from_instant.as_deref(), span.before_instant.as_deref());
+    let (first, last) = (from.map(day_of), before.map(day_of));
+    let (mut source, mut values) = (String::new(), Vec::new());
+    let mut part = |select: &str, bounds: &[(&str, Option<&str>)]| {
+        let joint = if source.is_empty() { "" } else { " UNION ALL " };
+        source = format!("{source}{joint}{select}");
+        for (condition, bound) in bounds {
+            if let Some(bound) = bound {
+                source = format!("{source} AND {condition} ?");
+                values.push(Value::Text((*bound).to_owned()));
+            }
+        }
+    };
+    let (from_day, to_day) = (span.from_day.as_deref(), span.to_day.as_deref());
+    let days = [("day >=", from_day), ("day <=", to_day), ("day >", first), ("day <", last)];
+    part(DAILY, &days);
+    if let Some(first) = first {
+        // Sorts behind every instant of the day.
+        let end = format!("{first}U");
+        let bounds =
+            [("occurred_at >=", from), ("occurred_at <", Some(&end)), ("occurred_at <", before)];
+        part(RECORDS, &bounds);
+    }
+    if let Some(last) = last.filter(|last| first != Some(*last)) {
+        part(RECORDS, &[("occurred_at >=", Some(last)), ("occurred_at <", before)]);
+    }
+    (source, values)
+}
+
+/// The day of an instant as the ledger writes it.
+fn day_of(instant: &str) -> &str {
+    instant.get(..10).unwrap_or(instant)
 }
 
 /// Has any call ever been admitted?

@@ -1,0 +1,108 @@
+//! What the lease loop has to read in the ledger: months that begin. One read is under way at a
+//! time, and what is asked for meanwhile goes with the next: at the change of the month ten
+//! thousand consumers cost a few reads, and never more than one place in the queue.
+
+use super::leases::Month;
+use super::months::Place;
+use super::store::{Failure, usage};
+use rusqlite::Connection;
+use std::collections::VecDeque;
+
+/// Months of one read. It takes a few milliseconds, so that accounts have their turn in between.
+const BATCH_MAX: usize = 1_024;
+
+/// Months that are read together.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Batch {
+    /// For the authority.
+    pub(crate) seeds: Vec<Month>,
+    /// For prices that depend on the month.
+    pub(crate) places: Vec<Place>,
+}
+
+/// See the module. What waits is bounded by the pool's months and by `Months`.
+#[derive(Debug, Default)]
+pub(crate) struct LedgerReads {
+    seeds: VecDeque<Month>,
+    places: VecDeque<Place>,
+    is_under_way: bool,
+}
+
+impl LedgerReads {
+    /// The authority does not know this month.
+    pub(crate) fn add_seed(&mut self, month: Month) {
+        self.seeds.push_back(month);
+    }
+
+    /// A shard does not know this place.
+    pub(crate) fn add_place(&mut self, place: Place) {
+        self.places.push_back(place);
+    }
+
+    /// What to read now, if anything: then [`LedgerReads::done`] is called when it has been read.
+    pub(crate) fn next(&mut self) -> Option<Batch> {
+        if self.is_under_way || self.seeds.is_empty() && self.places.is_empty() {
+            return None;
+        }
+        self.is_under_way = true;
+        let seeds = self.seeds.len().min(BATCH_MAX);
+        let places = self.places.len().min(BATCH_MAX);
+        Some(Batch {
+            seeds: self.seeds.drain(..seeds).collect(),
+            places: self.places.drain(..places).collect(),
+        })
+    }
+
+    /// The batch has been read, or could not be.
+    pub(crate) fn done(&mut self) {
+        self.is_under_way = false;
+    }
+}
+
+/// Tokens of each month of the batch, in its order.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Tokens {
+    /// Of [`Batch::seeds`].
+    pub(crate) seeds: Vec<u64>,
+    /// Of [`Batch::places`].
+    pub(crate) places: Vec<u64>,
+}
+
+/// Reads the batch in one transaction: all months as they are at one moment.
+pub(crate) fn read(db: &mut Connection, batch: &Batch) -> Result<Tokens, Failure> {
+    let transaction = db.transaction()?;
+    let seed =
+        |(consumer, period): &Month| usage::month_tokens(&transaction, *consumer, None, *period);
+    let seeds = batch.seeds.iter().map(seed).collect::<Result<_, _>>()?;
+    let place = |place: &Place| {
+        usage::month_tokens(&transaction, place.consumer, Some(place.service), place.period)
+    };
+    let places = batch.places.iter().map(place).collect::<Result<_, _>>()?;
+    Ok(Tokens { seeds, places })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shard::units::{ConsumerId, Period};
+
+    #[test]
+    fn ten_thousand_months_are_a_few_reads_one_at_a_time() {
+        let mut reads = LedgerReads::default();
+        assert_eq!(reads.next(), None);
+        reads.add_seed((ConsumerId(0), Period(202_612)));
+        let first = reads.next().map(|batch| batch.seeds.len());
+        for consumer in 1..=10_000 {
+            reads.add_seed((ConsumerId(consumer), Period(202_612)));
+            assert_eq!(reads.next(), None, "one is under way");
+        }
+        let (mut count, mut months) = (1, first.unwrap_or_default());
+        reads.done();
+        while let Some(batch) = reads.next() {
+            count += 1;
+            months += batch.seeds.len();
+            reads.done();
+        }
+        assert_eq!((count, months), (1 + 10, 10_001));
+    }
+}
