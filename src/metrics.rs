@@ -155,6 +155,8 @@ struct EndpointCounts {
 #[derive(Debug, Default)]
 struct ServiceCounts {
     outcomes: [Counter; Outcome::ALL.len()],
+    /// By whether they were streamed.
+    unreported: [Counter; 2],
     tokens: [Counter; DIRECTIONS.len()],
 }
 
@@ -239,6 +241,12 @@ impl ShardMetrics {
         for (counter, n) in counts.tokens.iter().zip(tokens) {
             counter.add(u64::from(n));
         }
+    }
+
+    /// A whole answer, or stream, came without usage or with a part of it only.
+    pub fn usage_unreported(&self, service: u32, streamed: bool) {
+        let counts = &self.services[(service as usize).min(SERVICES_MAX)];
+        counts.unreported[usize::from(streamed)].add(1);
     }
 
     /// A request was refused by its plan's rate.

@@ -16,6 +16,7 @@ mod path;
 mod relay;
 mod route;
 mod run;
+mod segments;
 mod settle;
 mod stream;
 #[cfg(test)]

@@ -176,6 +176,11 @@ impl Admitted {
         core.hand_over(settled);
         let metrics = core.metrics();
         metrics.consumption(self.service, outcome, usage);
+        // Usage was asked for wherever it does not come unasked: an upstream that leaves it out is
+        // a matter for the operator, since all that it serves is only estimated.
+        if usage.estimated && usage.total() > 0 && outcome == Outcome::Completed {
+            metrics.usage_unreported(self.service, self.streamed);
+        }
         metrics.overhead(u64::from(record.overhead_us));
         Bill { cost: record.cost, seq: settled.seq }
     }

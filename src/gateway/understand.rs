@@ -5,6 +5,7 @@ use super::call::{Call, Stop};
 use super::client::Client;
 use super::core::{CatalogHandle, Core};
 use super::route::Route;
+use super::segments::ends_in;
 use super::upstream;
 use crate::wire::call::{CallError, CallFields, scan_call, write_with_include_usage};
 use crate::wire::error::ApiError;
@@ -46,11 +47,14 @@ pub fn understand(
     let body = client.body();
     let (found, fields) = match call.route {
         Route::Consume { service, .. } => {
-            (service.and_then(|id| catalog.service_by_id(id)), scan_any(client, body)?)
+            let found = service.and_then(|id| catalog.service_by_id(id));
+            let path =
+                found.map(|index| target_path(client, call, &catalog.services[index as usize]));
+            (found, scan_at(path.unwrap_or_default(), client, body)?)
         }
         _ if client.head.method.name() != "POST" => return Err(ApiError::NotFound.into()),
         _ => {
-            let fields = scan_call(body).map_err(ApiError::from)?;
+            let fields = scan_plain(client, body)?;
             let Some(model) = &fields.model else {
                 let message = "The body has no 'model'. Name the service in it; GET /v1/models \
                                lists those that this key may use."
@@ -77,8 +81,7 @@ pub fn understand(
         let message = "The path has . or .. segments. Send it without them.";
         return Err(ApiError::invalid(message).into());
     }
-    let completes = path.ends_with(b"/completions");
-    let answers_in_tokens = !path.ends_with(b"/embeddings");
+    let answers_in_tokens = !ends_in(path, b"embeddings");
     let asked = fields.as_ref().and_then(|fields| fields.max_tokens);
     let copies = fields.as_ref().and_then(|fields| fields.n).unwrap_or(1).max(1);
     let output = match asked {
@@ -87,7 +90,7 @@ pub fn understand(
         None => u64::from(core.config().usage.default_reserve_tokens),
     };
     let input = (body.len() as u64).div_ceil(BYTES_PER_TOKEN);
-    let hide_usage = completes
+    let hide_usage = completes(path)
         && fields.as_ref().is_some_and(|fields| fields.stream && !fields.include_usage_asked);
     Ok(Wanted {
         service,
@@ -101,20 +104,64 @@ pub fn understand(
     })
 }
 
-/// On the consume route a body may be anything; only JSON that calls itself so must be JSON.
+/// Is it a path on which usage must be asked for?
+fn completes(path: &[u8]) -> bool {
+    ends_in(path, b"completions")
+}
+
+/// Reads what a body on the consume route says of itself; on some paths it need not say anything.
+fn scan_at(path: &[u8], client: &Client, body: &[u8]) -> Result<Option<CallFields>, Stop> {
+    match completes(path) {
+        true if body.is_empty() => Ok(None),
+        true => scan_plain(client, body).map(Some),
+        false => scan_any(client, body),
+    }
+}
+
+/// Reads a body that decides what is metered. What its upstream reads in it must be what stands in
+/// it here: it is JSON in UTF-8 to the letter, whatever it calls itself, or it is refused.
+fn scan_plain(client: &Client, body: &[u8]) -> Result<CallFields, Stop> {
+    for (name, value) in &client.head.headers {
+        let name = name.of(&client.input);
+        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+        if is(b"content-encoding") && !value.of(&client.input).eq_ignore_ascii_case(b"identity") {
+            let message = "The body has a content-encoding. Send it without.";
+            return Err(ApiError::invalid(message).into());
+        }
+        if is(b"content-type") && !is_utf_8(value.of(&client.input)) {
+            let message = "The body's charset is not UTF-8. Send it in UTF-8.";
+            return Err(ApiError::invalid(message).into());
+        }
+    }
+    Ok(scan_call(body).map_err(ApiError::from)?)
+}
+
+/// Names the content type no other charset than UTF-8, or a part of it? JSON has no other.
+fn is_utf_8(content_type: &[u8]) -> bool {
+    const CHARSET: &[u8] = b"charset";
+    let is_charset = |bytes: &[u8]| bytes.eq_ignore_ascii_case(CHARSET);
+    let Some(at) = content_type.windows(CHARSET.len()).position(is_charset) else { return true };
+    let Some(value) = content_type[at + CHARSET.len()..].strip_prefix(b"=") else { return false };
+    let value = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let value = value.strip_prefix(b"\"").and_then(|it| it.strip_suffix(b"\"")).unwrap_or(value);
+    [&b"utf-8"[..], b"utf8", b"us-ascii"].iter().any(|known| value.eq_ignore_ascii_case(known))
+}
+
+/// On the consume route a body may be anything where usage comes unasked. What is JSON is known by
+/// its first byte; only what calls itself so must be JSON.
 fn scan_any(client: &Client, body: &[u8]) -> Result<Option<CallFields>, Stop> {
     let says_json = client.head.content_type.is_some_and(|content_type| {
         let value = content_type.of(&client.input);
         value.len() >= 16 && value[..16].eq_ignore_ascii_case(b"application/json")
     });
-    if body.is_empty() || !(says_json || body.first() == Some(&b'{')) {
+    let is_object = body.trim_ascii_start().first() == Some(&b'{');
+    if body.is_empty() || !(says_json || is_object) {
         return Ok(None);
     }
     match scan_call(body) {
         Ok(fields) => Ok(Some(fields)),
-        Err(error @ (CallError::Malformed | CallError::Duplicate(_))) if says_json => {
-            Err(ApiError::from(error).into())
-        }
+        Err(error @ CallError::Duplicate(_)) => Err(ApiError::from(error).into()),
+        Err(error @ CallError::Malformed) if says_json => Err(ApiError::from(error).into()),
         Err(_) => Ok(None),
     }
 }
@@ -240,7 +287,30 @@ fn stays_here(name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::climbs;
+    use super::{climbs, is_utf_8};
+
+    #[test]
+    fn a_charset_is_found_however_it_is_given() {
+        for plain in [
+            "application/json",
+            "application/json; charset=utf-8",
+            "text/plain;CHARSET=\"UTF-8\" ; x=y",
+            "a/b;charset=us-ascii",
+            "",
+        ] {
+            assert!(is_utf_8(plain.as_bytes()), "{plain}");
+        }
+        for other in [
+            "application/json; charset=utf-16",
+            "a/b; Charset=utf-7",
+            "a/b; charset=utf-8x",
+            "a/b; charset*=utf-8''utf-7",
+            "a/b; charset",
+            "a/b; charset=",
+        ] {
+            assert!(!is_utf_8(other.as_bytes()), "{other}");
+        }
+    }
 
     #[test]
     fn dot_segments_are_seen_through_their_encoding() {

@@ -94,6 +94,17 @@ impl Metrics {
                 }
             }
         }
+        let name = "tollgate_usage_unreported_total";
+        page.family(name, "counter", "Whole answers whose usage their upstream did not report.");
+        for slot in 0..=SERVICES_MAX {
+            for (place, streamed) in ["false", "true"].into_iter().enumerate() {
+                let count = self.sum(|shard| &shard.services[slot].unreported[place]);
+                if count > 0 {
+                    let labels = [("service", name_of(slot)), ("streamed", streamed)];
+                    page.sample(name, &labels, count);
+                }
+            }
+        }
         let name = "tokens_consumed_total";
         page.family(name, "counter", "Tokens metered; cached ones are also counted as input.");
         for slot in 0..=SERVICES_MAX {

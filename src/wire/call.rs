@@ -1,8 +1,8 @@
 //! What the gateway must know of a call's JSON body before it lets the call through, read in one
 //! pass, and the one change it makes: asking the upstream to report usage at a stream's end.
 //!
-//! A field that decides about money must mean one thing: given twice, it is refused, because the
-//! upstream might take the other one.
+//! A field that decides about money must mean one thing: given twice, or in another case, it is
+//! refused, because the upstream might take the other one.
 
 use super::json::{JsonError, Kind, Text, Value, scan_object};
 use super::span::Span;
@@ -18,6 +18,8 @@ pub enum CallError {
     NotAnObject,
     /// The field is given twice.
     Duplicate(&'static str),
+    /// The field is written in another case: there are readers who take it for the same.
+    OtherCase(&'static str),
     /// The field is not of its type.
     WrongType {
         /// Which field.
@@ -137,8 +139,11 @@ struct Scan {
 
 impl Scan {
     fn take(&mut self, body: &[u8], key: Text<'_>, value: Value<'_>) -> Result<(), CallError> {
-        let Some(place) = NAMES.iter().position(|name| key.is(name)) else { return Ok(()) };
+        let Some(place) = NAMES.iter().position(|name| key.folds_to(name)) else { return Ok(()) };
         let field = NAMES[place];
+        if !key.is(field) {
+            return Err(CallError::OtherCase(field));
+        }
         if self.seen & 1 << place != 0 {
             return Err(CallError::Duplicate(field));
         }
@@ -179,7 +184,13 @@ impl Scan {
         let (mut asked, mut members) = (None, 0usize);
         for (key, inner) in value.members() {
             members += 1;
-            if key.is("include_usage") && asked.replace(inner).is_some() {
+            if !key.folds_to("include_usage") {
+                continue;
+            }
+            if !key.is("include_usage") {
+                return Err(CallError::OtherCase("stream_options.include_usage"));
+            }
+            if asked.replace(inner).is_some() {
                 return Err(CallError::Duplicate("stream_options.include_usage"));
             }
         }
@@ -269,6 +280,27 @@ mod tests {
             ),
         ] {
             assert_eq!(scan_call(body.as_bytes()), Err(CallError::Duplicate(field)), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_field_in_another_case_is_refused() {
+        for (body, field) in [
+            (r#"{"Stream":true}"#, "stream"),
+            (r#"{"stream":false,"STREAM":true}"#, "stream"),
+            (r#"{"\u017ftream":true}"#, "stream"),
+            ("{\"\u{17f}tream\":true}", "stream"),
+            ("{\"max_to\u{212a}ens\":1}", "max_tokens"),
+            (r#"{"mode\u004c":"a"}"#, "model"),
+            (
+                r#"{"stream_options":{"include_usage":true,"Include_Usage":false}}"#,
+                "stream_options.include_usage",
+            ),
+        ] {
+            assert_eq!(scan_call(body.as_bytes()), Err(CallError::OtherCase(field)), "{body}");
+        }
+        for body in [r#"{"streams":1}"#, r#"{"strea\u0301m":1}"#, r#"{"\u00e9":1,"modem":1}"#] {
+            assert_eq!(scan_call(body.as_bytes()).err(), None, "{body}");
         }
     }
 

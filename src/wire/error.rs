@@ -270,6 +270,10 @@ impl From<CallError> for ApiError {
                 Cow::Owned(format!("'{field}' is given more than once. Send it once.")),
                 Some(field),
             ),
+            CallError::OtherCase(field) => (
+                Cow::Owned(format!("'{field}' is written in another case. Send it as '{field}'.")),
+                Some(field),
+            ),
             CallError::WrongType { field, expected } => {
                 (Cow::Owned(format!("'{field}' is not {expected}. Send {expected}.")), Some(field))
             }

@@ -48,6 +48,35 @@ impl Text<'_> {
         matches && rest.is_empty()
     }
 
+    /// Would a reader who takes no notice of case take its characters for `plain`, in lower case?
+    /// Go's encoding/json is one: it folds letters as Unicode does, where a long s is an s, and
+    /// the sign of the Kelvin a k.
+    #[inline]
+    pub fn folds_to(&self, plain: &str) -> bool {
+        if self.raw.len() <= plain.len() {
+            // Escapes, and letters outside of ASCII, would make it longer.
+            return self.raw.eq_ignore_ascii_case(plain.as_bytes());
+        }
+        (self.escaped || !self.raw.is_ascii()) && self.folds_letter_by_letter_to(plain)
+    }
+
+    fn folds_letter_by_letter_to(&self, plain: &str) -> bool {
+        let mut rest = plain.chars();
+        let folds = unescape(self.raw, |piece| {
+            std::str::from_utf8(piece).is_ok_and(|piece| {
+                piece.chars().all(|letter| {
+                    let folded = match letter {
+                        '\u{17f}' => 's',
+                        '\u{212a}' => 'k',
+                        other => other.to_ascii_lowercase(),
+                    };
+                    rest.next() == Some(folded)
+                })
+            })
+        });
+        folds && rest.next().is_none()
+    }
+
     /// Appends its characters, decoded.
     pub fn decode_into(&self, out: &mut Vec<u8>) {
         unescape(self.raw, |piece| {

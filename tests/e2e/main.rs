@@ -33,6 +33,7 @@ mod reload;
 mod routes;
 mod shared;
 mod slow_clients;
+mod spellings;
 mod streaming;
 mod support;
 mod timeouts;

@@ -41,7 +41,7 @@ fn consume_relays_path_query_and_body() {
         assert!(last.starts_with(&format!("GET {relayed} HTTP/1.1\r\n")), "{rest}: {last}");
     }
     let path = format!("/api/v1/consume/{}", own.id);
-    let body = r#"{"messages": [ ], "odd":"\u00e9 é","n":1.50}"#;
+    let body = r#"{"messages": [ ], "odd":"\u00e9 é","x":1.50}"#;
     let request = Request::new("PUT", &path).key(instance.key("bench")).body(body);
     instance.call(&request).expect(200);
     assert!(own.upstream.last().ends_with(&format!("\r\n\r\n{body}")), "{}", own.upstream.last());

@@ -92,7 +92,12 @@ fn take<'a>(
         "n",
         "stream_options",
     ];
-    let Some(field) = NAMES.into_iter().find(|known| *known == name) else { return Ok(()) };
+    let Some(field) = NAMES.into_iter().find(|known| *known == folded(name)) else {
+        return Ok(());
+    };
+    if name != field {
+        return Err(CallError::OtherCase(field));
+    }
     if seen.contains(&name) {
         return Err(CallError::Duplicate(field));
     }
@@ -107,6 +112,10 @@ fn take<'a>(
         "stream_options" => match value {
             Value::Null => {}
             Value::Object(options) => {
+                const ASKED: &str = "include_usage";
+                if options.keys().any(|key| folded(key) == ASKED && key != ASKED) {
+                    return Err(CallError::OtherCase("stream_options.include_usage"));
+                }
                 let asked = options.get("include_usage").unwrap_or(&Value::Null);
                 call.include_usage = truth("stream_options.include_usage", asked)?;
             }
@@ -115,6 +124,16 @@ fn take<'a>(
         _ => call.max_tokens = call.max_tokens.max(count(field, value)?),
     }
     Ok(())
+}
+
+/// As a reader sees it that takes no notice of case.
+fn folded(name: &str) -> String {
+    let fold = |letter: char| match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    };
+    name.chars().map(fold).collect()
 }
 
 fn truth(field: &'static str, value: &Value) -> Result<bool, CallError> {

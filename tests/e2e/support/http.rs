@@ -58,8 +58,13 @@ impl Request {
     }
 
     /// With this body.
-    pub fn body(mut self, body: &str) -> Self {
-        self.body = body.as_bytes().to_vec();
+    pub fn body(self, body: &str) -> Self {
+        self.bytes(body.as_bytes())
+    }
+
+    /// With these bytes as its body.
+    pub fn bytes(mut self, body: &[u8]) -> Self {
+        self.body = body.to_vec();
         self
     }
 
