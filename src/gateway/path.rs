@@ -152,10 +152,11 @@ async fn admit(
         strict: wanted.strict,
         retry: false,
     };
+    // Reading a large call takes long enough to be no part of that patience, and a lease ends to
+    // the nanosecond. Every wait from here on reads the clock.
+    clock::tick();
     let deadline = clock::lately().after(GRANT_PATIENCE);
     loop {
-        // Reading the call took time, and a lease ends to the nanosecond.
-        clock::tick();
         let admission = core.shard.borrow_mut().admit(&caller, &ask, clock::moment_lately());
         core.post();
         match admission {
