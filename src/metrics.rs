@@ -158,6 +158,7 @@ struct ServiceCounts {
     /// By whether they were streamed.
     unreported: [Counter; 2],
     tokens: [Counter; DIRECTIONS.len()],
+    strays: Counter,
 }
 
 #[derive(Debug, Default)]
@@ -247,6 +248,11 @@ impl ShardMetrics {
     pub fn usage_unreported(&self, service: u32, streamed: bool) {
         let counts = &self.services[(service as usize).min(SERVICES_MAX)];
         counts.unreported[usize::from(streamed)].add(1);
+    }
+
+    /// An upstream of this service sent bytes that belong to no answer.
+    pub fn stray(&self, service: u32) {
+        self.services[(service as usize).min(SERVICES_MAX)].strays.add(1);
     }
 
     /// A request was refused by its plan's rate.

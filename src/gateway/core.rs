@@ -100,6 +100,7 @@ pub struct Core {
     pub synced_next_seq: Cell<u64>,
     /// The journal can no longer be synced.
     pub sync_failed: Cell<bool>,
+    cut_off: Cell<bool>,
     /// An `Rc` of the shard's own, for the same reason as the catalog's.
     config: RefCell<Rc<Config>>,
     metrics: Arc<Metrics>,
@@ -150,6 +151,7 @@ impl Core {
             connections: Cell::new(0),
             synced_next_seq: Cell::new(0),
             sync_failed: Cell::new(false),
+            cut_off: Cell::new(false),
             config: RefCell::new(Rc::new(Config::clone(&parts.config))),
             metrics: parts.metrics,
             replies: RefCell::default(),
@@ -177,6 +179,18 @@ impl Core {
     /// Is the process on its way out?
     pub fn draining(&self) -> bool {
         self.state.draining.load(Ordering::Relaxed)
+    }
+
+    /// Ends every wait for a peer, and lets none begin: the drain took too long.
+    pub fn cut_off(&self) {
+        self.cut_off.set(true);
+        self.watches.end_all();
+        self.parking.wake(Spot::CutOff);
+    }
+
+    /// Has [`Core::cut_off`] been called?
+    pub fn is_cut_off(&self) -> bool {
+        self.cut_off.get()
     }
 
     /// Posts what the pure state wants posted; false if the channel has no room for all of it.

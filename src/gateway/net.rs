@@ -15,17 +15,22 @@ use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
 use monoio::net::{TcpListener, TcpStream};
 use monoio::time::TimeDriver;
 use monoio::{IoUringDriver, RuntimeBuilder};
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::ioctl::{Getter, Opcode, ioctl};
 use rustix::net::sockopt::{set_socket_reuseaddr, set_socket_reuseport};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown,
     socket_with,
 };
-use std::future::Future;
+use std::ffi::c_int;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 /// Entries of the submission queue: operations that one turn of the loop can start at once.
@@ -105,11 +110,23 @@ impl Handle {
         self.shutdown(Shutdown::Both);
     }
 
-    /// Is there nothing to read and the peer still there? Asks the kernel without waiting.
-    pub fn is_quiet(self) -> bool {
+    /// What a read would find, without waiting for it and without taking it.
+    pub fn look(self) -> Look {
         let mut byte = [0u8; 1];
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        matches!(recv(self.socket(), &mut byte, flags), Err(Errno::AGAIN))
+        match recv(self.socket(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN) => Look::Quiet,
+            Ok((_, 1..)) => Look::Speaks,
+            Ok(_) | Err(_) => Look::Ended,
+        }
+    }
+
+    /// Reads what is here, behind what `buffer` holds, into its spare capacity, of which there
+    /// must be some: the count of bytes, 0 at the end; `None` if nothing is here.
+    pub fn recv_now(self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
+        match recv(self.socket(), spare_capacity(buffer), RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN) => Ok(None),
+            received => Ok(Some(received?.0)),
+        }
     }
 
     /// Sends what there is room for at once; how much that is.
@@ -118,6 +135,17 @@ impl Handle {
             Err(Errno::AGAIN) => Ok(0),
             sent => Ok(sent?),
         }
+    }
+
+    /// Bytes sent that the peer's kernel has not acknowledged: no program there can have read
+    /// them. They stay counted when the peer resets the connection.
+    #[expect(unsafe_code, reason = "an ioctl that rustix has no function for")]
+    pub fn unacknowledged_bytes(self) -> io::Result<u32> {
+        /// `SIOCOUTQ` of `linux/sockios.h`, on all but a few old architectures.
+        const SIOCOUTQ: Opcode = 0x5411;
+        // SAFETY: `SIOCOUTQ` writes one `int` and reads nothing; rustix owns it for the call.
+        let bytes = unsafe { ioctl(self.socket(), Getter::<SIOCOUTQ, c_int>::new()) }?;
+        Ok(bytes.unsigned_abs())
     }
 
     fn shutdown(self, how: Shutdown) {
@@ -131,6 +159,17 @@ impl Handle {
         // this handle before it drops the socket, so the number still names that socket.
         unsafe { BorrowedFd::borrow_raw(self.0) }
     }
+}
+
+/// What a read would find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing yet.
+    Quiet,
+    /// Bytes.
+    Speaks,
+    /// The end, or a reset.
+    Ended,
 }
 
 /// What can be known of a socket's peer without reading from it.
@@ -222,6 +261,24 @@ impl Stream {
         let (result, room) = self.inner.read(room).await;
         clock::tick();
         *buffer = room.into_inner();
+        result
+    }
+
+    /// Waits until there is room to write or, where `or_readable`, something to read. It takes
+    /// nothing, so it may be dropped.
+    pub async fn ready(&self, or_readable: bool) -> io::Result<()> {
+        let mut writable = pin!(self.inner.writable(false));
+        let mut readable = pin!(or_readable.then(|| self.inner.readable(false)));
+        let ready = poll_fn(|context| {
+            if let Some(readable) = readable.as_mut().as_pin_mut()
+                && let Poll::Ready(result) = readable.poll(context)
+            {
+                return Poll::Ready(result);
+            }
+            writable.as_mut().poll(context)
+        });
+        let result = ready.await;
+        clock::tick();
         result
     }
 

@@ -112,7 +112,7 @@ async fn drain(core: &Core, listener: net::Handle) {
     }
     if core.connections.get() > 0 {
         tracing::warn!(connections = core.connections.get(), "cut off: the drain took too long");
-        core.watches.end_all();
+        core.cut_off();
         // What is cut off may have to be counted before it can be settled.
         let counted = Nanos(COUNT_PATIENCE.as_nanos() as u64);
         let last = clock::lately().after(counted).after(Nanos::from_s(1));

@@ -16,17 +16,12 @@ use crate::wire::response::ResponseFraming;
 use crate::wire::sse::{EventTooLarge, SseEvent, SseSplitter};
 use crate::wire::usage::{EventRole, StreamMeter, TokenCounts, usage_from_body};
 use shard::record::{Outcome, Usage};
-use shard::units::Nanos;
 use std::ops::Range;
 
 /// Of a large body, and of a stream's text, this much is kept to find or count its usage in.
 const KEPT_BYTES_MAX: usize = 8 << 20;
 /// Events from one CHECKPOINT in the journal to the next.
 const CHECKPOINT_EVENTS: u32 = 64;
-/// What an upstream gets to end an answer that has said it all: the client's next request waits.
-const TAIL_READS_MAX: usize = 4;
-const TAIL_PATIENCE: Nanos = Nanos::from_ms(50);
-
 /// Begins no chunk: whoever reads it knows that the body is broken.
 const NO_CHUNK: u8 = b'!';
 
@@ -91,20 +86,8 @@ pub async fn relay(
         client.output.extend_from_slice(LAST_CHUNK);
     }
     let sent = client.send(core).await;
-    finish(core, wanted.service, link).await;
+    core.pools.put(core, wanted.service, link);
     (status, if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close })
-}
-
-/// Reads what little may be left of an answer, so that its connection can be used again.
-async fn finish(core: &Core, service: u32, mut link: Link) {
-    link.end_by(clock::lately().after(TAIL_PATIENCE));
-    for _ in 0..TAIL_READS_MAX {
-        match link.next_part(core).await {
-            Ok(Some(_)) => {}
-            Ok(None) => return core.pools.put(core, service, link),
-            Err(_) => return,
-        }
-    }
 }
 
 /// An answer on its way through.

@@ -1,29 +1,41 @@
 //! Calls to upstreams: connections kept alive per shard and service, the request sent, the
 //! answer's head and body read within their deadlines. Nothing here knows what an answer means.
+//!
+//! A call may be sent again only if no program at the upstream can have read all of it.
+
+mod pools;
+
+pub use pools::Pools;
 
 use super::core::Core;
-use super::net::{self, Stream};
+use super::net::{self, Look, Stream};
+use super::park::Spot;
 use super::watch::{Ends, Socket};
 use crate::clock;
-use crate::config::Upstream;
 use crate::wire::chunked::{ChunkDecoder, Step};
 use crate::wire::request::HeadLimits;
 use crate::wire::response::{ResponseFraming, ResponseHead, parse_response_head};
 use shard::catalog::Service;
 use shard::units::Nanos;
-use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 /// Room for one read of an answer.
 const READ_BYTES: usize = 16 * 1024;
-/// A connection idle for longer is asked whether its peer is still there before it is used.
-const TRUSTED_IDLE: Nanos = Nanos::from_ms(100);
 /// Header lines of an answer.
 const ANSWER_HEADERS_MAX: usize = 128;
 /// Interim (1xx) answers that are skipped before an answer counts as nonsense.
 const INTERIM_ANSWERS_MAX: usize = 8;
+/// Reads for what an answer that has said it all is still to be ended with.
+const TAIL_READS_MAX: usize = 4;
+/// An upstream that has begun a good answer and for so long takes no more of its request does
+/// not wait for the rest of it.
+const EARLY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a call brought no (whole) answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,83 +44,20 @@ pub enum Fault {
     Failed,
     /// A deadline passed.
     TimedOut,
-    /// A kept connection turned out to be closed before any byte of an answer: the upstream's
-    /// idle timeout crossed our request, which it has therefore not seen.
+    /// A kept connection turned out to be closed before any byte of an answer, and no program of
+    /// the upstream can have read the whole request: its idle timeout crossed it.
     Stale,
 }
 
-/// Idle connections of one shard, by the service's index.
-#[derive(Default)]
-pub struct Pools {
-    by_service: RefCell<Vec<Vec<Link>>>,
-    idle: Cell<usize>,
-}
-
-impl Pools {
-    /// Idle connections in all.
-    pub fn idle(&self) -> usize {
-        self.idle.get()
-    }
-
-    /// Makes room for one more connection: clients, who may each need one, and idle connections
-    /// are together no more than clients alone may be. The oldest goes.
-    fn make_room(&self, core: &Core) {
-        let most = core.config().server.max_connections as usize;
-        while self.idle.get() > 0 && self.idle.get() + core.connections.get() as usize >= most {
-            let mut pools = self.by_service.borrow_mut();
-            let oldest = |pool: &&mut Vec<Link>| pool.first().map(|link| link.idle_since);
-            let Some(pool) = pools.iter_mut().filter(|pool| !pool.is_empty()).min_by_key(oldest)
-            else {
-                return;
-            };
-            pool.remove(0);
-            self.idle.set(self.idle.get() - 1);
-        }
-    }
-
-    fn take(&self, index: u32, service: &Service, now: Nanos) -> Option<Link> {
-        let mut pools = self.by_service.borrow_mut();
-        let pool = pools.get_mut(index as usize)?;
-        while let Some(link) = pool.pop() {
-            self.idle.set(self.idle.get() - 1);
-            let fresh = now.since(link.idle_since) < TRUSTED_IDLE || link.socket.is_quiet();
-            if fresh && service.addrs.contains(&link.address) {
-                return Some(link);
-            }
-        }
-        None
-    }
-
-    /// Keeps a connection whose answer was read to its end.
-    pub fn put(&self, core: &Core, index: u32, mut link: Link) {
-        let ended = link.socket.watch().fired();
-        let clean = !ended && link.position == link.input.len() && link.head.keep_alive;
-        if !clean || !matches!(link.rest, Rest::Done) || core.draining() {
-            return;
-        }
-        link.reset();
-        link.idle_since = clock::lately();
-        self.make_room(core);
-        let mut pools = self.by_service.borrow_mut();
-        let index = index as usize;
-        if pools.len() <= index {
-            pools.resize_with(index + 1, Vec::new);
-        }
-        if pools[index].len() < core.config().upstream.pool_idle_max {
-            pools[index].push(link);
-            self.idle.set(self.idle.get() + 1);
-        }
-    }
-
-    /// Closes what has been idle for too long.
-    pub fn drop_idle_since(&self, now: Nanos, config: &Upstream) {
-        let patience = Nanos::from_ms(config.pool_idle_timeout_ms);
-        for pool in self.by_service.borrow_mut().iter_mut() {
-            let before = pool.len();
-            pool.retain(|link| now.since(link.idle_since) < patience);
-            self.idle.set(self.idle.get() - (before - pool.len()));
-        }
-    }
+/// What told that nothing more comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    /// The request was not taken whole.
+    ShortWrite,
+    /// A reset.
+    Reset,
+    /// The end of what the upstream says.
+    Ended,
 }
 
 enum Rest {
@@ -138,6 +87,14 @@ pub struct Link {
     reused: bool,
     /// The upstream has said something since the call began.
     heard: bool,
+    /// Interim answers since the call began.
+    interim: usize,
+    /// The answer's head is here.
+    begun: bool,
+    /// The upstream did not get, or did not want, the whole request.
+    ceased: bool,
+    /// Not to be used for another call.
+    unsound: bool,
     idle_since: Nanos,
 }
 
@@ -163,8 +120,8 @@ pub async fn call(
     let begun = clock::lately();
     let total = begun.after(Nanos::from_ms(core.config().upstream.total_timeout_ms));
     *attempts += 1;
-    if let Some(mut link) = core.pools.take(request.index, request.service, begun) {
-        (link.reused, link.heard) = (true, false);
+    if let Some(mut link) = core.pools.take(core, request) {
+        link.reused = true;
         link.total_deadline = total;
         compose(&mut link.output);
         match link.exchange(core, request).await {
@@ -174,7 +131,7 @@ pub async fn call(
             Err(fault) => return Err(fault),
         }
     }
-    let mut link = Link::open(core, request.service).await?;
+    let mut link = Link::open(core, request.service, total).await?;
     link.waited = clock::lately().since(begun);
     link.total_deadline = total;
     compose(&mut link.output);
@@ -183,16 +140,23 @@ pub async fn call(
 }
 
 impl Link {
-    async fn open(core: &Core, service: &Service) -> Result<Self, Fault> {
+    /// A new connection. All addresses together have until `deadline`, and until a drain ends.
+    async fn open(core: &Core, service: &Service, deadline: Nanos) -> Result<Self, Fault> {
         core.pools.make_room(core);
-        let patience = Duration::from_millis(core.config().upstream.connect_timeout_ms);
+        let each = Nanos::from_ms(core.config().upstream.connect_timeout_ms);
         let mut fault = Fault::Failed;
         for address in &service.addrs {
+            let patience = each.min(deadline.since(clock::lately()));
+            if core.is_cut_off() || patience == Nanos(0) {
+                return Err(Fault::TimedOut);
+            }
             // A connect that lost its race with time is dropped with its socket.
-            match net::within(patience, Stream::connect(*address)).await {
-                Some(Ok(stream)) => return Ok(Self::new(core.watches.socket(stream), *address)),
-                Some(Err(_)) => fault = Fault::Failed,
-                None => fault = Fault::TimedOut,
+            match net::within(Duration::from_nanos(patience.0), connect(core, *address)).await {
+                Some(Some(Ok(stream))) if !core.is_cut_off() => {
+                    return Ok(Self::new(core.watches.socket(stream), *address));
+                }
+                Some(Some(Err(_))) => fault = Fault::Failed,
+                Some(_) | None => fault = Fault::TimedOut,
             }
         }
         Err(fault)
@@ -213,6 +177,10 @@ impl Link {
             waited: Nanos(0),
             reused: false,
             heard: false,
+            interim: 0,
+            begun: false,
+            ceased: false,
+            unsound: false,
             idle_since: Nanos(0),
         }
     }
@@ -228,6 +196,7 @@ impl Link {
         self.head.clear();
         self.position = 0;
         self.waited = Nanos(0);
+        (self.heard, self.interim, self.begun) = (false, 0, false);
         self.socket.watch().disarm();
         self.socket.watch().served();
     }
@@ -235,11 +204,6 @@ impl Link {
     /// Time spent waiting for the upstream since the call began.
     pub const fn waited(&self) -> Nanos {
         self.waited
-    }
-
-    /// The rest of the answer must be here by then.
-    pub fn end_by(&mut self, deadline: Nanos) {
-        self.total_deadline = self.total_deadline.min(deadline);
     }
 
     /// The answer is read to its end.
@@ -250,46 +214,112 @@ impl Link {
     async fn exchange(&mut self, core: &Core, request: &Request<'_>) -> Result<(), Fault> {
         let begun = clock::lately();
         self.socket.watch().serve(request.client, begun);
-        let within = |ms| clock::lately().after(Nanos::from_ms(ms)).min(self.total_deadline);
-        let config = core.config();
-        // An upstream that takes nothing is as silent as one that says nothing.
-        self.socket.watch().arm(within(config.upstream.idle_timeout_ms), Ends::Both);
-        let sent = self.socket.write_all(&mut self.output).await;
-        self.socket.watch().arm(within(config.upstream.first_byte_timeout_ms), Ends::Both);
-        self.output.clear();
-        if sent.is_err() {
-            return Err(self.fault());
-        }
-        let result = self.read_head(core, request.is_head).await;
+        let result = self.converse(core, request.is_head).await;
         self.socket.watch().disarm();
+        self.output.clear();
         self.waited = self.waited.after(clock::lately().since(begun));
         result
     }
 
-    async fn read_head(&mut self, core: &Core, is_head: bool) -> Result<(), Fault> {
+    async fn converse(&mut self, core: &Core, is_head: bool) -> Result<(), Fault> {
+        let config = core.config();
         let limits = HeadLimits {
-            head_bytes: core.config().upstream.max_head_bytes,
-            uri_bytes: core.config().upstream.max_head_bytes,
+            head_bytes: config.upstream.max_head_bytes,
+            uri_bytes: config.upstream.max_head_bytes,
             headers: ANSWER_HEADERS_MAX,
         };
-        let mut interim = 0;
+        self.send(config.upstream.idle_timeout_ms, &limits, is_head).await?;
+        self.arm(config.upstream.first_byte_timeout_ms);
+        while !self.take_head(&limits, is_head)? {
+            if self.read().await? == 0 {
+                return Err(self.fault(Sign::Ended));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the request; less than all of it where the answer is here before that and does not
+    /// depend on the rest. Most requests leave at once, in one system call right behind the look
+    /// at the connection that they leave on.
+    async fn send(
+        &mut self,
+        idle_timeout_ms: u64,
+        limits: &HeadLimits,
+        is_head: bool,
+    ) -> Result<(), Fault> {
+        let mut sent = 0;
+        self.arm(idle_timeout_ms);
         loop {
-            match parse_response_head(&self.input, &limits, &mut self.head, is_head) {
-                Ok(true) if self.head.status >= 200 => break,
+            let Ok(count) = self.socket.send_now(&self.output[sent..]) else {
+                // What the upstream said before it hung up is its answer.
+                self.ceased = true;
+                let is_here = self.begun || self.listen(limits, is_head)?;
+                return if is_here { Ok(()) } else { Err(self.fault(Sign::ShortWrite)) };
+            };
+            sent += count;
+            if sent == self.output.len() {
+                return Ok(());
+            }
+            if self.begun {
+                self.socket.watch().arm(self.total_deadline, Ends::Both);
+                self.ceased = net::within(EARLY_PATIENCE, self.socket.ready(false)).await.is_none();
+            } else {
+                // An upstream that takes nothing is as silent as one that says nothing.
+                if count > 0 {
+                    self.arm(idle_timeout_ms);
+                }
+                // How the wait ended, the next look and the next write tell.
+                let _ = self.socket.ready(true).await;
+                // A refusal does not wait for the rest (RFC 9112, section 9.3).
+                self.ceased = self.listen(limits, is_head)? && self.head.status >= 300;
+            }
+            if self.ceased {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes in what the upstream has said so far: is the answer's head here?
+    fn listen(&mut self, limits: &HeadLimits, is_head: bool) -> Result<bool, Fault> {
+        loop {
+            if self.take_head(limits, is_head)? {
+                return Ok(true);
+            }
+            match self.read_now() {
+                Ok(Some(1..)) => {}
+                Ok(None) => return Ok(false),
+                // It says no more, so it will not answer what it has not got.
+                Ok(Some(0)) | Err(_) => return Err(self.fault(Sign::ShortWrite)),
+            }
+        }
+    }
+
+    fn arm(&self, patience_ms: u64) {
+        let deadline = clock::lately().after(Nanos::from_ms(patience_ms));
+        self.socket.watch().arm(deadline.min(self.total_deadline), Ends::Both);
+    }
+
+    /// Is the answer's head here? Interim ones are skipped.
+    fn take_head(&mut self, limits: &HeadLimits, is_head: bool) -> Result<bool, Fault> {
+        while !self.begun {
+            match parse_response_head(&self.input, limits, &mut self.head, is_head) {
+                Ok(true) if self.head.status >= 200 => self.begin(),
                 // 101 would end HTTP on this connection; nobody asked for it.
-                Ok(true) if self.head.status != 101 && interim < INTERIM_ANSWERS_MAX => {
-                    interim += 1;
+                Ok(true) if self.head.status != 101 && self.interim < INTERIM_ANSWERS_MAX => {
+                    self.interim += 1;
+                    self.unsound |= self.head.announces_body;
                     self.input.drain(..self.head.head_len);
                     self.head.clear();
                 }
                 Ok(true) | Err(_) => return Err(Fault::Failed),
-                Ok(false) => {
-                    if self.read().await? == 0 {
-                        return Err(self.fault());
-                    }
-                }
+                Ok(false) => return Ok(false),
             }
         }
+        Ok(true)
+    }
+
+    fn begin(&mut self) {
+        self.begun = true;
         self.position = self.head.head_len;
         self.head_bytes.clear();
         self.head_bytes.extend_from_slice(&self.input[..self.position]);
@@ -299,7 +329,6 @@ impl Link {
             ResponseFraming::Chunked => Rest::Chunked(ChunkDecoder::default()),
             ResponseFraming::UntilClose => Rest::UntilClose,
         };
-        Ok(())
     }
 
     /// The next piece of the body as a place in `input`, valid until the next call; `None` at
@@ -323,17 +352,48 @@ impl Link {
         let begun = clock::lately();
         let idle = begun.after(Nanos::from_ms(core.config().upstream.idle_timeout_ms));
         self.socket.watch().arm(idle.min(self.total_deadline), Ends::Both);
-        let read = self.read().await;
+        let mut read = self.read().await;
         // The time that a client takes to receive is not the upstream's.
         self.socket.watch().disarm();
         self.waited = self.waited.after(clock::lately().since(begun));
+        if self.ceased && read == Err(Fault::Failed) {
+            // The reset is for the part of the request that nobody wanted.
+            read = Ok(0);
+        }
         if read? == 0 {
             if !matches!(self.rest, Rest::UntilClose) || self.socket.watch().fired() {
-                return Err(self.fault());
+                return Err(self.fault(Sign::Ended));
             }
             self.rest = Rest::Done;
         }
         Ok(())
+    }
+
+    /// Passes over what has been read of the answer.
+    fn skip_at_hand(&mut self) -> Result<(), Fault> {
+        while self.part_at_hand()?.is_some() {}
+        Ok(())
+    }
+
+    /// What is on the connection besides its last answer, whose end may still have to be read.
+    fn look(&mut self) -> Look {
+        let mut reads = 0;
+        while !self.is_done() && reads < TAIL_READS_MAX {
+            reads += 1;
+            self.input.clear();
+            self.position = 0;
+            if !matches!(self.read_now(), Ok(Some(1..))) || self.skip_at_hand().is_err() {
+                return Look::Ended;
+            }
+        }
+        let look = match (self.is_done(), self.position < self.input.len()) {
+            (true, false) => self.socket.look(),
+            (true, true) => Look::Speaks,
+            (false, _) => Look::Ended,
+        };
+        self.input.clear();
+        (self.position, self.heard) = (0, false);
+        look
     }
 
     /// The next piece of what has been read already: `None` if there is none, at the end or not.
@@ -379,25 +439,50 @@ impl Link {
     }
 
     async fn read(&mut self) -> Result<usize, Fault> {
-        if self.input.capacity() - self.input.len() < READ_BYTES / 4 {
-            self.input.reserve(READ_BYTES);
-        }
+        self.make_room();
         match self.socket.read(&mut self.input).await {
             Ok(count) => {
                 self.heard |= count > 0;
                 Ok(count)
             }
-            Err(_) => Err(self.fault()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                Err(self.fault(Sign::Reset))
+            }
+            Err(_) => Err(self.fault(Sign::Ended)),
         }
     }
 
-    fn fault(&self) -> Fault {
-        if self.socket.watch().fired() {
-            Fault::TimedOut
-        } else if self.reused && !self.heard {
-            Fault::Stale
-        } else {
-            Fault::Failed
+    fn read_now(&mut self) -> io::Result<Option<usize>> {
+        self.make_room();
+        let read = self.socket.recv_now(&mut self.input);
+        self.heard |= matches!(read, Ok(Some(1..)));
+        read
+    }
+
+    fn make_room(&mut self) {
+        if self.input.capacity() - self.input.len() < READ_BYTES / 4 {
+            self.input.reserve(READ_BYTES);
         }
     }
+
+    fn fault(&self, sign: Sign) -> Fault {
+        if self.socket.watch().fired() {
+            return Fault::TimedOut;
+        }
+        // An end behind bytes that the upstream's kernel has acknowledged came from a program
+        // that read them, and may have acted on them.
+        let unread = || sign != Sign::Ended || self.socket.is_unread();
+        if self.reused && !self.heard && unread() { Fault::Stale } else { Fault::Failed }
+    }
+}
+
+/// Connects; `None` if the shard's drain has ended meanwhile.
+async fn connect(core: &Core, address: SocketAddr) -> Option<io::Result<Stream>> {
+    let mut connected = pin!(Stream::connect(address));
+    let mut cut_off = pin!(core.parking.wait(Spot::CutOff));
+    let connected_in_time = poll_fn(|context| match connected.as_mut().poll(context) {
+        Poll::Ready(connected) => Poll::Ready(Some(connected)),
+        Poll::Pending => cut_off.as_mut().poll(context).map(|()| None),
+    });
+    connected_in_time.await
 }

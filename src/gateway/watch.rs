@@ -10,7 +10,7 @@
 //! connection is gone. One that has only said that it sends no more may be half-closed and want
 //! its answer, or gone: a [`Probe`] makes the kernel of one that is gone say so.
 
-use super::net::{self, Handle, Peer, Stream};
+use super::net::{self, Handle, Look, Peer, Stream};
 use shard::units::Nanos;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -265,9 +265,32 @@ impl Socket {
         self.stream.handle().end_writes();
     }
 
-    /// Is there nothing to read and the peer still there? Asks the kernel without waiting.
-    pub fn is_quiet(&self) -> bool {
-        self.stream.handle().is_quiet()
+    /// See [`Stream::ready`].
+    pub async fn ready(&self, or_readable: bool) -> io::Result<()> {
+        self.stream.ready(or_readable).await
+    }
+
+    /// See [`Handle::send_now`].
+    pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.handle().send_now(bytes)
+    }
+
+    /// See [`Handle::recv_now`].
+    pub fn recv_now(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
+        self.stream.handle().recv_now(buffer)
+    }
+
+    /// See [`Handle::look`].
+    pub fn look(&self) -> Look {
+        self.stream.handle().look()
+    }
+
+    /// Does the kernel show that the peer cannot have read all that was sent to it: some of it is
+    /// not acknowledged, or was answered by a reset?
+    pub fn is_unread(&self) -> bool {
+        let handle = self.stream.handle();
+        let is_reset = || net::peers(&[handle]).is_ok_and(|peers| peers == [Peer::Gone]);
+        handle.unacknowledged_bytes().is_ok_and(|bytes| bytes > 0) || is_reset()
     }
 }
 

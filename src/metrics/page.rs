@@ -116,6 +116,15 @@ impl Metrics {
                 }
             }
         }
+        let name = "tollgate_upstream_strays_total";
+        let help = "Upstream connections closed for bytes on them that belong to no answer.";
+        page.family(name, "counter", help);
+        for slot in 0..=SERVICES_MAX {
+            let count = self.sum(|shard| &shard.services[slot].strays);
+            if count > 0 {
+                page.sample(name, &[("service", name_of(slot))], count);
+            }
+        }
     }
 
     fn write_plans(&self, page: &mut Page, catalog: &Catalog) {

@@ -41,8 +41,12 @@ pub struct ResponseHead {
     pub framing: ResponseFraming,
     /// Content-Length as sent, also where there is no body (HEAD, 304).
     pub content_length: Option<u64>,
-    /// The connection may carry another call once the body has ended.
+    /// The connection may carry another call once the body has ended: the upstream keeps it open,
+    /// and nobody can take the body's end for another place. An answer without a body leaves that
+    /// doubt: there are upstreams that send one all the same, which the next caller would get.
     pub keep_alive: bool,
+    /// A body is announced, whether there can be one or not.
+    pub announces_body: bool,
     /// Content-Type is `text/event-stream`.
     pub is_event_stream: bool,
     /// Content-Type is JSON.
@@ -111,7 +115,8 @@ pub fn parse_response_head(
     framing.check(http_10).map_err(ResponseError::Malformed)?;
     head.framing = body_framing(head.status, request_was_head, &framing);
     head.content_length = framing.length;
-    head.keep_alive = framing.persists(http_10) && head.framing != ResponseFraming::UntilClose;
+    head.keep_alive = framing.persists(http_10) && has_certain_end(head.framing);
+    head.announces_body = framing.chunked || framing.length.is_some_and(|bytes| bytes > 0);
     head.lists_fields = framing.lists_fields;
     Ok(true)
 }
@@ -126,6 +131,10 @@ fn body_framing(status: u16, request_was_head: bool, fields: &FramingFields) -> 
         (false, Some(bytes)) => ResponseFraming::Length(bytes),
         (false, None) => ResponseFraming::UntilClose,
     }
+}
+
+fn has_certain_end(framing: ResponseFraming) -> bool {
+    matches!(framing, ResponseFraming::Length(1..) | ResponseFraming::Chunked)
 }
 
 fn read_fields(
@@ -202,8 +211,27 @@ mod tests {
         for (status, was_head) in [(200, true), (204, false), (304, false), (100, false)] {
             let text = format!("HTTP/1.1 {status} X\r\nContent-Length: 9\r\n\r\n");
             let head = parse(&text, was_head).unwrap();
-            assert_eq!((head.framing, head.keep_alive), (ResponseFraming::None, true));
+            assert_eq!((head.framing, head.announces_body), (ResponseFraming::None, true));
             assert_eq!((head.status, head.content_length), (status, Some(9)));
+        }
+    }
+
+    #[test]
+    fn only_a_body_of_certain_length_leaves_the_connection_to_the_next_call() {
+        for (status, field, was_head, keeps) in [
+            (200, "content-length: 1", false, true),
+            (200, "transfer-encoding: chunked", false, true),
+            (500, "content-length: 1", false, true),
+            (200, "content-length: 0", false, false),
+            (200, "a: b", false, false),
+            (200, "content-length: 1", true, false),
+            (200, "transfer-encoding: chunked", true, false),
+            (200, "a: b", true, false),
+            (204, "a: b", false, false),
+            (304, "content-length: 1", false, false),
+        ] {
+            let head = parse(&format!("HTTP/1.1 {status} X\r\n{field}\r\n\r\n"), was_head);
+            assert_eq!(head.unwrap().keep_alive, keeps, "{status} {field} {was_head}");
         }
     }
 

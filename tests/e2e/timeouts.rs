@@ -48,17 +48,45 @@ fn full_port() -> (SocketAddr, OwnedFd, Vec<TcpStream>) {
     (address, socket, queued)
 }
 
-#[test]
-fn connecting_has_an_end() {
-    let instance = Setup::default().shards(1).config(&patience("connect", 300)).start();
-    let (address, _socket, _queued) = full_port();
+/// A call of a service at `address`, once it is sold.
+fn call_of(instance: &Instance, address: SocketAddr) -> Request {
     let id = instance.admin().service("full", &format!("http://{address}"), &per_token(1, 1, 1));
-    let request = Request::get(&format!("/api/v1/consume/{id}"));
     poll::until("the service", || {
         let models = Request::get("/v1/models").key(instance.key("bench"));
         instance.call(&models).text().contains(&id).then_some(())
     });
-    timed_out(&instance, &request, 300);
+    Request::get(&format!("/api/v1/consume/{id}"))
+}
+
+#[test]
+fn connecting_has_an_end() {
+    let instance = Setup::default().shards(1).config(&patience("connect", 300)).start();
+    let (address, _socket, _queued) = full_port();
+    timed_out(&instance, &call_of(&instance, address), 300);
+}
+
+#[test]
+fn connecting_ends_with_the_whole_call() {
+    let instance = Setup::default().shards(1).config(&patience("total", 300)).start();
+    let (address, _socket, _queued) = full_port();
+    timed_out(&instance, &call_of(&instance, address), 300);
+}
+
+#[test]
+fn connecting_ends_with_the_drain() {
+    let config = format!("{}[server]\ndrain_timeout_ms = 300\n", patience("connect", 60_000));
+    let mut instance = Setup::default().shards(1).config(&config).start();
+    let (address, _socket, _queued) = full_port();
+    let request = call_of(&instance, address).key(instance.key("bench")).id("cut-off");
+    let mut connection = instance.open();
+    connection.send(&request.to_bytes()).unwrap();
+    poll::until("the call to be under way", || {
+        (instance.metrics().sum("tollgate_permits_open", &[]) == 1).then_some(())
+    });
+    instance.process.terminate();
+    assert_eq!(instance.process.ended().code(), Some(0), "{}", instance.process.log());
+    let row = instance.ledger().row("cut-off");
+    assert_eq!((row.status, row.outcome.as_str()), (504, "timed_out"), "{row:?}");
 }
 
 #[test]

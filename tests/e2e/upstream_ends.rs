@@ -1,76 +1,26 @@
 //! Where an upstream ends what it has begun: no call is sent twice that may have been heard, and
 //! nothing broken looks whole.
 
-use crate::support::admin::per_token;
+use crate::shared::unique;
 use crate::support::http::Request;
-use crate::support::instance::{Instance, Setup};
+use crate::support::instance::Setup;
 use crate::support::poll;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use crate::support::scripted::{Then, service, work};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
-
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
-    content-length: 51\r\n\r\n{\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}";
-
-/// What an upstream does with a request, once its head is read; false: it closes.
-type Act = fn(&mut TcpStream, &str) -> bool;
-
-/// A service on an upstream that acts so: its path.
-fn service(instance: &Instance, name: &str, act: Act) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            thread::spawn(move || serve(stream, act));
-        }
-    });
-    let path =
-        format!("/api/v1/consume/{}", instance.admin().service(name, &url, &per_token(1, 1, 1)));
-    let request = Request::get(&path).key(instance.key("bench"));
-    poll::until("the service to be sold", || {
-        (instance.call(&request).status() == 200).then_some(())
-    });
-    path
-}
-
-fn serve(mut stream: TcpStream, act: Act) {
-    let mut input = BufReader::new(stream.try_clone().unwrap());
-    loop {
-        let (mut line, mut length) = (String::new(), 0);
-        while !line.ends_with("\r\n\r\n") {
-            let before = line.len();
-            if input.read_line(&mut line).unwrap_or(0) == 0 {
-                return;
-            }
-            if let Some(value) = line[before..].strip_prefix("content-length: ") {
-                length = value.trim().parse().unwrap();
-            }
-        }
-        if !act(&mut stream, line.lines().next().unwrap()) {
-            return;
-        }
-        if std::io::copy(&mut input.by_ref().take(length), &mut std::io::sink()).is_err()
-            || stream.write_all(ANSWER).is_err()
-        {
-            return;
-        }
-    }
-}
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 #[test]
 fn a_call_that_was_heard_is_not_sent_again() {
     static HEARD: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let instance = Setup::default().shards(1).start();
-    let path = service(&instance, "interim", |stream, line| {
-        if !line.contains("/interim") {
-            return true;
+    let path = service(&instance, "interim", |call| {
+        if !call.line.contains("/interim") {
+            return Then::Answer;
         }
-        HEARD.lock().unwrap().push(line.to_owned());
-        stream.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").unwrap();
-        false
+        HEARD.lock().unwrap().push(call.line.clone());
+        call.say(b"HTTP/1.1 102 Processing\r\n\r\n");
+        Then::Close
     });
     // A connection of the call before is at hand.
     instance.call(&Request::get(&format!("{path}/interim")).key(instance.key("bench"))).expect(502);
@@ -84,16 +34,16 @@ fn what_breaks_off_after_a_probe_does_not_look_whole() {
     const CHUNKS: usize = 300;
     static ASKED: AtomicBool = AtomicBool::new(false);
     let instance = Setup::default().shards(1).start();
-    let path = service(&instance, "breaks", |stream, line| {
-        if !line.contains("/breaks") {
-            return true;
+    let path = service(&instance, "breaks", |call| {
+        if !call.line.contains("/breaks") {
+            return Then::Answer;
         }
-        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
+        call.say(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
         for _ in 0..CHUNKS {
-            stream.write_all(format!("400\r\n{}\r\n", "x".repeat(0x400)).as_bytes()).unwrap();
+            call.say(format!("400\r\n{}\r\n", "x".repeat(0x400)).as_bytes());
         }
         poll::until("the probe", || ASKED.load(Ordering::Acquire).then_some(()));
-        false
+        Then::Close
     });
     let request = Request::get(&format!("{path}/breaks")).key(instance.key("bench"));
     let mut connection = instance.open();
@@ -116,16 +66,43 @@ fn a_long_request_leaves_its_upstream_the_time_to_answer() {
     const FIRST_BYTE: Duration = Duration::from_millis(400);
     let config = format!("[upstream]\nfirst_byte_timeout_ms = {}\n", FIRST_BYTE.as_millis());
     let instance = Setup::default().shards(1).config(&config).start();
-    let path = service(&instance, "slow-reader", |_, line| {
-        let begun = Instant::now();
-        let late = || (!line.contains("/long") || begun.elapsed() > 2 * FIRST_BYTE).then_some(());
-        poll::until("the upstream to read on", late);
-        true
+    let path = service(&instance, "slow-reader", |call| {
+        let is_long = call.line.contains("/long");
+        work(if is_long { 2 * FIRST_BYTE } else { Duration::ZERO });
+        Then::Answer
     });
     // More than the buffers of both sockets take.
     let body = format!("\"{}\"", "x".repeat(15 << 20));
     let request = Request::new("POST", &format!("{path}/long")).body(&body);
     let request = request.header("content-type", "application/json").key(instance.key("bench"));
     instance.call(&request).expect(200);
+    instance.balance_books();
+}
+
+#[test]
+fn what_an_upstream_has_read_is_not_sent_again() {
+    static WORKED: AtomicU32 = AtomicU32::new(0);
+    let instance = Setup::default().shards(1).start();
+    let path = service(&instance, "worker", |call| {
+        let mut parts = call.line.split(['/', ' ']);
+        let Some(ms) = parts.find_map(|part| part.strip_suffix("ms")?.parse().ok()) else {
+            return Then::Answer;
+        };
+        call.read_body();
+        WORKED.fetch_add(1, Ordering::Relaxed);
+        work(Duration::from_millis(ms));
+        Then::Close
+    });
+    for ms in [0, 300, 500, 1_500] {
+        // Its connection is at hand.
+        instance.call(&Request::get(&path).key(instance.key("bench"))).expect(200);
+        let request_id = unique("worked");
+        let request = Request::new("POST", &format!("{path}/{ms}ms")).body("{}").id(&request_id);
+        let answer = instance.call(&request.key(instance.key("bench"))).expect(502);
+        assert_eq!(answer.code(), "upstream_error");
+        assert_eq!(WORKED.swap(0, Ordering::Relaxed), 1, "times that it was done, of {ms} ms");
+        let row = instance.ledger().row(&request_id);
+        assert_eq!((row.attempts, row.outcome.as_str()), (1, "upstream_failed"), "{row:?}");
+    }
     instance.balance_books();
 }

@@ -1,0 +1,137 @@
+//! Idle connections to upstreams, kept for the next call. A connection that holds, or may yet
+//! bring, a byte that belongs to no answer must never be handed out: the next caller would get
+//! what was meant for the last.
+
+use super::{Link, Request, Rest};
+use crate::clock;
+use crate::config::Upstream;
+use crate::gateway::core::Core;
+use crate::gateway::net::Look;
+use shard::units::Nanos;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+/// For so long no connection of a service is kept whose upstream has sent such a byte: what it
+/// does on one connection it may be about to do on the others, after the look at them.
+const DISTRUST: Nanos = Nanos::from_s(10);
+
+#[derive(Default)]
+struct Pool {
+    links: Vec<Link>,
+    distrusted_until: Nanos,
+}
+
+/// Idle connections of one shard, by the service's index.
+#[derive(Default)]
+pub struct Pools {
+    by_service: RefCell<Vec<Pool>>,
+    idle: Cell<usize>,
+}
+
+impl Pools {
+    /// Idle connections in all.
+    pub fn idle(&self) -> usize {
+        self.idle.get()
+    }
+
+    /// Makes room for one more connection: clients, who may each need one, and idle connections
+    /// are together no more than clients alone may be. The oldest goes.
+    pub(super) fn make_room(&self, core: &Core) {
+        let most = core.config().server.max_connections as usize;
+        while self.idle.get() > 0 && self.idle.get() + core.connections.get() as usize >= most {
+            let mut pools = self.by_service.borrow_mut();
+            let oldest = |pool: &&mut Pool| pool.links.first().map(|link| link.idle_since);
+            let used = pools.iter_mut().filter(|pool| !pool.links.is_empty());
+            let Some(pool) = used.min_by_key(oldest) else { return };
+            pool.links.remove(0);
+            self.idle.set(self.idle.get() - 1);
+        }
+    }
+
+    /// A connection on which nothing has come since its last answer. Each is looked at, however
+    /// short it has been idle, right before it is written to.
+    pub(super) fn take(&self, core: &Core, request: &Request<'_>) -> Option<Link> {
+        loop {
+            let mut link = self.pop(request.index)?;
+            match link.look() {
+                Look::Quiet if request.service.addrs.contains(&link.address) => return Some(link),
+                Look::Quiet | Look::Ended => {}
+                Look::Speaks => self.distrust(core, request.index, link.address),
+            }
+        }
+    }
+
+    fn pop(&self, index: u32) -> Option<Link> {
+        let link = self.by_service.borrow_mut().get_mut(index as usize)?.links.pop()?;
+        self.idle.set(self.idle.get() - 1);
+        Some(link)
+    }
+
+    /// Keeps a connection that nothing more is wanted of. Of an answer that has said it all, the
+    /// end may be missing yet: nobody waits for it, and without it the connection is not used.
+    pub fn put(&self, core: &Core, index: u32, mut link: Link) {
+        if link.skip_at_hand().is_err() {
+            return;
+        }
+        if link.is_done() && link.position < link.input.len() {
+            return self.distrust(core, index, link.address);
+        }
+        let ended = link.socket.watch().fired() || matches!(link.rest, Rest::UntilClose);
+        let unsound = link.unsound || link.ceased || !link.head.keep_alive;
+        if ended || unsound || core.draining() {
+            return;
+        }
+        let now = clock::lately();
+        link.reset();
+        link.idle_since = now;
+        self.make_room(core);
+        let mut pools = self.by_service.borrow_mut();
+        let index = index as usize;
+        if pools.len() <= index {
+            pools.resize_with(index + 1, Pool::default);
+        }
+        let pool = &mut pools[index];
+        if now >= pool.distrusted_until && pool.links.len() < core.config().upstream.pool_idle_max {
+            pool.links.push(link);
+            self.idle.set(self.idle.get() + 1);
+        }
+    }
+
+    /// The upstream at `address` has sent what belongs to no answer.
+    fn distrust(&self, core: &Core, index: u32, address: SocketAddr) {
+        core.metrics().stray(index);
+        let now = clock::lately();
+        let mut pools = self.by_service.borrow_mut();
+        let slot = index as usize;
+        if pools.len() <= slot {
+            pools.resize_with(slot + 1, Pool::default);
+        }
+        let pool = &mut pools[slot];
+        let is_news = now >= pool.distrusted_until;
+        pool.distrusted_until = now.after(DISTRUST);
+        self.idle.set(self.idle.get() - pool.links.len());
+        pool.links.clear();
+        drop(pools);
+        let catalog = Rc::clone(&core.catalog.borrow());
+        if let Some(service) = catalog.services.get(slot).filter(|_| is_news) {
+            tracing::warn!(
+                service = &*service.name,
+                upstream = %address,
+                "the upstream sent bytes that belong to no answer: its connections were closed, \
+                 and none is kept for the next {} s",
+                DISTRUST.0 / 1_000_000_000
+            );
+        }
+    }
+
+    /// Closes what has been idle for too long.
+    pub fn drop_idle_since(&self, now: Nanos, config: &Upstream) {
+        let patience = Nanos::from_ms(config.pool_idle_timeout_ms);
+        for pool in self.by_service.borrow_mut().iter_mut() {
+            let before = pool.links.len();
+            pool.links.retain(|link| now.since(link.idle_since) < patience);
+            self.idle.set(self.idle.get() - (before - pool.links.len()));
+        }
+    }
+}
