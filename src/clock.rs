@@ -7,13 +7,19 @@
 use rustix::time::{ClockId, clock_gettime};
 use shard::units::{Moment, Nanos};
 use std::cell::Cell;
+use std::io::Write;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// How long the difference between the two clocks is taken to hold: a step of the wall clock is
 /// seen after this.
 const OFFSET_HOLDS: Nanos = Nanos::from_ms(10);
 
+/// `Sun, 06 Nov 1994 08:49:37 GMT`
+const HTTP_DATE_BYTES: usize = 29;
+
 thread_local! {
     static LAST: Cell<Reading> = const { Cell::new(NONE) };
+    static DATE: Cell<(i64, [u8; HTTP_DATE_BYTES])> = const { Cell::new((i64::MIN, [b' '; 29])) };
 }
 
 const NONE: Reading = Reading { now: Nanos(0), offset_us: 0, compared: Nanos(0) };
@@ -67,6 +73,23 @@ pub fn moment_lately() -> Moment {
     }
     let Reading { now, offset_us, .. } = LAST.get();
     Moment { now, unix_us: micros(now).saturating_add(offset_us) }
+}
+
+/// The date of [`moment_lately`] as HTTP writes it (RFC 9110, section 5.6.7). Written anew once a
+/// second and thread.
+pub fn http_date_lately() -> [u8; HTTP_DATE_BYTES] {
+    let second = moment_lately().unix_us.div_euclid(1_000_000);
+    let (known, text) = DATE.get();
+    if known == second {
+        return text;
+    }
+    let since_1970 = Duration::from_secs(u64::try_from(second).unwrap_or(0));
+    let date = httpdate::HttpDate::from(UNIX_EPOCH + since_1970);
+    let mut text = [b' '; HTTP_DATE_BYTES];
+    // It is always of this length until the year 9999.
+    let _ = write!(&mut text[..], "{date}");
+    DATE.set((second, text));
+    text
 }
 
 fn micros(time: Nanos) -> i64 {

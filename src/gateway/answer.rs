@@ -3,7 +3,9 @@
 
 use super::client::Client;
 use super::settle::RequestId;
+use crate::clock;
 use crate::wire::error::{ApiError, Shape};
+use crate::wire::pass;
 use crate::wire::response::ResponseHead;
 use crate::wire::write::{write_duration, write_header, write_header_u64, write_status_line};
 use shard::LimitsView;
@@ -31,43 +33,79 @@ pub struct Own<'a> {
     /// `x-tollgate-cost-nanousd`
     pub cost: Option<NanoUsd>,
     /// `Retry-After`
-    pub retry_after: Option<Nanos>,
+    pub retry_after: Option<RetryAfter>,
+    /// The caller's dialect: Anthropic's SDKs read `request-id`.
+    pub shape: Shape,
     /// The connection stays open.
     pub keep_alive: bool,
     /// The client is HTTP/1.0: that the connection stays open must be said.
     pub http_10: bool,
 }
 
-/// Writes an answer's head up to and with the empty line; the upstream's fields go first.
+/// When a refused call may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryAfter {
+    /// From now.
+    pub span: Nanos,
+    /// Short enough that the milliseconds are worth telling: `retry-after-ms`, which the OpenAI
+    /// SDKs prefer.
+    pub in_ms: bool,
+}
+
+impl RetryAfter {
+    /// Where nobody knows.
+    pub const A_SECOND: Self = Self { span: Nanos::from_s(1), in_ms: false };
+}
+
+/// An upstream's answer, as far as its fields go on to the caller.
+pub struct Theirs<'a> {
+    /// Whose it is.
+    pub upstream: pass::Upstream<'a>,
+    /// Its head, as places in `bytes`.
+    pub head: &'a ResponseHead,
+    /// See `head`.
+    pub bytes: &'a [u8],
+}
+
+/// Writes the head of an upstream's answer up to and with the empty line; its fields go first.
 pub fn write_head(
     out: &mut Vec<u8>,
     status: u16,
-    upstream: Option<(&ResponseHead, &[u8])>,
+    theirs: &Theirs<'_>,
     ending: Ending,
     own: &Own<'_>,
 ) {
     write_status_line(out, status);
-    if let Some((head, bytes)) = upstream {
-        for (name, value) in &head.headers {
-            let name = name.of(bytes);
-            if head.is_forwarded(bytes, name) && !is_ours(name) {
-                write_header(out, name, value.of(bytes));
-            }
+    let mut is_dated = false;
+    for (name, value) in &theirs.head.headers {
+        let (name, value) = (name.of(theirs.bytes), value.of(theirs.bytes));
+        if theirs.head.is_forwarded(theirs.bytes, name) && theirs.upstream.gives(name, value) {
+            is_dated |= name.eq_ignore_ascii_case(b"date");
+            write_header(out, name, value);
         }
+    }
+    if !is_dated {
+        write_header(out, b"date", &clock::http_date_lately());
     }
     write_own(out, ending, own);
 }
 
 fn write_own(out: &mut Vec<u8>, ending: Ending, own: &Own<'_>) {
     write_header(out, b"x-request-id", own.request_id.as_bytes());
+    if own.shape == Shape::Anthropic {
+        write_header(out, b"request-id", own.request_id.as_bytes());
+    }
     if let Some(limits) = own.limits {
         write_limits(out, limits);
     }
     if let Some(cost) = own.cost {
         write_header_u64(out, b"x-tollgate-cost-nanousd", cost.0.unsigned_abs());
     }
-    if let Some(span) = own.retry_after {
+    if let Some(RetryAfter { span, in_ms }) = own.retry_after {
         write_header_u64(out, b"retry-after", span.0.div_ceil(1_000_000_000).max(1));
+        if in_ms {
+            write_header_u64(out, b"retry-after-ms", span.0.div_ceil(1_000_000).max(1));
+        }
     }
     match ending {
         Ending::Length(length) => write_header_u64(out, b"content-length", length),
@@ -80,17 +118,6 @@ fn write_own(out: &mut Vec<u8>, ending: Ending, own: &Own<'_>) {
         write_header(out, b"connection", b"keep-alive");
     }
     out.extend_from_slice(b"\r\n");
-}
-
-/// Fields that Tollgate answers for itself, whatever the upstream says.
-fn is_ours(name: &[u8]) -> bool {
-    let lower_starts = |prefix: &[u8]| {
-        name.len() >= prefix.len() && name[..prefix.len()].eq_ignore_ascii_case(prefix)
-    };
-    name.eq_ignore_ascii_case(b"content-length")
-        || name.eq_ignore_ascii_case(b"x-request-id")
-        || lower_starts(b"x-ratelimit-")
-        || lower_starts(b"x-tollgate-")
 }
 
 fn write_limits(out: &mut Vec<u8>, limits: &LimitsView) {
@@ -113,7 +140,7 @@ pub struct Refused {
     /// What is wrong.
     pub error: ApiError,
     /// When it may be better.
-    pub retry_after: Option<Nanos>,
+    pub retry_after: Option<RetryAfter>,
     /// The caller's limits, where the caller is known and they matter.
     pub limits: Option<LimitsView>,
 }
@@ -121,7 +148,7 @@ pub struct Refused {
 impl From<ApiError> for Refused {
     fn from(error: ApiError) -> Self {
         // Every 503 says when to come back; one second is as good a guess as any.
-        let retry_after = (error.status() == 503).then_some(Nanos::from_s(1));
+        let retry_after = (error.status() == 503).then_some(RetryAfter::A_SECOND);
         Self { error, retry_after, limits: None }
     }
 }
@@ -141,6 +168,7 @@ pub fn write_refusal(
         limits: refused.limits.as_ref(),
         cost: None,
         retry_after: refused.retry_after,
+        shape,
         keep_alive,
         http_10: client.head.http_10,
     };
@@ -153,6 +181,7 @@ pub fn write_json(client: &mut Client, status: u16, body: &[u8], own: &Own<'_>) 
     let out = &mut client.output;
     write_status_line(out, status);
     write_header(out, b"content-type", b"application/json");
+    write_header(out, b"date", &clock::http_date_lately());
     write_own(out, Ending::Length(body.len() as u64), own);
     if !is_head {
         out.extend_from_slice(body);
@@ -165,10 +194,10 @@ mod tests {
 
     fn connection(keep_alive: bool, http_10: bool) -> String {
         let request_id = &RequestId::ours(1);
-        let own =
-            Own { request_id, limits: None, cost: None, retry_after: None, keep_alive, http_10 };
+        let (limits, cost, retry_after, shape) = (None, None, None, Shape::OpenAi);
+        let own = Own { request_id, limits, cost, retry_after, shape, keep_alive, http_10 };
         let mut out = Vec::new();
-        write_head(&mut out, 200, None, Ending::Length(0), &own);
+        write_own(&mut out, Ending::Length(0), &own);
         let text = String::from_utf8_lossy(&out).into_owned();
         text.lines().find(|line| line.starts_with("connection")).unwrap_or_default().to_owned()
     }

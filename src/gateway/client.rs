@@ -78,6 +78,12 @@ impl Client {
         self.head.method == Method::Head
     }
 
+    /// The text that the request gives as its key; empty where it gives none.
+    pub fn credential(&self) -> &[u8] {
+        let credential = self.head.bearer.or(self.head.x_api_key);
+        credential.map(|span| span.of(&self.input)).unwrap_or_default()
+    }
+
     /// May the connection carry another request after this one?
     pub fn keeps_alive(&self, core: &Core) -> bool {
         self.head.keep_alive && !core.draining()

@@ -1,6 +1,6 @@
 //! The routes that Tollgate answers itself: health, the caller's models, the caller's account.
 
-use super::answer::{self, Own};
+use super::answer::{self, Own, RetryAfter};
 use super::call::{Call, Next, Stop};
 use super::client::Client;
 use super::core::{Core, Reply};
@@ -131,13 +131,14 @@ async fn send(
     limits: Option<&LimitsView>,
 ) -> (u16, Next) {
     let keep_alive = client.keeps_alive(core) && client.can_continue();
-    let retry_after = (status == 503).then_some(shard::units::Nanos::from_s(1));
+    let retry_after = (status == 503).then_some(RetryAfter::A_SECOND);
     let request_id = &call.beginning.request_id;
     let own = Own {
         request_id,
         limits,
         cost: None,
         retry_after,
+        shape: call.shape,
         keep_alive,
         http_10: client.head.http_10,
     };

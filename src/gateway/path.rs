@@ -9,7 +9,7 @@
 //! `client.rs` has parsed the head. From `admit` on there is an [`Admitted`]: it is consumed
 //! by `settle`, whatever happens to the client or the upstream.
 
-use super::answer::{self, Refused};
+use super::answer::{self, Refused, RetryAfter};
 use super::call::{Call, Next, Stop};
 use super::client::Client;
 use super::core::Core;
@@ -111,8 +111,7 @@ async fn known_sender(core: &Core, client: &mut Client) -> Result<Caller, Stop> 
 }
 
 async fn identify(core: &Core, client: &Client) -> Result<Caller, Stop> {
-    let credential = client.head.bearer.or(client.head.x_api_key);
-    let text = credential.map(|span| span.of(&client.input)).unwrap_or_default();
+    let text = client.credential();
     if key_text::parse(text).is_none() {
         return Err(ApiError::InvalidApiKey.into());
     }
@@ -198,7 +197,9 @@ fn refused(core: &Core, caller: &Caller, refusal: &Refusal) -> Stop {
         }
     };
     let limits = core.shard.borrow().limits(caller, clock::moment_lately());
-    Stop::Refused(Refused { error, retry_after: Some(retry_after), limits: Some(limits) })
+    let in_ms = error == ApiError::RateLimitExceeded;
+    let retry_after = Some(RetryAfter { span: retry_after, in_ms });
+    Stop::Refused(Refused { error, retry_after, limits: Some(limits) })
 }
 
 async fn refuse(core: &Core, client: &mut Client, call: &Call, why: &Refused) -> (u16, Next) {

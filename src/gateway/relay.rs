@@ -2,7 +2,7 @@
 //! a large one and an event stream are relayed as they come. Either way the record is in the
 //! journal before the answer's last byte leaves.
 
-use super::answer::{self, Ending, Own, Refused};
+use super::answer::{self, Ending, Own, Refused, Theirs};
 use super::call::{Call, Next, meaning};
 use super::client::Client;
 use super::core::Core;
@@ -115,6 +115,7 @@ async fn whole(
         limits: Some(&limits),
         cost: Some(cost),
         retry_after: None,
+        shape: call.shape,
         keep_alive,
         http_10: client.head.http_10,
     };
@@ -126,8 +127,9 @@ async fn whole(
         ResponseFraming::None => Ending::NoBody,
         _ => Ending::Length(link.body.len() as u64),
     };
-    let upstream = Some((&link.head, &link.head_bytes[..]));
-    answer::write_head(&mut client.output, status, upstream, ending, &own);
+    let (upstream, bytes) = (wanted.upstream(), &link.head_bytes[..]);
+    let theirs = Theirs { upstream, head: &link.head, bytes };
+    answer::write_head(&mut client.output, status, &theirs, ending, &own);
     client.output.extend_from_slice(&link.body);
     core.pools.put(core, wanted.service, link);
     let sent = client.send(core).await;

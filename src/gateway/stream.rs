@@ -1,7 +1,7 @@
 //! Answers that are relayed as they come: event streams, and bodies too large to hold. Every
 //! piece goes on at once; only the end of the answer waits for its record.
 
-use super::answer::{self, Ending, Own};
+use super::answer::{self, Ending, Own, Theirs};
 use super::call::{Call, Next, meaning};
 use super::client::Client;
 use super::core::Core;
@@ -53,11 +53,13 @@ pub async fn relay(
         limits: Some(&limits),
         cost: None,
         retry_after: None,
+        shape: call.shape,
         keep_alive,
         http_10: client.head.http_10,
     };
-    let upstream = Some((&link.head, &link.head_bytes[..]));
-    answer::write_head(&mut client.output, status, upstream, ending, &own);
+    let (upstream, bytes) = (wanted.upstream(), &link.head_bytes[..]);
+    let theirs = Theirs { upstream, head: &link.head, bytes };
+    answer::write_head(&mut client.output, status, &theirs, ending, &own);
     let mut course = Course::new(admitted.streamed, wanted.hide_usage, ending);
     client.expect_chunk(ending == Ending::Chunked);
     let end = course.run(core, client, &mut admitted, &mut link).await;

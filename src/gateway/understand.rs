@@ -9,6 +9,7 @@ use super::segments::ends_in;
 use super::upstream;
 use crate::wire::call::{CallError, CallFields, scan_call, write_with_include_usage};
 use crate::wire::error::ApiError;
+use crate::wire::pass;
 use crate::wire::request::BodyFraming;
 use crate::wire::write::{write_header, write_header_u64};
 use shard::catalog::Service;
@@ -66,7 +67,7 @@ pub fn understand(
     };
     let service = found
         .filter(|index| catalog.services[*index as usize].enabled)
-        .ok_or(ApiError::ServiceNotFound)?;
+        .ok_or_else(|| not_found(call.route))?;
     if !core.shard.borrow().may_use(caller, service) {
         return Err(ApiError::ServiceNotAllowed.into());
     }
@@ -102,6 +103,14 @@ pub fn understand(
         is_head: client.is_head(),
         catalog,
     })
+}
+
+/// A model is what the body names, a service what the path names.
+const fn not_found(route: Route) -> ApiError {
+    match route {
+        Route::Model(_) => ApiError::ModelNotFound,
+        _ => ApiError::ServiceNotFound,
+    }
 }
 
 /// Is it a path on which usage must be asked for?
@@ -219,6 +228,13 @@ impl Wanted {
         self.fields.as_ref().is_some_and(|fields| fields.stream)
     }
 
+    /// Whom the call goes to, as far as it decides what passes.
+    pub fn upstream(&self) -> pass::Upstream<'_> {
+        let service = self.service();
+        let credential_line = service.credential_header.as_ref().map(|line| line.as_bytes());
+        pass::Upstream { authority: service.authority.as_bytes(), credential_line }
+    }
+
     fn service(&self) -> &Service {
         &self.catalog.services[self.service as usize]
     }
@@ -237,10 +253,11 @@ impl Wanted {
         }
         out.extend_from_slice(b" HTTP/1.1\r\n");
         write_header(out, b"host", service.authority.as_bytes());
+        let (upstream, key) = (self.upstream(), client.credential());
         for (name, value) in &head.headers {
-            let name = name.of(input);
-            if head.is_forwarded(input, name) && !stays_here(name) {
-                write_header(out, name, value.of(input));
+            let (name, value) = (name.of(input), value.of(input));
+            if head.is_forwarded(input, name) && upstream.takes(name, value, key) {
+                write_header(out, name, value);
             }
         }
         if let Some(credential) = &service.credential_header {
@@ -268,21 +285,6 @@ impl Wanted {
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(body);
     }
-}
-
-/// Fields of a request that end at the gateway: the caller's credentials, and what the gateway
-/// writes itself.
-fn stays_here(name: &[u8]) -> bool {
-    const OURS: [&[u8]; 7] = [
-        b"host",
-        b"authorization",
-        b"x-api-key",
-        b"content-length",
-        b"expect",
-        b"x-request-id",
-        b"accept-encoding",
-    ];
-    OURS.iter().any(|ours| name.eq_ignore_ascii_case(ours))
 }
 
 #[cfg(test)]

@@ -32,8 +32,10 @@ pub enum ApiError {
     InvalidApiKey,
     /// The key may not use this service.
     ServiceNotAllowed,
-    /// No such service or model.
+    /// No service of this identity.
     ServiceNotFound,
+    /// No service answers to the body's `model`.
+    ModelNotFound,
     /// No such route.
     NotFound,
     /// The client was too slow to send.
@@ -135,6 +137,7 @@ impl ApiError {
             Self::InvalidApiKey => Row(401, "invalid_api_key", INVALID, "authentication_error"),
             Self::ServiceNotAllowed => Row(403, "service_not_allowed", INVALID, "permission_error"),
             Self::ServiceNotFound => Row(404, "service_not_found", INVALID, "not_found_error"),
+            Self::ModelNotFound => Row(404, "model_not_found", INVALID, "not_found_error"),
             Self::NotFound => Row(404, "not_found", INVALID, "not_found_error"),
             Self::RequestTimeout => Row(408, "request_timeout", INVALID, INVALID),
             Self::RequestTooLarge => Row(413, "request_too_large", INVALID, "request_too_large"),
@@ -159,16 +162,21 @@ impl ApiError {
     pub fn message(&self) -> &str {
         match self {
             Self::InvalidRequest { message, .. } => message,
+            // SDKs and LiteLLM look for how it begins.
             Self::InvalidApiKey => {
-                "The API key is missing or not valid. Send a current key as \
+                "Incorrect API key provided: it is missing or not valid. Send a current key as \
                  'Authorization: Bearer tg_...' or 'x-api-key: tg_...'."
             }
             Self::ServiceNotAllowed => {
                 "This API key may not use this service. GET /v1/models lists those that it may use."
             }
             Self::ServiceNotFound => {
-                "There is no such service or model. GET /v1/models lists those that this key may \
-                 use."
+                "There is no such service. GET /v1/models lists those that this key may use, each \
+                 with its service_id."
+            }
+            Self::ModelNotFound => {
+                "The model does not exist or is not for sale. GET /v1/models lists those that this \
+                 key may use."
             }
             Self::NotFound => {
                 "There is no such route. Check the method and the path of the request."
@@ -316,6 +324,7 @@ mod tests {
             (ApiError::InvalidApiKey, 401, "invalid_api_key", "authentication_error"),
             (ApiError::ServiceNotAllowed, 403, "service_not_allowed", "permission_error"),
             (ApiError::ServiceNotFound, 404, "service_not_found", "not_found_error"),
+            (ApiError::ModelNotFound, 404, "model_not_found", "not_found_error"),
             (ApiError::NotFound, 404, "not_found", "not_found_error"),
             (ApiError::RequestTimeout, 408, "request_timeout", "invalid_request_error"),
             (ApiError::RequestTooLarge, 413, "request_too_large", "request_too_large"),

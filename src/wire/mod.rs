@@ -13,6 +13,7 @@ mod head;
 mod hyper_tests;
 pub mod json;
 pub mod key_text;
+pub mod pass;
 pub mod request;
 pub mod response;
 pub mod span;

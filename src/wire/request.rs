@@ -313,7 +313,10 @@ fn read_fields(
             }
             9 if is(b"x-api-key") => once(&mut head.x_api_key, span, "more than one x-api-key")?,
             11 if is(b"traceparent") && is_traceparent(value) => head.traceparent = Some(span),
-            12 if is(b"content-type") => head.content_type = Some(span),
+            // Who reads the first and who the last would see two bodies.
+            12 if is(b"content-type") => {
+                once(&mut head.content_type, span, "more than one Content-Type")?;
+            }
             12 if is(b"x-request-id") && is_request_id(value) => head.x_request_id = Some(span),
             13 if is(b"authorization") => {
                 once(&mut head.authorization, span, "more than one Authorization")?;

@@ -112,7 +112,7 @@ fn what_is_wrong_with_a_request_is_said_in_its_dialect() {
                 call(&instance, path, &json!({})).key(&one).to_bytes(),
             ),
             (
-                (404, "service_not_found", "not_found_error"),
+                (404, "model_not_found", "not_found_error"),
                 call(&instance, path, &json!({ "model": "no-such" })).key(key).to_bytes(),
             ),
             ((404, "not_found", "not_found_error"), Request::get(path).key(key).to_bytes()),

@@ -74,7 +74,7 @@ def refusals():
     try:
         client().chat.completions.create(model="no-such-model", messages=MESSAGES)
     except openai.NotFoundError as error:
-        assert error.code == "service_not_found", error
+        assert error.code == "model_not_found", error
     else:
         raise AssertionError("there is no such model")
     try:

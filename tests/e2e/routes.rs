@@ -170,7 +170,7 @@ fn what_is_not_there_is_404() {
     let body = json!({ "model": "no-such-model", "messages": [] });
     for path in ["/v1/chat/completions", "/v1/embeddings", "/v1/responses"] {
         let answer = instance.call(&Request::post(path, &body).key(key)).expect(404);
-        assert_eq!(answer.code(), "service_not_found");
+        assert_eq!(answer.code(), "model_not_found");
     }
 }
 
