@@ -2,6 +2,7 @@
 //! left of it. Without this a crowd of silent clients takes the descriptors that the calls of
 //! others need for their upstreams.
 
+use crate::gateway::REFUSING_MAX;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Journals, the store, rings, listeners, the admin API and its callers.
@@ -15,6 +16,8 @@ pub fn connections_per_shard(shards: usize) -> Option<u32> {
     // Where it may not be raised, it is as it was.
     let _ = setrlimit(Resource::Nofile, wanted);
     let descriptors = getrlimit(Resource::Nofile).current?;
-    let per_shard = descriptors.saturating_sub(KEPT_BACK) / 2 / shards.max(1) as u64;
+    let shards = shards.max(1) as u64;
+    let kept_back = KEPT_BACK + shards * u64::from(REFUSING_MAX);
+    let per_shard = descriptors.saturating_sub(kept_back) / 2 / shards;
     Some(u32::try_from(per_shard).unwrap_or(u32::MAX).max(1))
 }

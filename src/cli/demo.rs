@@ -55,7 +55,7 @@ pub fn run(args: &DemoArgs, log: &LogArgs) -> Result<String, Failure> {
         let Addresses { data_url, admin_url, admin_token } = addresses;
         let demo = seed(admin_url, admin_token, &upstream_url, data_url, &data_dir)?;
         let program = std::env::args().next().unwrap_or_default();
-        let text = demo_text::welcome(&demo, &data_dir, &program);
+        let text = demo_text::welcome(&demo, &data_dir, &program, args.upstream.is_some());
         super::emit(&text).map_err(|_| "stdout cannot be written".to_string())
     };
     let on_reload = |config: &Config, admin_token: &str| {

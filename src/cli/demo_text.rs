@@ -5,17 +5,12 @@ use super::demo_file::{DemoFile, FILE_NAME};
 use super::render::table;
 use std::path::Path;
 
-/// The text; `program` is how this program was started.
-pub fn welcome(demo: &DemoFile, data_dir: &Path, program: &str) -> String {
-    let DemoFile { data_url, admin_url, keys, services, models, upstream_url, .. } = demo;
-    let key = &keys.premium;
-    let bearer = format!("-H 'authorization: Bearer {key}'");
-    let json = "-H 'content-type: application/json'";
-    let model = &models.per_token;
-    let body = format!(
-        "{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]"
-    );
-    let service_id = &services.per_token;
+/// The text; `program` is how this program was started. A model server of the user's own
+/// (`is_own_upstream`) knows none of the demo's models, so only lines that it can answer are there.
+pub fn welcome(demo: &DemoFile, data_dir: &Path, program: &str, is_own_upstream: bool) -> String {
+    let DemoFile { data_url, admin_url, keys, upstream_url, .. } = demo;
+    let bearer = format!("-H 'authorization: Bearer {}'", keys.premium);
+    let calls = if is_own_upstream { own_calls(demo, &bearer) } else { demo_calls(demo, &bearer) };
     let admin = quoted(&format!("authorization: Bearer {}", demo.admin_token));
     let usage = usage_command(demo, data_dir, program);
     format!(
@@ -25,12 +20,7 @@ pub fn welcome(demo: &DemoFile, data_dir: &Path, program: &str) -> String {
          \n  model server  {upstream_url}\
          \n  kept in       {data_dir}   ({file} has all of this, for scripts)\n\n\
          {keys}{services}\n\
-         Call a model:\n  \
-         curl {data_url}/v1/chat/completions {bearer} {json} -d '{body}}}'\n\n\
-         Stream it:\n  \
-         curl -N {data_url}/v1/chat/completions {bearer} {json} -d '{body},\"stream\":true}}'\n\n\
-         Call a service by its id; a bare GET will do:\n  \
-         curl {data_url}/api/v1/consume/{service_id} {bearer}\n\n\
+         {calls}\
          See what the caller has left:\n  \
          curl {data_url}/api/v1/account {bearer}\n\n\
          See what it cost:\n  \
@@ -42,6 +32,36 @@ pub fn welcome(demo: &DemoFile, data_dir: &Path, program: &str) -> String {
         file = FILE_NAME,
         keys = key_table(demo),
         services = service_table(demo),
+    )
+}
+
+/// Lines for the simulated model server, which answers to any model.
+fn demo_calls(demo: &DemoFile, bearer: &str) -> String {
+    let DemoFile { data_url, services, models, .. } = demo;
+    let json = "-H 'content-type: application/json'";
+    let (model, service_id) = (&models.per_token, &services.per_token);
+    let body = format!(
+        "{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]"
+    );
+    format!(
+        "Call a model:\n  \
+         curl {data_url}/v1/chat/completions {bearer} {json} -d '{body}}}'\n\n\
+         Stream it:\n  \
+         curl -N {data_url}/v1/chat/completions {bearer} {json} -d '{body},\"stream\":true}}'\n\n\
+         Call a service by its id; a bare GET will do:\n  \
+         curl {data_url}/api/v1/consume/{service_id} {bearer}\n\n"
+    )
+}
+
+/// Lines for a model server whose models nobody here knows.
+fn own_calls(demo: &DemoFile, bearer: &str) -> String {
+    let DemoFile { data_url, services, .. } = demo;
+    let service_id = &services.per_token;
+    format!(
+        "See which models your server has:\n  \
+         curl {data_url}/api/v1/consume/{service_id}/v1/models {bearer}\n\n\
+         Call one of them: POST to {data_url}/api/v1/consume/{service_id}/v1/chat/completions\n\
+         with its name as \"model\". A service named like the model is called at {data_url}/v1.\n\n"
     )
 }
 
@@ -107,7 +127,7 @@ mod tests {
 
     #[test]
     fn every_key_service_and_line_is_there() {
-        let text = welcome(&example(), Path::new("/data"), "target/release/tollgate");
+        let text = welcome(&example(), Path::new("/data"), "target/release/tollgate", false);
         for expected in [
             "│ premium    ┆        100 ┆            10,000,000 ┆ tg_premium    │",
             "│ tiered       ┆ demo-chat-tiered ┆ s-tiered       │",
@@ -126,6 +146,21 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn of_a_users_own_model_server_only_what_it_knows_is_called() {
+        let text = welcome(&example(), Path::new("/data"), "tollgate", true);
+        let calls: Vec<&str> =
+            text.lines().filter(|line| line.contains("curl") && line.contains(":3000")).collect();
+        assert_eq!(
+            calls,
+            [
+                "  curl http://127.0.0.1:3000/api/v1/consume/s-per-token/v1/models \
+                 -H 'authorization: Bearer tg_premium'",
+                "  curl http://127.0.0.1:3000/api/v1/account -H 'authorization: Bearer tg_premium'",
+            ]
+        );
     }
 
     #[test]

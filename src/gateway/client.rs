@@ -18,8 +18,9 @@ pub const IDLE_GRACE: Nanos = Nanos::from_ms(300);
 const INPUT_BYTES_MIN: usize = 2048;
 /// A buffer that grew past this is given back after the request.
 const BUFFER_KEPT_BYTES: usize = 64 * 1024;
-/// A client that is still sending when it is refused gets this long, and this many bytes, to stop:
-/// closing on unread bytes resets the connection and can take the refusal with it.
+/// A client gets this long, and this many bytes, to close after the last answer, or to stop sending
+/// what it was refused: closing on unread bytes resets the connection and can take the answer with
+/// it.
 const LINGER: Nanos = Nanos::from_ms(1_000);
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -196,12 +197,8 @@ impl Client {
         read.ok().filter(|count| *count > 0)
     }
 
-    /// Says that nothing more comes, and, where the client may be sending yet, reads on for a while
-    /// what nobody wants.
+    /// Says that nothing more comes, and reads on for a while what nobody wants.
     pub async fn part(&mut self) {
-        if self.body_is_read {
-            return;
-        }
         self.socket.end_writes();
         let deadline = clock::lately().after(LINGER);
         let mut skipped = 0;

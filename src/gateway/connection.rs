@@ -5,6 +5,8 @@ use super::client::{Client, HeadRead};
 use super::core::Core;
 use super::path;
 use super::watch::Socket;
+use crate::clock;
+use crate::wire::error::ApiError;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -23,4 +25,13 @@ pub async fn serve(core: Rc<Core>, socket: Socket, peer: SocketAddr) {
         }
     }
     core.connections.set(core.connections.get() - 1);
+}
+
+/// Tells a client that there is no room for it. It is counted in `core.refusing`.
+pub async fn refuse(core: Rc<Core>, socket: Socket, peer: SocketAddr) {
+    let mut client = Client::new(socket, peer);
+    client.begun = clock::lately();
+    path::refuse_head(&core, &mut client, ApiError::Overloaded).await;
+    client.part().await;
+    core.refusing.set(core.refusing.get() - 1);
 }

@@ -96,6 +96,8 @@ pub struct Core {
     pub random: RefCell<fastrand::Rng>,
     /// Open client connections.
     pub connections: Cell<u32>,
+    /// Connections over the bound that are being told so.
+    pub refusing: Cell<u32>,
     /// No record below this is unsynced.
     pub synced_next_seq: Cell<u64>,
     /// The journal can no longer be synced.
@@ -149,6 +151,7 @@ impl Core {
             pools: Pools::default(),
             random: RefCell::new(fastrand::Rng::new()),
             connections: Cell::new(0),
+            refusing: Cell::new(0),
             synced_next_seq: Cell::new(0),
             sync_failed: Cell::new(false),
             cut_off: Cell::new(false),
@@ -174,6 +177,11 @@ impl Core {
     pub fn set_config(&self, config: &Config) {
         self.shard.borrow_mut().set_permit_deadline(permit_deadline(config));
         *self.config.borrow_mut() = Rc::new(config.clone());
+    }
+
+    /// Is any client connected yet?
+    pub fn is_connected(&self) -> bool {
+        self.connections.get() + self.refusing.get() > 0
     }
 
     /// Is the process on its way out?

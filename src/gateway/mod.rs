@@ -25,4 +25,4 @@ mod understand;
 mod upstream;
 mod watch;
 
-pub use run::{ShardArgs, spawn};
+pub use run::{REFUSING_MAX, ShardArgs, spawn};

@@ -19,6 +19,9 @@ use std::time::Duration;
 
 /// How often a draining shard looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
+/// Connections over `server.max_connections` that are told so at once; more are just closed, for
+/// each takes a descriptor while its refusal is on the way.
+pub const REFUSING_MAX: u32 = 32;
 
 /// What a shard's thread needs.
 pub struct ShardArgs {
@@ -84,6 +87,11 @@ async fn accept(core: Rc<Core>, listener: Listener) {
 
 fn take(core: &Rc<Core>, stream: Stream, peer: SocketAddr) {
     if core.connections.get() >= core.config().server.max_connections {
+        if core.refusing.get() < REFUSING_MAX {
+            core.refusing.set(core.refusing.get() + 1);
+            let socket = core.watches.socket(stream);
+            net::spawn(connection::refuse(Rc::clone(core), socket, peer));
+        }
         return;
     }
     let socket = core.watches.socket(stream);
@@ -101,7 +109,7 @@ async fn drain(core: &Core, listener: net::Handle) {
     let mut idle_closed = false;
     // The ring may hold a connection that was accepted a moment ago.
     net::sleep(DRAIN_POLL).await;
-    while core.connections.get() > 0 && clock::lately() < deadline {
+    while core.is_connected() && clock::lately() < deadline {
         // Control still answers wants; so does the syncer.
         core.take_in_waiting();
         if !idle_closed && clock::lately() >= idle_deadline {
@@ -110,13 +118,13 @@ async fn drain(core: &Core, listener: net::Handle) {
         }
         net::sleep(DRAIN_POLL).await;
     }
-    if core.connections.get() > 0 {
+    if core.is_connected() {
         tracing::warn!(connections = core.connections.get(), "cut off: the drain took too long");
         core.cut_off();
         // What is cut off may have to be counted before it can be settled.
         let counted = Nanos(COUNT_PATIENCE.as_nanos() as u64);
         let last = clock::lately().after(counted).after(Nanos::from_s(1));
-        while core.connections.get() > 0 && clock::lately() < last {
+        while core.is_connected() && clock::lately() < last {
             core.take_in_waiting();
             net::sleep(DRAIN_POLL).await;
         }

@@ -187,6 +187,15 @@ fn target_path<'a>(client: &'a Client, call: &Call, service: &'a Service) -> &'a
     }
 }
 
+/// What follows `base_path` of a path. SDKs write a base URL with its `/v1`, callers of the gateway
+/// write paths with theirs: the upstream gets one of the two.
+fn below<'a>(base_path: &[u8], path: &'a [u8]) -> &'a [u8] {
+    match path.strip_prefix(b"/v1") {
+        Some(rest) if base_path.ends_with(b"/v1") && matches!(rest, [] | [b'/', ..]) => rest,
+        _ => path,
+    }
+}
+
 /// Would the path, joined to a service's `base_path`, lead out of it? Dots and slashes count in
 /// their encoding too, and a segment's parameters (`..;a`) do not: there are servers that decode
 /// and drop them before they look for dots.
@@ -245,8 +254,9 @@ impl Wanted {
         let (head, input, body) = (&client.head, &client.input, client.body());
         out.extend_from_slice(head.method_span.of(input));
         out.push(b' ');
+        let path = target_path(client, call, service);
         out.extend_from_slice(service.base_path.as_bytes());
-        out.extend_from_slice(target_path(client, call, service));
+        out.extend_from_slice(below(service.base_path.as_bytes(), path));
         if let Some(query) = head.query {
             out.push(b'?');
             out.extend_from_slice(query.of(input));
@@ -289,7 +299,7 @@ impl Wanted {
 
 #[cfg(test)]
 mod tests {
-    use super::{climbs, is_utf_8};
+    use super::{below, climbs, is_utf_8};
 
     #[test]
     fn a_charset_is_found_however_it_is_given() {
@@ -311,6 +321,25 @@ mod tests {
             "a/b; charset=",
         ] {
             assert!(!is_utf_8(other.as_bytes()), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_version_stands_once_in_a_path() {
+        for (base, path, expected) in [
+            ("/v1", "/v1/chat/completions", "/chat/completions"),
+            ("/api/v1", "/v1/models", "/models"),
+            ("/v1", "/v1", ""),
+            ("/v1", "/v10/x", "/v10/x"),
+            ("/v1", "/models", "/models"),
+            ("", "/v1/models", "/v1/models"),
+            ("/v2", "/v1/models", "/v1/models"),
+        ] {
+            assert_eq!(
+                below(base.as_bytes(), path.as_bytes()),
+                expected.as_bytes(),
+                "{base}{path}"
+            );
         }
     }
 

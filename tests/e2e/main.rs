@@ -27,6 +27,7 @@ mod leaving;
 mod limits;
 mod metering;
 mod openai;
+mod parting;
 mod passing;
 mod prices;
 mod rates;

@@ -1,7 +1,7 @@
 //! A request's body: read within its bounds and deadlines, or skipped so that the next request
 //! can be read.
 
-use super::{BUFFER_KEPT_BYTES, CONTINUE, Client};
+use super::{BUFFER_KEPT_BYTES, CONTINUE, Client, INPUT_BYTES_MIN};
 use crate::clock;
 use crate::gateway::core::Core;
 use crate::wire::chunked::{ChunkDecoder, Step};
@@ -139,12 +139,12 @@ impl Client {
             }
         }
         self.input.drain(..self.request_bytes);
+        self.decoded_body.clear();
         for buffer in [&mut self.input, &mut self.output, &mut self.decoded_body] {
-            if buffer.is_empty() && buffer.capacity() > BUFFER_KEPT_BYTES {
-                *buffer = Vec::new();
+            if buffer.capacity() > BUFFER_KEPT_BYTES {
+                buffer.shrink_to(INPUT_BYTES_MIN);
             }
         }
-        self.decoded_body.clear();
         true
     }
 }

@@ -11,8 +11,17 @@ pub fn descriptors(instance: &Instance) -> usize {
 
 /// The most memory that it ever had, in KiB.
 pub fn peak_kib(instance: &Instance) -> u64 {
+    status_kib(instance, "VmHWM:")
+}
+
+/// The memory that it has now, in KiB.
+pub fn memory_kib(instance: &Instance) -> u64 {
+    status_kib(instance, "VmRSS:")
+}
+
+fn status_kib(instance: &Instance, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", instance.process.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
