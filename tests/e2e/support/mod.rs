@@ -14,4 +14,5 @@ pub mod metrics;
 pub mod poll;
 pub mod process;
 pub mod recorder;
+pub mod resolver;
 pub mod target;
