@@ -15,4 +15,5 @@ pub mod poll;
 pub mod process;
 pub mod recorder;
 pub mod scripted;
+pub mod resolver;
 pub mod target;
