@@ -6,6 +6,7 @@ use super::call::{Call, Next, meaning};
 use super::client::Client;
 use super::core::Core;
 use super::meter::{self, is_billable};
+use super::net;
 use super::settle::Admitted;
 use super::understand::Wanted;
 use super::upstream::{Fault, Link};
@@ -14,14 +15,22 @@ use crate::wire::chunked::{CHUNK_END, LAST_CHUNK, write_chunk_head};
 use crate::wire::error::ApiError;
 use crate::wire::response::ResponseFraming;
 use crate::wire::sse::{EventTooLarge, SseEvent, SseSplitter};
-use crate::wire::usage::{EventRole, StreamMeter, TokenCounts, usage_from_body};
+use crate::wire::usage::{EventRole, StreamMeter, usage_from_body};
 use shard::record::{Outcome, Usage};
 use std::ops::Range;
+use std::time::Duration;
 
 /// Of a large body, and of a stream's text, this much is kept to find or count its usage in.
 const KEPT_BYTES_MAX: usize = 8 << 20;
-/// Events from one CHECKPOINT in the journal to the next.
-const CHECKPOINT_EVENTS: u32 = 64;
+/// An event with less text than this, on the average, is taken for one token: hardly any token of
+/// an answer is longer, and most upstreams send one an event.
+const TOKEN_BYTES_MAX: u64 = 16;
+/// Bytes to a token of longer events: OpenAI's rule of thumb.
+const BYTES_PER_TOKEN: u64 = 4;
+/// What comes after a stream's end marker (a proxy's `[DONE]` behind `message_stop`, say) is waited
+/// for so long, and relayed up to so many bytes. Nothing is expected after `[DONE]` itself.
+const EXTRA_PATIENCE: Duration = Duration::from_millis(100);
+const EXTRA_BYTES_MAX: usize = 64 * 1024;
 /// Begins no chunk: whoever reads it knows that the body is broken.
 const NO_CHUNK: u8 = b'!';
 
@@ -83,12 +92,14 @@ pub async fn relay(
         let _ = client.send(core).await;
         return (status, Next::Close);
     }
-    client.output.append(&mut course.held);
+    let is_kept = course.end(core, client, &mut link).await;
     if ending == Ending::Chunked {
         client.output.extend_from_slice(LAST_CHUNK);
     }
     let sent = client.send(core).await;
-    core.pools.put(core, wanted.service, link);
+    if is_kept {
+        core.pools.put(core, wanted.service, link);
+    }
     (status, if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close })
 }
 
@@ -111,7 +122,11 @@ struct Course {
     /// Framed bytes that must not leave before the record is in the journal.
     held: Vec<u8>,
     text_events: u32,
+    text_bytes: u64,
+    /// The stream's end marker has passed.
     said_all: bool,
+    /// It was, or was followed by, `[DONE]`.
+    said_done: bool,
     /// The upstream itself ended the stream with an error.
     upstream_gave_up: bool,
 }
@@ -131,7 +146,9 @@ impl Course {
             kept: Vec::new(),
             held: Vec::new(),
             text_events: 0,
+            text_bytes: 0,
             said_all: false,
+            said_done: false,
             upstream_gave_up: false,
         }
     }
@@ -146,7 +163,6 @@ impl Course {
         let begun = std::mem::take(&mut link.body);
         self.take(&begun, &mut client.output);
         link.body = begun;
-        let mut next_checkpoint = CHECKPOINT_EVENTS;
         loop {
             match link.part_at_hand() {
                 Ok(Some(part)) => self.take(&link.input[part], &mut client.output),
@@ -154,8 +170,12 @@ impl Course {
                     self.take_rest(&mut client.output);
                     return End::Whole;
                 }
+                // What came with the end marker has been taken too.
+                Ok(None) if self.said_all => return End::Whole,
                 // What has been read is written in one go, before more is waited for.
                 Ok(None) => {
+                    let input = self.meter.reported().input.map(|(input, _)| input);
+                    admitted.checkpoint(core, input, self.tokens_so_far());
                     if !client.output.is_empty() && client.send_part(core).await.is_err() {
                         return End::Gone;
                     }
@@ -164,17 +184,46 @@ impl Course {
                     }
                     continue;
                 }
+                Err(_) if self.said_all => return End::Whole,
                 Err(fault) => return End::Broken(fault),
             }
-            if self.said_all || !self.is_stream && link.is_done() {
+            if !self.is_stream && link.is_done() {
                 return End::Whole;
             }
-            if self.text_events >= next_checkpoint {
-                next_checkpoint = self.text_events + CHECKPOINT_EVENTS;
-                let input = self.meter.input_counts().map_or(0, |(input, _)| input);
-                admitted.checkpoint(core, input, self.text_events);
-            }
         }
+    }
+
+    /// Puts into the client's output what waited for the record, and what the upstream says after
+    /// the end marker. False: `link` was given up in the middle of a read.
+    async fn end(&mut self, core: &Core, client: &mut Client, link: &mut Link) -> bool {
+        client.output.append(&mut self.held);
+        let mut is_kept = true;
+        if self.said_all && !self.said_done && !link.is_done() {
+            // The client has the end before the upstream has come to its own.
+            is_kept = client.send(core).await.is_ok()
+                && net::within(EXTRA_PATIENCE, self.take_extra(core, link)).await.is_some();
+        }
+        self.take_rest(&mut client.output);
+        client.output.append(&mut self.held);
+        is_kept
+    }
+
+    async fn take_extra(&mut self, core: &Core, link: &mut Link) {
+        while !self.said_done && self.held.len() < EXTRA_BYTES_MAX {
+            let Ok(Some(part)) = link.next_part(core).await else { return };
+            self.take(&link.input[part], &mut Vec::new());
+        }
+    }
+
+    /// About how many tokens of a stream's text have passed.
+    fn tokens_so_far(&self) -> u32 {
+        let events = u64::from(self.text_events);
+        let tokens = if self.text_bytes / TOKEN_BYTES_MAX < events {
+            events
+        } else {
+            self.text_bytes / BYTES_PER_TOKEN
+        };
+        u32::try_from(tokens).unwrap_or(u32::MAX)
     }
 
     /// Passes on the next bytes of the body.
@@ -223,10 +272,12 @@ impl Course {
         let Some(data) = event.data(&self.pending[at..], &mut self.scratch) else {
             return EventRole::default();
         };
+        self.said_done |= data == b"[DONE]";
         let role = self.meter.event(data, &mut self.text);
         self.upstream_gave_up |= role.is_error;
         if role.has_text {
             self.text_events += 1;
+            self.text_bytes += self.text.len() as u64;
         }
         if self.kept.len() < KEPT_BYTES_MAX {
             self.kept.append(&mut self.text);
@@ -275,15 +326,16 @@ impl Course {
     }
 
     async fn usage(&mut self, core: &Core, request_body: &[u8], status: u16) -> Usage {
-        let counts: Option<TokenCounts> =
-            if self.is_stream { self.meter.counts() } else { usage_from_body(&self.kept) };
-        match counts {
+        let reported =
+            if self.is_stream { self.meter.reported() } else { usage_from_body(&self.kept) };
+        match reported.whole() {
             Some(counts) => meter::reported(counts),
             None if !is_billable(status) => meter::NONE_REPORTED,
             None if self.is_stream => {
-                meter::estimate(core, request_body, std::mem::take(&mut self.kept)).await
+                let text = std::mem::take(&mut self.kept);
+                meter::complete(core, reported, request_body, text).await
             }
-            None => meter::estimate_answer(core, request_body, &self.kept).await,
+            None => meter::of_answer(core, reported, request_body, &self.kept).await,
         }
     }
 

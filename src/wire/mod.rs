@@ -4,6 +4,7 @@
 //! sends: it must never panic, loop, or take more than linear time. It knows no socket, no clock
 //! and nothing of what is built on it.
 
+pub mod answer_form;
 pub mod call;
 pub mod chunked;
 pub mod error;
@@ -11,9 +12,11 @@ pub mod fuzz;
 mod head;
 #[cfg(test)]
 mod hyper_tests;
+mod image;
 pub mod json;
 pub mod key_text;
 pub mod pass;
+pub mod prompt;
 pub mod request;
 pub mod response;
 pub mod span;
