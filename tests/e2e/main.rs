@@ -9,6 +9,7 @@ mod command_line;
 mod contract_errors;
 mod crash;
 mod credentials;
+mod dead_letters;
 mod disk_faults;
 mod disk_full;
 mod drain;
