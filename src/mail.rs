@@ -63,6 +63,14 @@ pub struct Settled {
     pub request_id: Option<RequestId>,
 }
 
+impl Settled {
+    /// The caller's request id, or `record_id`, the record's own as text.
+    pub fn request_id_or<'a>(&'a self, record_id: &'a str) -> &'a str {
+        let given = self.request_id.as_ref();
+        given.and_then(|id| std::str::from_utf8(id.as_bytes()).ok()).unwrap_or(record_id)
+    }
+}
+
 /// A shard's ends.
 pub struct ShardMail {
     /// To control.

@@ -197,6 +197,8 @@ pub struct ShardMetrics {
     pub permits_open: Gauge,
     /// Permits that the deadline sweep had to settle: bugs.
     pub permits_leaked: Counter,
+    /// Calls whose reported tokens were cut to the largest count that is billed.
+    pub tokens_clamped: Counter,
     /// Verdicts on valid keys in the cache.
     pub keys_cached: Gauge,
 }
@@ -222,6 +224,7 @@ impl ShardMetrics {
             open_connections: Gauge::default(),
             permits_open: Gauge::default(),
             permits_leaked: Counter::default(),
+            tokens_clamped: Counter::default(),
             keys_cached: Gauge::default(),
         }
     }
@@ -301,6 +304,8 @@ pub struct WriterMetrics {
     pub rows_from_files: Counter,
     /// Records that the ledger refused, in `usage_dlq`.
     pub refused: Counter,
+    /// Sums of the ledger found at the largest integer, where they stop.
+    pub saturated: Counter,
     /// Stretches of a journal that could not be read back.
     pub gaps: Counter,
     /// Age of the oldest record of the last batch when it was committed, microseconds.

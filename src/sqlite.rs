@@ -6,7 +6,7 @@
 //! Migrations only go forward and are never edited: each is kept with its checksum, and a file
 //! that no longer matches what was applied is refused.
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Row, TransactionBehavior};
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -20,6 +20,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_create_catalog", include_str!("../migrations/sqlite/0001_create_catalog.sql")),
     ("0002_create_usage", include_str!("../migrations/sqlite/0002_create_usage.sql")),
     ("0003_index_usage_by_time", include_str!("../migrations/sqlite/0003_index_usage_by_time.sql")),
+    ("0004_widen_ledger", include_str!("../migrations/sqlite/0004_widen_ledger.sql")),
 ];
 
 /// Why the store cannot be used.
@@ -97,6 +98,20 @@ pub fn open_for_reading(data_dir: &Path) -> Result<Connection, StoreError> {
 fn wait_for_turn(asked: i32) -> bool {
     std::thread::sleep(TURN_ASKED_AFTER);
     asked < TURN_ASKED_MAX
+}
+
+/// Where [`wide_sum`] cuts integers in two.
+const SPLIT_AT: i64 = 1_000_000_000;
+
+/// The two columns of a sum of integers that SQLite's own 64 bits may not hold; see [`sum_at`].
+pub fn wide_sum(column: &str) -> String {
+    format!("coalesce(sum({column} / {SPLIT_AT}), 0), coalesce(sum({column} % {SPLIT_AT}), 0)")
+}
+
+/// Reads what [`wide_sum`] put into this column and the next one.
+pub fn sum_at(row: &Row<'_>, column: usize) -> rusqlite::Result<i128> {
+    let (high, low): (i64, i64) = (row.get(column)?, row.get(column + 1)?);
+    Ok(i128::from(high) * i128::from(SPLIT_AT) + i128::from(low))
 }
 
 fn migrate(connection: &mut Connection) -> Result<(), StoreError> {

@@ -40,3 +40,16 @@ pub const AUTHORITY_QUOTAS_MAX: usize = 1_048_576;
 pub const HOLDERS_MAX: usize = 4_096;
 /// Not-before runs that an instance holds of one bucket; it asks for no more before one is spent.
 pub const RUNS_MAX: usize = 8;
+/// Tokens of one call, input and output each, that are counted and billed; what an upstream
+/// reports beyond is cut off here, and told. More than any model takes in or gives out.
+///
+/// With it no sum can overflow. The ledger takes 400 000 rows a second at the most (tuning.md):
+/// 1.1·10¹² calls in a month of 31 days, 3.5·10¹⁰ in a day. Were all of them one consumer's on one
+/// service and this large, the month's word, input and output, would come to 1.80·10¹⁹, below
+/// 2⁶⁴ = 1.84·10¹⁹; a day's sum of either to 2.9·10¹⁷, below 2⁶³ = 9.2·10¹⁸. At the largest price
+/// such a call costs 1.7·10¹⁴ nano-USD (168 000 USD), far below 2⁶³, and the month 1.8·10²⁶: the
+/// ledger keeps a day's cost in two integers, with room for 9.2·10³⁶, and adds days in 128 bits.
+pub const CALL_TOKENS_MAX: u32 = 1 << 23;
+/// The largest price of 1 000 000 tokens, nano-USD: 10 000 USD, a cent a token. Fifteen times the
+/// dearest that is for sale. See [`CALL_TOKENS_MAX`].
+pub const PRICE_NANOUSD_MAX: u64 = 10_000_000_000_000;

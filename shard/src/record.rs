@@ -1,6 +1,7 @@
 //! What one admitted request leaves behind. Flat, integers only; `journal::format` gives it its
 //! 128 bytes, `writer` its row.
 
+use crate::limits::CALL_TOKENS_MAX;
 use crate::units::{ConsumerId, KeyId, NanoUsd, Period, ServiceId};
 
 /// How an admitted request ended.
@@ -59,6 +60,18 @@ impl Usage {
     /// Input and output together: what quota and tiers count.
     pub const fn total(&self) -> u64 {
         self.input_tokens as u64 + self.output_tokens as u64
+    }
+
+    /// The same, each count cut to [`CALL_TOKENS_MAX`].
+    #[must_use]
+    pub fn bounded(&self) -> Self {
+        let input_tokens = self.input_tokens.min(CALL_TOKENS_MAX);
+        Self {
+            input_tokens,
+            cached_tokens: self.cached_tokens.min(input_tokens),
+            output_tokens: self.output_tokens.min(CALL_TOKENS_MAX),
+            ..*self
+        }
     }
 }
 

@@ -1,5 +1,6 @@
-//! `tollgate journal verify|show|replay DIR`: the usage journal, offline. `verify` and `show`
-//! only read; `replay` does what the next start would do, by the same code.
+//! `tollgate journal verify|show|dead|replay DIR`: the usage journal, offline. All but `replay`
+//! only read; that one does what the next start would do, by the same code, and holds the locks
+//! of the data directories that it touches: a live instance's journals are not its to take.
 
 use super::render::table;
 use crate::control::Pricer;
@@ -9,10 +10,12 @@ use crate::journal::{self, DIR_NAME};
 use crate::mail::RequestId;
 use crate::sqlite;
 use crate::writer::ledger;
+use crate::writer::refused::{self, Dead};
 use crate::writer::replay::{ReplayReport, journal_id, journals_in, replay_journal};
 use clap::{Args, Subcommand};
 use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
+use shard::record::Record;
 use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -24,6 +27,7 @@ use uuid::Uuid;
 #[command(after_help = "Examples:
   tollgate journal verify ./tollgate-data/journal
   tollgate journal show ./tollgate-data/journal --json | jq 'select(.kind == \"post\")'
+  tollgate journal dead ./tollgate-data
   tollgate journal replay ./tollgate-data/journal")]
 pub struct JournalArgs {
     #[command(subcommand)]
@@ -38,6 +42,15 @@ enum Action {
     /// Print every record
     #[command(after_help = "Example:\n  tollgate journal show ./tollgate-data/journal --json")]
     Show {
+        #[command(flatten)]
+        place: Place,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the records that the ledger refused and keeps aside, unbilled
+    #[command(after_help = "Example:\n  tollgate journal dead ./tollgate-data --json")]
+    Dead {
         #[command(flatten)]
         place: Place,
         /// One JSON object a line
@@ -67,6 +80,7 @@ pub fn run(args: &JournalArgs, pricer: MakePricer) -> Result<String, super::Fail
     let done = match &args.action {
         Action::Verify(place) => verify(place, &mut out),
         Action::Show { place, json } => show(place, *json, &mut out),
+        Action::Dead { place, json } => dead(place, *json, &mut out),
         Action::Replay(place) => replay(place, pricer, &mut out),
     };
     match done.and_then(|good| Ok(out.flush().map(|()| good)?)) {
@@ -86,6 +100,12 @@ enum Failure {
     Io(io::Error),
 }
 
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(format!("the store failed: {error}"))
+    }
+}
+
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
@@ -101,7 +121,10 @@ struct Target {
     /// Journals' directories.
     journals: Vec<PathBuf>,
     segment: Option<PathBuf>,
+    /// Where the store is.
     data_dir: PathBuf,
+    /// Whose journals they are.
+    own_data_dir: PathBuf,
 }
 
 fn target(place: &Place) -> Result<Target, Failure> {
@@ -124,9 +147,12 @@ fn target(place: &Place) -> Result<Target, Failure> {
         journals = journals_in(&root).map_err(at)?;
         Some(root)
     };
-    let parent = root.as_deref().and_then(Path::parent).unwrap_or(Path::new("."));
-    let data_dir = place.data_dir.clone().unwrap_or_else(|| parent.to_owned());
-    Ok(Target { journals, segment, data_dir })
+    let own_data_dir = match root.as_deref().and_then(Path::parent) {
+        Some(parent) if !path.join(sqlite::FILE_NAME).is_file() => parent.to_owned(),
+        _ => path,
+    };
+    let data_dir = place.data_dir.clone().unwrap_or_else(|| own_data_dir.clone());
+    Ok(Target { journals, segment, data_dir, own_data_dir })
 }
 
 fn has_segments(dir: &Path) -> io::Result<bool> {
@@ -144,9 +170,8 @@ fn scans(target: &Target) -> Result<Vec<(String, Scan)>, Failure> {
     if let Some(path) = &target.segment {
         scans.push((path.display().to_string(), Scan::open_segment(path)?));
     }
-    let store = target.data_dir.join(sqlite::FILE_NAME);
     // Without a store nothing can have been deleted behind its watermark.
-    let store = Connection::open_with_flags(store, OpenFlags::SQLITE_OPEN_READ_ONLY).ok();
+    let store = store_of(target).ok();
     for dir in &target.journals {
         let mark = match (&store, journal_id(dir)) {
             (Some(store), Some(id)) => ledger::watermark(store, id).map_or(0, |mark| mark.0),
@@ -156,6 +181,11 @@ fn scans(target: &Target) -> Result<Vec<(String, Scan)>, Failure> {
         scans.push((name, Scan::open(dir, mark)?));
     }
     Ok(scans)
+}
+
+fn store_of(target: &Target) -> rusqlite::Result<Connection> {
+    let path = target.data_dir.join(sqlite::FILE_NAME);
+    Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
 fn verify(place: &Place, out: &mut impl Write) -> Result<bool, Failure> {
@@ -206,6 +236,10 @@ fn verify(place: &Place, out: &mut impl Write) -> Result<bool, Failure> {
     write!(out, "{}", table(&titles, &rows))?;
     for note in &notes {
         writeln!(out, "{note}")?;
+    }
+    let aside = store_of(&target).map_or(0, |store| refused::count(&store).unwrap_or(0));
+    if aside > 0 {
+        writeln!(out, "{aside} records are kept aside, unbilled: see `tollgate journal dead`")?;
     }
     let verdict = if good { "whole" } else { "DAMAGED" };
     writeln!(out, "{verdict}: {} journals, {lost} slots lost", target.journals.len())?;
@@ -277,18 +311,14 @@ fn as_value(journal: &str, found: &Found) -> serde_json::Value {
             "journal": journal, "seq": seq, "kind": "checkpoint", "record_id": uuid(*record_id),
             "input_tokens": input_tokens, "output_tokens": output_tokens,
         }),
-        Entry::Post(it, _) => json!({
-            "journal": journal, "seq": seq, "kind": "post", "record_id": uuid(it.record_id),
-            "request_id": request_id, "occurred_at_unix_us": it.occurred_at_unix_us,
-            "period": it.period.0, "consumer_id": it.consumer.to_string(),
-            "key_id": it.key.to_string(), "service_id": it.service.to_string(),
-            "status": it.status, "outcome": it.outcome.name(), "streamed": it.streamed,
-            "input_tokens": it.usage.input_tokens, "cached_tokens": it.usage.cached_tokens,
-            "output_tokens": it.usage.output_tokens, "estimated": it.usage.estimated,
-            "price_version": it.price_version, "cost_nanousd": it.cost.0,
-            "attempts": it.attempts, "latency_us": it.latency_us, "ttft_us": it.ttft_us,
-            "overhead_us": it.overhead_us,
-        }),
+        Entry::Post(it, _) => {
+            let mut value = record_as_value(it);
+            value["journal"] = journal.into();
+            value["seq"] = (*seq).into();
+            value["kind"] = "post".into();
+            value["request_id"] = request_id.into();
+            value
+        }
         Entry::Text(record_id, it) => json!({
             "journal": journal, "seq": seq, "kind": "text", "record_id": uuid(*record_id),
             "request_id": text(it),
@@ -297,13 +327,72 @@ fn as_value(journal: &str, found: &Found) -> serde_json::Value {
     }
 }
 
+fn record_as_value(it: &Record) -> serde_json::Value {
+    json!({
+        "record_id": Uuid::from_u128(it.record_id).hyphenated().to_string(),
+        "occurred_at_unix_us": it.occurred_at_unix_us,
+        "period": it.period.0, "consumer_id": it.consumer.to_string(),
+        "key_id": it.key.to_string(), "service_id": it.service.to_string(),
+        "status": it.status, "outcome": it.outcome.name(), "streamed": it.streamed,
+        "input_tokens": it.usage.input_tokens, "cached_tokens": it.usage.cached_tokens,
+        "output_tokens": it.usage.output_tokens, "estimated": it.usage.estimated,
+        "price_version": it.price_version, "cost_nanousd": it.cost.0,
+        "attempts": it.attempts, "latency_us": it.latency_us, "ttft_us": it.ttft_us,
+        "overhead_us": it.overhead_us,
+    })
+}
+
+fn dead(place: &Place, as_json: bool, out: &mut impl Write) -> Result<bool, Failure> {
+    let target = target(place)?;
+    let store = store_of(&target).map_err(|error| {
+        let path = target.data_dir.join(sqlite::FILE_NAME);
+        Failure::Failed(format!("the store {} can't be read: {error}", path.display()))
+    })?;
+    let mut count = 0_u64;
+    refused::each(&store, |dead| {
+        count += 1;
+        let value = dead_as_value(&dead);
+        if as_json {
+            writeln!(out, "{value}")?;
+        } else if let Some(fields) = value.as_object() {
+            for (key, value) in fields {
+                write!(out, "{key}={value} ")?;
+            }
+            writeln!(out)?;
+        }
+        Ok::<(), Failure>(())
+    })?;
+    if !as_json {
+        writeln!(out, "{count} records are kept aside")?;
+    }
+    Ok(true)
+}
+
+fn dead_as_value(dead: &Dead) -> serde_json::Value {
+    let mut value = match &dead.record {
+        Some(record) => record_as_value(record),
+        None => json!({ "record_id": null }),
+    };
+    value["journal"] = dead.journal_id.as_str().into();
+    value["seq"] = dead.seq.into();
+    value["reason"] = dead.reason.as_str().into();
+    value["request_id"] = dead.request_id.as_str().into();
+    value
+}
+
 fn replay(place: &Place, pricer: MakePricer, out: &mut impl Write) -> Result<bool, Failure> {
     let target = target(place)?;
     if let Some(segment) = &target.segment {
         let word = "one segment can't be replayed; name its journal's directory";
         return Err(Failure::Usage(format!("{}: {word}", segment.display())));
     }
-    let _lock = journal::lock(&target.data_dir).map_err(failed)?;
+    let own_data_dir = fs::canonicalize(&target.own_data_dir)?;
+    let _lock = journal::lock(&own_data_dir).map_err(failed)?;
+    let is_own = fs::canonicalize(&target.data_dir).is_ok_and(|dir| dir == own_data_dir);
+    let _store_lock = match is_own {
+        true => None,
+        false => Some(journal::lock(&target.data_dir).map_err(failed)?),
+    };
     let mut connection = sqlite::open(&target.data_dir).map_err(failed)?;
     let price = pricer(&connection).map_err(failed)?;
     let mut report = ReplayReport::default();
@@ -410,6 +499,16 @@ mod tests {
         let held = journal::lock(data_dir.path()).unwrap();
         let (good, text) = run_to_text(|out| replay(&place(&dir), pricer, out));
         assert!(!good && text.contains("in use"), "{text}");
+        // Whatever store they are to go to.
+        let elsewhere = tempfile::tempdir().unwrap();
+        let into = Place { dir: dir.clone(), data_dir: Some(elsewhere.path().to_owned()) };
+        let (good, text) = run_to_text(|out| replay(&into, pricer, out));
+        assert!(!good && text.contains("in use") && dir.exists(), "{text}");
+        drop(held);
+        // Whatever path leads to them.
+        let held = journal::lock_journal(&dir).unwrap();
+        let (good, text) = run_to_text(|out| replay(&place(&dir), pricer, out));
+        assert!(!good && text.contains("in use") && dir.exists(), "{text}");
         drop(held);
         let (good, text) = run_to_text(|out| replay(&place(&dir), pricer, out));
         assert!(good && text.starts_with("1 journals, 2 records added, 1 recovered"), "{text}");

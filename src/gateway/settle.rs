@@ -180,6 +180,13 @@ impl Admitted {
     pub fn settle(self, core: &Core, status: u16, outcome: Outcome, usage: &Usage) -> Bill {
         clock::tick();
         let at = clock::moment_lately();
+        let counted = usage.bounded();
+        if counted != *usage {
+            core.metrics().tokens_clamped.add(1);
+            tracing::warn!(record = %uuid::Uuid::from_u128(self.record_id), ?usage, "more tokens \
+                reported than any call has; cut to the largest count that is billed");
+        }
+        let usage = &counted;
         let mut record = Record {
             record_id: self.record_id,
             occurred_at_unix_us: self.permit.admitted_at_unix_us(),

@@ -8,6 +8,7 @@ use super::format::{
     BLOCK_BYTES, BLOCK_SLOTS, Entry, Header, Pending, Slot, slot_crc, slot_offset, slots_in,
 };
 use super::keeper::{self, Job, KeeperHandle, Prepared, WINDOW_BYTES};
+use super::lock::{JournalLock, lock_journal};
 use super::mapped::PagesWriter;
 use super::shared::{JournalShared, Segment, SyncState};
 use crate::config::{Durability, UsageConfig};
@@ -67,6 +68,8 @@ pub struct Journal {
     block: Block,
     /// What the disk may not have, oldest first; `None` where nobody waits for the disk.
     unsynced: Option<VecDeque<Slot>>,
+    /// Nobody else may take the journal away.
+    _lock: JournalLock,
 }
 
 /// The checksums of the block being filled.
@@ -87,6 +90,7 @@ impl Journal {
         let id = Uuid::now_v7();
         let dir = root.join(id.hyphenated().to_string());
         std::fs::create_dir_all(&dir)?;
+        let lock = lock_journal(&dir)?;
         keeper::sync_dir(root)?;
         // The root may be new as well.
         root.parent().map_or(Ok(()), keeper::sync_dir)?;
@@ -122,6 +126,7 @@ impl Journal {
             reserved_slots: 0,
             block: Block { crcs: [0; 4 * BLOCK_SLOTS as usize], prev_crc: 0 },
             unsynced: on_disk.then(|| VecDeque::with_capacity(UNSYNCED_MAX as usize)),
+            _lock: lock,
         };
         if on_disk {
             // The way out of a failed sync.

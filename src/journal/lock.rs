@@ -1,6 +1,7 @@
-//! One process per data directory: two would write each other's journals and store.
+//! One process per data directory: two would write each other's journals and store. And one per
+//! journal, by whatever path it is reached: whoever removes a journal has to have its lock.
 //!
-//! The lock is the kernel's (flock), so that it goes with the process, however that ends.
+//! The locks are the kernel's (flock), so that they go with the process, however that ends.
 
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, OpenOptions};
@@ -57,6 +58,25 @@ pub fn lock(data_dir: &Path) -> Result<DataDirLock, LockError> {
         Ok(()) => Ok(DataDirLock { _file: file }),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(LockError::InUse(data_dir.to_owned())),
         Err(error) => Err(failed(error.into())),
+    }
+}
+
+/// Held by whoever writes or takes away the journal in a directory, as long as it lives.
+#[must_use = "the journal is locked as long as this lives"]
+pub struct JournalLock {
+    _dir: File,
+}
+
+/// Locks the journal in `dir`, unless a live process has it.
+pub fn lock_journal(dir: &Path) -> io::Result<JournalLock> {
+    let file = File::open(dir)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(JournalLock { _dir: file }),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "the journal is in use by another tollgate process; stop that one first",
+        )),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) mod tests;
 pub use append::{Journal, JournalFull, Open, Rescue};
 pub use format::Pending;
 pub use keeper::{KeeperHandle, spawn as spawn_keeper};
-pub use lock::{DataDirLock, LockError, lock};
+pub use lock::{DataDirLock, JournalLock, LockError, lock, lock_journal};
 pub use shared::{JournalShared, Segment, SyncState};
 
 /// The journals' directory inside `data_dir`.

@@ -148,7 +148,7 @@ impl Metrics {
 
     fn write_shards(&self, page: &mut Page) {
         type Of = fn(&ShardMetrics) -> &Counter;
-        let counters: [(&str, &str, Of); 7] = [
+        let counters: [(&str, &str, Of); 8] = [
             ("tollgate_lease_wants_total", "Wants posted by shards.", |it| &it.lease_wants),
             ("tollgate_journal_records_total", "Records appended.", |it| &it.journal_records),
             ("tollgate_journal_bytes_total", "Bytes appended.", |it| &it.journal_bytes),
@@ -164,6 +164,11 @@ impl Metrics {
                 "tollgate_journal_sync_failures_total",
                 "Syncs of a journal's file that failed: records moved, or admission ended.",
                 |it| &it.journal_sync_failures,
+            ),
+            (
+                "tollgate_tokens_clamped_total",
+                "Calls whose reported tokens were cut to the largest count that is billed.",
+                |it| &it.tokens_clamped,
             ),
             ("tollgate_permits_leaked_total", "Permits settled by the deadline sweep.", |it| {
                 &it.permits_leaked
@@ -222,6 +227,11 @@ impl Metrics {
                 "tollgate_writer_refused_total",
                 "Records that the ledger refused, kept in usage_dlq.",
                 &self.writer.refused,
+            ),
+            (
+                "tollgate_ledger_saturated_total",
+                "Sums of the ledger found at the largest integer, where they stop.",
+                &self.writer.saturated,
             ),
             (
                 "tollgate_journal_gaps_total",

@@ -1,13 +1,16 @@
 //! The ledger in SQLite: a batch of settled records, its sums and the watermarks of the journals
 //! that it came from, in one transaction. What is below a watermark is skipped, so a batch may be
 //! written again after any doubt: nothing is lost, nothing is there twice.
+//!
+//! A batch that the store refuses is written again record by record, and what it refuses then is
+//! kept aside (`refused.rs`): whatever a record says, those behind it go in.
 
-use super::row::{self, Text};
-use crate::journal::format::Entry;
+use super::row;
+use super::sums::{Fees, Sums};
+use super::{refused, refused::is_refusal};
 use crate::mail::Settled;
-use rusqlite::{
-    Connection, ErrorCode, OptionalExtension, Statement, Transaction, TransactionBehavior, params,
-};
+use crate::sqlite::{sum_at, wide_sum};
+use rusqlite::{Connection, OptionalExtension, Statement, Transaction, TransactionBehavior};
 use shard::record::Record;
 use shard::units::{ConsumerId, KeyId, NanoUsd, Period, ServiceId};
 use std::collections::HashMap;
@@ -42,26 +45,20 @@ pub struct Written {
     pub skipped: u64,
     /// Records that the ledger refused, now in `usage_dlq`.
     pub refused: u64,
+    /// Sums of the ledger that stand at the largest integer.
+    pub saturated: u64,
 }
 
 /// Prices a record that the journal's writer did not live to price. The second argument: tokens
 /// of the consumer's month on the service so far.
 pub type Price<'a> = &'a dyn Fn(&Record, u64) -> NanoUsd;
 
-/// Service names, cached: they never change.
+/// What the writer has looked up before and never changes: names of services, fees of prices.
 #[derive(Default)]
-pub struct Names(HashMap<ServiceId, Box<str>>);
-
-#[derive(Default)]
-struct Sums {
-    calls: i64,
-    input_tokens: i64,
-    cached_tokens: i64,
-    output_tokens: i64,
-    cost_nanousd: i64,
+pub struct Names {
+    services: HashMap<ServiceId, Box<str>>,
+    fees: Fees,
 }
-
-type Daily = HashMap<(ConsumerId, ServiceId, i64), Sums>;
 
 /// Fits the connection to large batches.
 pub fn tune(connection: &Connection) -> rusqlite::Result<()> {
@@ -93,71 +90,197 @@ pub fn write(
     recovered: &mut [(Settled, Price<'_>)],
     advances: &[Advance],
 ) -> rusqlite::Result<Written> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut marks = Vec::with_capacity(origins.len());
-    for origin in origins {
-        marks.push(watermark(&transaction, origin.journal_id)?.0);
+    let mut attempt = |one_by_one| {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let (sums, written) = (Sums::default(), Written::default());
+        let mut batch = Batch { transaction: &transaction, names, origins, sums, written };
+        if one_by_one {
+            batch.add_one_by_one(records, recovered)?;
+        } else {
+            batch.add(records, recovered)?;
+        }
+        advance_all(&transaction, origins, advances)?;
+        let written = batch.written;
+        transaction.commit()?;
+        Ok(written)
+    };
+    match attempt(false) {
+        Err(error) if is_refusal(&error) => attempt(true),
+        done => done,
     }
-    let mut written = Written::default();
-    let mut daily = Daily::new();
-    insert_all(&transaction, names, origins, &marks, records, &mut daily, &mut written)?;
-    for (settled, price) in recovered {
-        recover(&transaction, names, origins, settled, *price, &mut daily, &mut written)?;
-    }
-    add_daily(&transaction, &mut daily)?;
-    for advance in advances {
-        transaction
-            .prepare_cached(
-                "INSERT INTO ingest_watermark VALUES (?1, ?2, ?3) ON CONFLICT (journal_id)
-                 DO UPDATE SET next_seq = max(next_seq, excluded.next_seq),
-                               closed = max(closed, excluded.closed)",
-            )?
-            .execute((
-                row::uuid(origins[advance.origin].journal_id).as_str(),
-                advance.next_seq as i64,
-                advance.closed,
-            ))?;
-    }
-    transaction.commit()?;
-    Ok(written)
 }
 
-fn insert_all(
+fn advance_all(
     transaction: &Transaction<'_>,
-    names: &mut Names,
     origins: &[Origin],
-    marks: &[u64],
-    records: &[Settled],
-    daily: &mut Daily,
-    written: &mut Written,
+    advances: &[Advance],
 ) -> rusqlite::Result<()> {
-    let mut insert = transaction.prepare_cached(INSERT)?;
-    let mut bound = None;
-    for settled in records {
-        let origin = settled.shard as usize;
-        if settled.seq < marks[origin] {
-            written.skipped += 1;
-            continue;
-        }
-        let texts = Texts::of(&settled.record, settled.shard);
-        if bound != Some(texts) {
-            let name = names.of(transaction, texts.service)?;
-            texts.bind(&mut insert, name, origins[origin].instance_id)?;
-            bound = Some(texts);
-        }
-        match insert_row(&mut insert, settled) {
-            Ok(_) => {
-                count(daily, &settled.record);
-                written.rows += 1;
-            }
-            Err(error) if is_refusal(&error) => {
-                refuse(transaction, origins[origin].journal_id, settled, &error)?;
-                written.refused += 1;
-            }
-            Err(error) => return Err(error),
-        }
+    let mut upsert = transaction.prepare_cached(
+        "INSERT INTO ingest_watermark VALUES (?1, ?2, ?3) ON CONFLICT (journal_id)
+         DO UPDATE SET next_seq = max(next_seq, excluded.next_seq),
+                       closed = max(closed, excluded.closed)",
+    )?;
+    for advance in advances {
+        upsert.execute((
+            row::uuid(origins[advance.origin].journal_id).as_str(),
+            advance.next_seq as i64,
+            advance.closed,
+        ))?;
     }
     Ok(())
+}
+
+/// A transaction on its way.
+struct Batch<'a> {
+    transaction: &'a Transaction<'a>,
+    names: &'a mut Names,
+    origins: &'a [Origin],
+    /// Of the rows that are in, not yet added to the ledger's.
+    sums: Sums,
+    written: Written,
+}
+
+impl Batch<'_> {
+    fn add(
+        &mut self,
+        records: &[Settled],
+        recovered: &mut [(Settled, Price<'_>)],
+    ) -> rusqlite::Result<()> {
+        let marks = self.marks()?;
+        self.insert_all(records, &marks)?;
+        for (settled, price) in recovered {
+            self.recover(settled, *price)?;
+        }
+        self.flush()
+    }
+
+    /// The same, each record with its sums for itself: one that the store refuses is kept aside.
+    fn add_one_by_one(
+        &mut self,
+        records: &[Settled],
+        recovered: &mut [(Settled, Price<'_>)],
+    ) -> rusqlite::Result<()> {
+        let marks = self.marks()?;
+        for settled in records {
+            self.apart(settled, |batch| batch.insert_all(std::slice::from_ref(settled), &marks))?;
+        }
+        for (settled, price) in recovered {
+            let mut own = *settled;
+            self.apart(settled, |batch| batch.recover(&mut own, *price))?;
+        }
+        Ok(())
+    }
+
+    /// Does `add`; what it did is undone if the store refuses it, and `settled` kept aside.
+    fn apart(
+        &mut self,
+        settled: &Settled,
+        add: impl FnOnce(&mut Self) -> rusqlite::Result<()>,
+    ) -> rusqlite::Result<()> {
+        let before = self.written;
+        self.transaction.execute_batch("SAVEPOINT one")?;
+        if let Err(error) = add(self).and_then(|()| self.flush()) {
+            if !is_refusal(&error) {
+                return Err(error);
+            }
+            self.transaction.execute_batch("ROLLBACK TO one")?;
+            (self.sums, self.written) = (Sums::default(), before);
+            self.refuse(settled, &error)?;
+        }
+        self.transaction.execute_batch("RELEASE one")
+    }
+
+    fn marks(&self) -> rusqlite::Result<Vec<u64>> {
+        let mark = |it: &Origin| Ok(watermark(self.transaction, it.journal_id)?.0);
+        self.origins.iter().map(mark).collect()
+    }
+
+    fn insert_all(&mut self, records: &[Settled], marks: &[u64]) -> rusqlite::Result<()> {
+        let mut insert = self.transaction.prepare_cached(INSERT)?;
+        let mut bound = None;
+        for settled in records {
+            let origin = settled.shard as usize;
+            if settled.seq < marks[origin] {
+                self.written.skipped += 1;
+                continue;
+            }
+            let texts = Texts::of(&settled.record, settled.shard);
+            if bound != Some(texts) {
+                let name = self.names.of(self.transaction, texts.service)?;
+                texts.bind(&mut insert, name, self.origins[origin].instance_id)?;
+                bound = Some(texts);
+            }
+            match insert_row(&mut insert, settled) {
+                Ok(_) => {
+                    self.sums.count(&settled.record);
+                    self.written.rows += 1;
+                }
+                Err(error) if is_refusal(&error) => self.refuse(settled, &error)?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// A request that died with its process: billed unless its settlement is in after all (which
+    /// may have lain in a segment that is deleted by now).
+    fn recover(&mut self, settled: &mut Settled, price: Price<'_>) -> rusqlite::Result<()> {
+        let record_id = settled.record.record_id;
+        let journal_id = self.origins[settled.shard as usize].journal_id;
+        let known = self
+            .transaction
+            .prepare_cached(
+                "SELECT 1 FROM usage_records WHERE record_id = ?1 UNION ALL
+                 SELECT 1 FROM usage_dlq WHERE journal_id = ?2 AND substr(slot, 17, 16) = ?3",
+            )?
+            .exists((
+                row::uuid(record_id).as_str(),
+                row::uuid(journal_id).as_str(),
+                record_id.to_le_bytes().as_slice(),
+            ))?;
+        if known {
+            self.written.skipped += 1;
+            return Ok(());
+        }
+        // Its price may depend on what the month has so far, this batch included.
+        self.flush()?;
+        let before = month_tokens(self.transaction, &settled.record)?;
+        settled.record.cost = price(&settled.record, before);
+        let rows = self.written.rows;
+        let marks = vec![0; self.origins.len()];
+        self.insert_all(std::slice::from_ref(settled), &marks)?;
+        self.written.recovered += self.written.rows - rows;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> rusqlite::Result<()> {
+        self.written.saturated += self.sums.flush(self.transaction, &mut self.names.fees)?;
+        Ok(())
+    }
+
+    fn refuse(&mut self, settled: &Settled, error: &rusqlite::Error) -> rusqlite::Result<()> {
+        let journal_id = self.origins[settled.shard as usize].journal_id;
+        refused::keep(self.transaction, journal_id, settled, error)?;
+        self.written.refused += 1;
+        Ok(())
+    }
+}
+
+fn month_tokens(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<u64> {
+    let sql = format!(
+        "SELECT {}, {} FROM usage_daily WHERE period = ?1 AND consumer_id = ?2 AND service_id = ?3",
+        wide_sum("input_tokens"),
+        wide_sum("output_tokens"),
+    );
+    let tokens = transaction.prepare_cached(&sql)?.query_row(
+        (
+            row::period(record.period).as_str(),
+            row::id(record.consumer.0).as_str(),
+            row::id(record.service.0).as_str(),
+        ),
+        |row| Ok(sum_at(row, 0)? + sum_at(row, 2)?),
+    )?;
+    Ok(u64::try_from(tokens).unwrap_or(u64::MAX))
 }
 
 const INSERT: &str = "INSERT INTO usage_records VALUES
@@ -196,7 +319,7 @@ fn insert_row(insert: &mut Statement<'_>, settled: &Settled) -> rusqlite::Result
     let record_id = row::uuid(record.record_id);
     insert.raw_bind_parameter(1, record_id.as_str())?;
     insert.raw_bind_parameter(2, row::time(record.occurred_at_unix_us).as_str())?;
-    insert.raw_bind_parameter(4, request_id(settled, &record_id))?;
+    insert.raw_bind_parameter(4, settled.request_id_or(record_id.as_str()))?;
     insert.raw_bind_parameter(9, record.status)?;
     insert.raw_bind_parameter(10, record.outcome.name())?;
     insert.raw_bind_parameter(11, record.streamed)?;
@@ -214,123 +337,10 @@ fn insert_row(insert: &mut Statement<'_>, settled: &Settled) -> rusqlite::Result
     insert.raw_execute()
 }
 
-/// A request that died with its process: billed unless its settlement is in after all (which
-/// may have lain in a segment that is deleted by now).
-fn recover(
-    transaction: &Transaction<'_>,
-    names: &mut Names,
-    origins: &[Origin],
-    settled: &mut Settled,
-    price: Price<'_>,
-    daily: &mut Daily,
-    written: &mut Written,
-) -> rusqlite::Result<()> {
-    let known = transaction
-        .prepare_cached("SELECT 1 FROM usage_records WHERE record_id = ?1")?
-        .exists([row::uuid(settled.record.record_id).as_str()])?;
-    if known {
-        written.skipped += 1;
-        return Ok(());
-    }
-    // Its price may depend on what the month has so far, this batch included.
-    add_daily(transaction, daily)?;
-    let record = &settled.record;
-    let tokens: i64 = transaction
-        .prepare_cached(
-            "SELECT coalesce(sum(input_tokens + output_tokens), 0) FROM usage_daily
-             WHERE period = ?1 AND consumer_id = ?2 AND service_id = ?3",
-        )?
-        .query_row(
-            (
-                row::period(record.period).as_str(),
-                row::id(record.consumer.0).as_str(),
-                row::id(record.service.0).as_str(),
-            ),
-            |row| row.get(0),
-        )?;
-    settled.record.cost = price(record, tokens as u64);
-    let one = std::slice::from_ref(settled);
-    let rows = written.rows;
-    insert_all(transaction, names, origins, &vec![0; origins.len()], one, daily, written)?;
-    written.recovered += written.rows - rows;
-    Ok(())
-}
-
-fn refuse(
-    transaction: &Transaction<'_>,
-    journal_id: u128,
-    settled: &Settled,
-    reason: &rusqlite::Error,
-) -> rusqlite::Result<()> {
-    let slot = Entry::Post(settled.record, settled.prev_end).encode(settled.seq);
-    transaction
-        .prepare_cached("INSERT OR REPLACE INTO usage_dlq VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute((
-            row::uuid(journal_id).as_str(),
-            settled.seq as i64,
-            reason.to_string(),
-            slot.as_slice(),
-            request_id(settled, &row::uuid(settled.record.record_id)),
-        ))?;
-    Ok(())
-}
-
-/// Is it the row that is at fault, and not the store?
-fn is_refusal(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
-    )
-}
-
-fn request_id<'a, const N: usize>(settled: &'a Settled, record_id: &'a Text<N>) -> &'a str {
-    let given = settled.request_id.as_ref().and_then(|id| std::str::from_utf8(id.as_bytes()).ok());
-    given.unwrap_or(record_id.as_str())
-}
-
-fn count(daily: &mut Daily, record: &Record) {
-    let day = record.occurred_at_unix_us.div_euclid(DAY_US);
-    let sums = daily.entry((record.consumer, record.service, day)).or_default();
-    sums.calls += 1;
-    sums.input_tokens += i64::from(record.usage.input_tokens);
-    sums.cached_tokens += i64::from(record.usage.cached_tokens);
-    sums.output_tokens += i64::from(record.usage.output_tokens);
-    sums.cost_nanousd = sums.cost_nanousd.saturating_add(record.cost.0);
-}
-
-const DAY_US: i64 = 86_400_000_000;
-
-fn add_daily(transaction: &Transaction<'_>, daily: &mut Daily) -> rusqlite::Result<()> {
-    let mut upsert = transaction.prepare_cached(
-        "INSERT INTO usage_daily VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-         ON CONFLICT (consumer_id, service_id, day) DO UPDATE SET
-             calls = calls + excluded.calls,
-             input_tokens = input_tokens + excluded.input_tokens,
-             cached_tokens = cached_tokens + excluded.cached_tokens,
-             output_tokens = output_tokens + excluded.output_tokens,
-             cost_nanousd = cost_nanousd + excluded.cost_nanousd",
-    )?;
-    for ((consumer, service, day), sums) in daily.drain() {
-        let starts_at = day * DAY_US;
-        upsert.execute(params![
-            row::id(consumer.0).as_str(),
-            row::id(service.0).as_str(),
-            &row::time(starts_at).as_str()[..10],
-            row::period(Period::of(starts_at)).as_str(),
-            sums.calls,
-            sums.input_tokens,
-            sums.cached_tokens,
-            sums.output_tokens,
-            sums.cost_nanousd,
-        ])?;
-    }
-    Ok(())
-}
-
 impl Names {
     fn of(&mut self, transaction: &Transaction<'_>, id: ServiceId) -> rusqlite::Result<&str> {
         use std::collections::hash_map::Entry::{Occupied, Vacant};
-        match self.0.entry(id) {
+        match self.services.entry(id) {
             Occupied(known) => Ok(known.into_mut()),
             Vacant(unknown) => {
                 let name: Option<String> = transaction

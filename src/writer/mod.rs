@@ -4,12 +4,15 @@
 //! Records come by a channel that may drop them and by the journals, which do not: a record that
 //! the channel did not bring is read from its file. Failure stance: while the store fails or is
 //! locked, the batch is kept and tried again after growing pauses, and the journals spool until
-//! they are full. Never acknowledges anything, and never touches a request.
+//! they are full. A record that the store refuses is kept aside and stops nothing. Never
+//! acknowledges anything, and never touches a request.
 
 pub mod ledger;
+pub mod refused;
 pub mod replay;
 mod row;
 mod run;
+mod sums;
 #[cfg(test)]
 mod tests;
 

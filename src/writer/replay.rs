@@ -8,7 +8,7 @@
 use super::ledger::{self, Advance, Names, Origin, Price};
 use crate::journal::format::{Entry, Pending};
 use crate::journal::scan::{Found, Scan};
-use crate::journal::{DIR_NAME, QUARANTINE_NAME, quarantine};
+use crate::journal::{DIR_NAME, QUARANTINE_NAME, lock_journal, quarantine};
 use crate::mail::{RequestId, Settled};
 use rusqlite::Connection;
 use shard::record::{Outcome, Record, Usage};
@@ -126,6 +126,7 @@ pub fn replay_journal(
     let Some(journal_id) = journal_id(dir) else {
         return Err(failed(io::Error::other("not named by a journal's id")));
     };
+    let _lock = lock_journal(dir).map_err(failed)?;
     let (mark, closed) = ledger::watermark(connection, journal_id)?;
     if !closed {
         let scan = Scan::open(dir, mark).map_err(failed)?;
@@ -252,6 +253,7 @@ impl Dangling {
         let pending = &self.pending;
         let estimate = (pending.estimated_input_tokens, 0);
         let (input_tokens, output_tokens) = self.checkpoint.unwrap_or(estimate);
+        let usage = Usage { input_tokens, output_tokens, estimated: true, cached_tokens: 0 };
         Settled {
             shard: 0,
             seq: self.seq,
@@ -265,7 +267,7 @@ impl Dangling {
                 service: pending.service,
                 outcome: Outcome::Recovered,
                 streamed: pending.streamed,
-                usage: Usage { input_tokens, output_tokens, estimated: true, cached_tokens: 0 },
+                usage: usage.bounded(),
                 price_version: pending.price_version,
                 ..Record::default()
             },

@@ -273,6 +273,7 @@ impl Writer {
         self.batch.clear();
         self.metrics.writer.rows.add(written.rows);
         self.metrics.writer.refused.add(written.refused);
+        self.metrics.writer.saturated.add(written.saturated);
         self.metrics.writer.batches.add(1);
         let lag = clock::now().since(self.oldest);
         self.metrics.writer.lag_us.set((lag.0 / 1_000) as i64);

@@ -234,6 +234,140 @@ fn a_row_that_the_ledger_refuses_is_kept_aside_and_stops_nothing() {
     assert_eq!(bench.metrics.writer.refused.get(), 1);
 }
 
+/// Two records fill a day's sum past SQLite's integers, as prices of before could.
+#[test]
+fn sums_past_64_bits_stay_exact_and_stop_nothing() {
+    let mut bench = bench(&config(2, 100));
+    for n in 0..40 {
+        let open = admit(&mut bench.journal, n, None);
+        bench.post(open, &Record { cost: NanoUsd(i64::MAX - n as i64), ..record(n) }, true);
+        bench.flush();
+    }
+    assert_eq!(ids(bench.dir.path()), (0..40).collect::<Vec<_>>());
+    assert_eq!(bench.metrics.writer.failures.get(), 0);
+    let connection = sqlite::open(bench.dir.path()).unwrap();
+    let cost =
+        |column| i128::from(number(&connection, &format!("SELECT {column} FROM usage_daily")));
+    let exact = (0..40).map(|n| i128::from(i64::MAX) - n).sum::<i128>();
+    assert_eq!(cost("cost_carry") * 1_000_000_000_000_000_000 + cost("cost_nanousd"), exact);
+}
+
+#[test]
+fn a_count_at_the_largest_integer_stays_there_and_is_told() {
+    let mut bench = bench(&config(2, 100));
+    bench.call(0, true);
+    bench.flush();
+    let connection = sqlite::open(bench.dir.path()).unwrap();
+    connection.execute("UPDATE usage_daily SET input_tokens = 0x7ffffffffffffffe", ()).unwrap();
+    assert_eq!(bench.metrics.writer.saturated.get(), 0);
+    let open = admit(&mut bench.journal, 1, None);
+    let usage = Usage { input_tokens: 100, ..Usage::default() };
+    bench.post(open, &Record { usage, ..record(1) }, true);
+    bench.flush();
+    assert_eq!(number(&connection, "SELECT input_tokens FROM usage_daily"), i64::MAX);
+    assert_eq!(number(&connection, "SELECT calls FROM usage_daily"), 2);
+    assert_eq!(bench.metrics.writer.saturated.get(), 1);
+}
+
+/// Whatever the store has against a record, in its row or in its sums: those with it go in, alive
+/// and in replay.
+#[test]
+fn what_the_store_refuses_of_one_record_stops_no_other() {
+    for live in [true, false] {
+        let mut bench = bench(&config(2, 100));
+        for n in 1..=9 {
+            let open = admit(&mut bench.journal, n, Some(format!("call-{n}").as_bytes()));
+            bench.post(open, &Record { consumer: ConsumerId(n as u64 % 3), ..record(n) }, true);
+        }
+        let connection = sqlite::open(bench.dir.path()).unwrap();
+        connection
+            .execute_batch(&format!(
+                "CREATE TRIGGER refuses BEFORE INSERT ON usage_daily
+                 WHEN NEW.consumer_id = '{}' BEGIN SELECT json('no'); END;",
+                ConsumerId(2)
+            ))
+            .unwrap();
+        let dir = if live {
+            bench.flush();
+            assert_eq!(bench.metrics.writer.refused.get(), 3);
+            assert_eq!(bench.metrics.writer.failures.get(), 0);
+            bench.die()
+        } else {
+            let dir = bench.die();
+            assert_eq!(replay_all(dir.path()).refused, 3);
+            dir
+        };
+        assert_eq!(ids(dir.path()), [1, 3, 4, 6, 7, 9]);
+        assert_eq!(number(&connection, "SELECT sum(calls) FROM usage_daily"), 6);
+        let mut dead = Vec::new();
+        super::refused::each(&connection, |it| {
+            dead.push((it.request_id, it.reason, it.record.map(|record| record.record_id)));
+            Ok::<_, rusqlite::Error>(())
+        })
+        .unwrap();
+        assert_eq!(dead.len(), 3);
+        for (it, n) in dead.iter().zip([2, 5, 8]) {
+            assert_eq!((it.0.as_str(), it.2), (format!("call-{n}").as_str(), Some(n)));
+            assert!(it.1.contains("malformed JSON"), "{}", it.1);
+        }
+    }
+}
+
+#[test]
+fn a_months_fee_is_due_once_with_its_first_call() {
+    let mut bench = bench(&config(2, 100));
+    let connection = sqlite::open(bench.dir.path()).unwrap();
+    let (flat, plain) = (ServiceId(7), ServiceId(8));
+    let price = |service: ServiceId, version: u32, price: &str| {
+        connection
+            .execute_batch(&format!(
+                "INSERT OR IGNORE INTO services
+                     (id, name, base_url, default_path, enabled, created_at)
+                 VALUES ('{service}', '{service}', '', '/', 1, '');
+                 INSERT INTO prices VALUES ('{service}', {version}, 0, '{price}', '');"
+            ))
+            .unwrap();
+    };
+    price(flat, 1, r#"{"kind":"subscription","fee_nanousd":500}"#);
+    price(flat, 2, r#"{"kind":"subscription","fee_nanousd":900}"#);
+    price(plain, 1, r#"{"kind":"per_token"}"#);
+    let first = record(1);
+    let day_us = 86_400_000_000;
+    let calls = [
+        (1, flat, 1, 0),
+        (2, flat, 1, 1),
+        (3, flat, 2, 2),
+        (4, plain, 1, 0),
+        // The next month, at its own price.
+        (5, flat, 2, 31 * day_us),
+    ];
+    for (n, service, price_version, later_us) in calls {
+        let occurred_at_unix_us = first.occurred_at_unix_us + later_us;
+        let period = Period::of(occurred_at_unix_us);
+        let record = Record { service, price_version, occurred_at_unix_us, period, ..record(n) };
+        let open = admit(&mut bench.journal, n, None);
+        bench.post(open, &record, true);
+        if n == 2 {
+            bench.flush();
+        }
+    }
+    bench.flush();
+    let fees = "SELECT json_array(service_id, due_at, price_version, fee_nanousd)
+        FROM usage_fees ORDER BY due_at";
+    let rows: Vec<String> = connection
+        .prepare(fees)
+        .unwrap()
+        .query_map((), |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let due = |later_us: i64| super::row::time(first.occurred_at_unix_us + later_us);
+    let expected = |later_us: i64, version: u32, fee: u32| {
+        format!(r#"["{flat}","{}",{version},{fee}]"#, due(later_us).as_str())
+    };
+    assert_eq!(rows, [expected(0, 1, 500), expected(31 * day_us, 2, 900)]);
+}
+
 #[test]
 fn a_clean_end_leaves_no_journal() {
     let dir = tempfile::tempdir().unwrap();

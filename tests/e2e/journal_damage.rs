@@ -236,3 +236,25 @@ fn what_is_no_journal_is_a_wrong_use() {
     let said = Said::of(&process::run(&["journal", "replay", copy.segment(1).to_str().unwrap()]));
     assert_eq!(said.code, Some(2), "{said:?}");
 }
+
+#[test]
+fn a_live_instances_journals_are_not_to_be_replayed() {
+    let instance = Setup::default().shards(2).config(CONFIG).start();
+    let call = |id: &str| instance.chat(&json!({})).key(instance.key("bench")).id(id);
+    instance.call(&call("before")).expect(200);
+    let elsewhere = TempDir::new().unwrap();
+    let link = elsewhere.path().join("journal");
+    std::os::unix::fs::symlink(instance.data_dir().join("journal"), &link).unwrap();
+    let root = instance.data_dir().join("journal");
+    for (root, data_dir) in [(&root, None), (&root, Some(elsewhere.path())), (&link, None)] {
+        let mut args = vec!["journal", "replay", root.to_str().unwrap()];
+        args.extend(data_dir.iter().flat_map(|dir| ["--data-dir", dir.to_str().unwrap()]));
+        let output = process::run(&args);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{args:?} {text}");
+        assert!(text.contains("in use by another tollgate process"), "{text}");
+    }
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 2);
+    instance.call(&call("after")).expect(200);
+    drop(instance);
+}

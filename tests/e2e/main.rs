@@ -10,6 +10,7 @@ mod contract_errors;
 mod control_stalls;
 mod crash;
 mod credentials;
+mod dead_letters;
 mod disk_faults;
 mod disk_full;
 mod drain;

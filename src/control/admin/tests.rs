@@ -446,7 +446,7 @@ fn with_usage() -> (Running, ConsumerId, ServiceId) {
     let ledger = crate::sqlite::open(running.data_dir.path()).unwrap();
     ledger
         .execute(
-            "INSERT INTO usage_daily VALUES (?1, ?2, '2026-11-23', '2026-11', 3, 40, 0, 2, 9)",
+            "INSERT INTO usage_daily VALUES (?1, ?2, '2026-11-23', '2026-11', 3, 40, 0, 2, 9, 0)",
             (consumer.to_string(), service.to_string()),
         )
         .unwrap();

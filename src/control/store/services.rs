@@ -171,7 +171,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<ServiceRow> {
 fn read_price(row: &Row<'_>) -> rusqlite::Result<PriceRow> {
     let text: String = row.get(2)?;
     let value: Value = serde_json::from_str(&text).unwrap_or_default();
-    let model = price_json::read(&value, "price").map_err(|_| unreadable(2, "not a price"))?;
+    let model = price_json::read_stored(&value).map_err(|_| unreadable(2, "not a price"))?;
     let price = PriceVersion { version: row.get(0)?, effective_at_unix_us: row.get(1)?, model };
     Ok(PriceRow { price, created_at: row.get(3)? })
 }

@@ -101,7 +101,7 @@ fn sums_are_apart_by_what_was_asked() {
             ] {
                 db.execute(
                     "INSERT INTO usage_daily
-                     VALUES (?1, ?2, ?3, substr(?3, 1, 7), 2, ?4, 0, ?4, ?4)",
+                     VALUES (?1, ?2, ?3, substr(?3, 1, 7), 2, ?4, 0, ?4, ?4, 0)",
                     (consumer.to_string(), service.to_string(), day, tokens),
                 )?;
             }

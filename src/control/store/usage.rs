@@ -1,8 +1,9 @@
 //! Sums of the ledger. The writer adds to it a batch (about 100 ms) behind the settled records.
 
 use super::{Failure, id_at, unsigned};
+use crate::sqlite::{sum_at, wide_sum};
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, Row, params_from_iter};
 use shard::units::{ConsumerId, NanoUsd, Period, ServiceId};
 
 /// What sums are apart by.
@@ -63,10 +64,10 @@ pub(crate) fn sums(
         columns = format!("{names}, ");
         grouping = format!("GROUP BY {names} ORDER BY {names}");
     }
+    let [input, cached, output, cost] =
+        ["input_tokens", "cached_tokens", "output_tokens", "cost_nanousd"].map(wide_sum);
     let mut statement = connection.prepare(&format!(
-        "SELECT {columns}coalesce(sum(calls), 0), coalesce(sum(input_tokens), 0),
-             coalesce(sum(cached_tokens), 0), coalesce(sum(output_tokens), 0),
-             coalesce(sum(cost_nanousd), 0)
+        "SELECT {columns}coalesce(sum(calls), 0), {input}, {cached}, {output}, {cost}, {CARRY}
          FROM ({source}) {grouping} LIMIT ? OFFSET ?"
     ))?;
     let first = by.len();
@@ -74,19 +75,19 @@ pub(crate) fn sums(
         Ok(Sum {
             group: (0..first).map(|column| row.get(column)).collect::<Result<_, _>>()?,
             calls: row.get(first)?,
-            input_tokens: row.get(first + 1)?,
-            cached_tokens: row.get(first + 2)?,
-            output_tokens: row.get(first + 3)?,
-            cost: NanoUsd(row.get(first + 4)?),
+            input_tokens: narrow(sum_at(row, first + 1)?),
+            cached_tokens: narrow(sum_at(row, first + 3)?),
+            output_tokens: narrow(sum_at(row, first + 5)?),
+            cost: cost_at(row, first + 7)?,
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
 const DAILY: &str = "SELECT consumer_id, service_id, day, calls, input_tokens, cached_tokens,
-    output_tokens, cost_nanousd FROM usage_daily WHERE 1";
+    output_tokens, cost_nanousd, cost_carry FROM usage_daily WHERE 1";
 const RECORDS: &str = "SELECT consumer_id, service_id, substr(occurred_at, 1, 10) AS day,
-    1 AS calls, input_tokens, cached_tokens, output_tokens, cost_nanousd
+    1 AS calls, input_tokens, cached_tokens, output_tokens, cost_nanousd, 0 AS cost_carry
     FROM usage_records WHERE 1";
 
 /// What is summed over `span`: whole days' sums, and the records of the days that it cuts, which
@@ -126,6 +127,22 @@ fn day_of(instant: &str) -> &str {
     instant.get(..10).unwrap_or(instant)
 }
 
+/// The sum of what costs were carried over, to follow the [`wide_sum`] of a cost.
+const CARRY: &str = "coalesce(sum(cost_carry), 0)";
+/// One of `cost_carry`, nano-USD.
+const CARRY_NANOUSD: i128 = 1_000_000_000_000_000_000;
+
+/// Stops at the largest amount: 9 billion USD.
+fn cost_at(row: &Row<'_>, column: usize) -> rusqlite::Result<NanoUsd> {
+    let carried: i64 = row.get(column + 2)?;
+    Ok(NanoUsd(narrow(sum_at(row, column)? + i128::from(carried) * CARRY_NANOUSD)))
+}
+
+/// Stops at the largest integer.
+fn narrow(sum: i128) -> i64 {
+    i64::try_from(sum).unwrap_or(i64::MAX)
+}
+
 /// Has any call ever been admitted?
 pub(crate) fn has_records(connection: &Connection) -> Result<bool, Failure> {
     let query = "SELECT EXISTS (SELECT 1 FROM usage_records)";
@@ -139,13 +156,15 @@ pub(crate) fn month_tokens(
     service: Option<ServiceId>,
     period: Period,
 ) -> Result<u64, Failure> {
-    let mut statement = connection.prepare_cached(
-        "SELECT coalesce(sum(input_tokens + output_tokens), 0) FROM usage_daily
-         WHERE period = ?1 AND consumer_id = ?2 AND (?3 IS NULL OR service_id = ?3)",
-    )?;
+    let [input, output] = ["input_tokens", "output_tokens"].map(wide_sum);
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {input}, {output} FROM usage_daily
+         WHERE period = ?1 AND consumer_id = ?2 AND (?3 IS NULL OR service_id = ?3)"
+    ))?;
     let service = service.map(|service| service.to_string());
     let month = (period_text(period), consumer.to_string(), service);
-    Ok(unsigned(statement.query_row(month, |row| row.get(0))?))
+    let tokens = statement.query_row(month, |row| Ok(sum_at(row, 0)? + sum_at(row, 2)?))?;
+    Ok(u64::try_from(tokens).unwrap_or(u64::MAX))
 }
 
 /// A consumer's month on one service.
@@ -162,17 +181,17 @@ pub(crate) fn month_costs(
     consumer: ConsumerId,
     period: Period,
 ) -> Result<Vec<ServiceMonth>, Failure> {
-    let mut statement = connection.prepare_cached(
-        "SELECT service_id, sum(cost_nanousd), sum(calls), sum(input_tokens + output_tokens)
-         FROM usage_daily
-         WHERE period = ?1 AND consumer_id = ?2 GROUP BY service_id",
-    )?;
+    let [input, output, cost] = ["input_tokens", "output_tokens", "cost_nanousd"].map(wide_sum);
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT service_id, {cost}, {CARRY}, sum(calls), {input}, {output} FROM usage_daily
+         WHERE period = ?1 AND consumer_id = ?2 GROUP BY service_id"
+    ))?;
     let rows = statement.query_map((period_text(period), consumer.to_string()), |row| {
         Ok(ServiceMonth {
             service: ServiceId(id_at(row, 0)?),
-            cost: NanoUsd(row.get(1)?),
-            calls: unsigned(row.get(2)?),
-            tokens: unsigned(row.get(3)?),
+            cost: cost_at(row, 1)?,
+            calls: unsigned(row.get(4)?),
+            tokens: unsigned(narrow(sum_at(row, 5)? + sum_at(row, 7)?)),
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)

@@ -1,0 +1,114 @@
+//! Records that the store will not have. No single one may stop the writer: it is kept aside in
+//! `usage_dlq`, whole, in the transaction that moves the watermark past it, and told.
+
+use super::row;
+use crate::journal::format::{Entry, SLOT_BYTES, Slot};
+use crate::mail::Settled;
+use rusqlite::{Connection, ErrorCode, Transaction};
+use shard::record::Record;
+use uuid::Uuid;
+
+/// Is the record at fault, and not the store? What the store may take later (it is locked, full,
+/// or its disk fails) is tried again; whatever else it says, it will always say of this record.
+pub fn is_refusal(error: &rusqlite::Error) -> bool {
+    !matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::OutOfMemory
+                | ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::AuthorizationForStatementDenied
+                | ErrorCode::OperationInterrupted
+                | ErrorCode::OperationAborted
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::NoLargeFileSupport
+                | ErrorCode::SchemaChanged
+                | ErrorCode::DatabaseCorrupt
+                | ErrorCode::NotADatabase
+        )
+    )
+}
+
+/// Keeps a record aside.
+pub fn keep(
+    transaction: &Transaction<'_>,
+    journal_id: u128,
+    settled: &Settled,
+    reason: &rusqlite::Error,
+) -> rusqlite::Result<()> {
+    let slot = Entry::Post(settled.record, settled.prev_end).encode(settled.seq);
+    let record_id = row::uuid(settled.record.record_id);
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO usage_dlq VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute((
+            row::uuid(journal_id).as_str(),
+            settled.seq as i64,
+            reason.to_string(),
+            slot.as_slice(),
+            settled.request_id_or(record_id.as_str()),
+        ))?;
+    tracing::error!(
+        record = record_id.as_str(),
+        journal = %Uuid::from_u128(journal_id),
+        seq = settled.seq,
+        %reason,
+        "the ledger refused a record; it is kept aside: see `tollgate journal dead`"
+    );
+    Ok(())
+}
+
+/// How many records are kept aside.
+pub fn count(connection: &Connection) -> rusqlite::Result<u64> {
+    let count = "SELECT count(*) FROM usage_dlq";
+    connection.query_row(count, (), |row| Ok(row.get::<_, i64>(0)? as u64))
+}
+
+/// A record that was kept aside.
+pub struct Dead {
+    /// The journal that it came by.
+    pub journal_id: String,
+    /// Its place there.
+    pub seq: i64,
+    /// Why the ledger refused it.
+    pub reason: String,
+    /// The caller's name of the call.
+    pub request_id: String,
+    /// What it says; `None`: it is not readable.
+    pub record: Option<Record>,
+}
+
+/// Gives every record that was kept aside to `take`, in the order of their journals.
+pub fn each<E: From<rusqlite::Error>>(
+    connection: &Connection,
+    mut take: impl FnMut(Dead) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut select = connection.prepare(
+        "SELECT journal_id, seq, reason, request_id, slot FROM usage_dlq
+         ORDER BY journal_id, seq",
+    )?;
+    let mut rows = select.query(())?;
+    while let Some(row) = rows.next()? {
+        let slot: Option<[u8; SLOT_BYTES]> = row.get::<_, Vec<u8>>(4)?.try_into().ok();
+        let dead = Dead {
+            journal_id: row.get(0)?,
+            seq: row.get(1)?,
+            reason: row.get(2)?,
+            request_id: row.get(3)?,
+            record: slot.as_ref().and_then(record_in),
+        };
+        take(dead)?;
+    }
+    Ok(())
+}
+
+fn record_in(slot: &Slot) -> Option<Record> {
+    match Entry::decode(slot)?.1 {
+        Entry::Post(record, _) => Some(record),
+        _ => None,
+    }
+}
