@@ -5,13 +5,14 @@ use super::names::Names;
 use super::store::services::ServiceRow;
 use super::store::{Failure, Page, plans, services};
 use super::upstream_url::{self, UpstreamUrl};
+use super::vault::Seal;
 use rusqlite::Connection;
 use shard::catalog::{Catalog, Plan, Service};
 use std::net::SocketAddr;
 
 /// The whole catalog as the store has it, read once: from then on it is changed step by step.
 /// Addresses are those that `names` knows, and it hears of all hosts.
-pub(crate) fn load(db: &Connection, names: &Names) -> Result<Catalog, Failure> {
+pub(crate) fn load(db: &Connection, names: &Names, seal: &Seal) -> Result<Catalog, Failure> {
     let plans = plans::list(db, Page::EVERYTHING)?;
     let plans: Vec<Plan> = plans.into_iter().map(|row| row.plan).collect();
     let rows = services::list(db, Page::EVERYTHING)?;
@@ -19,9 +20,9 @@ pub(crate) fn load(db: &Connection, names: &Names) -> Result<Catalog, Failure> {
         let url = url_of(row);
         names.uses(&url.authority, index as u32);
         let addrs = names.addrs(&url.authority);
-        service(row, url, addrs)
+        service(row, url, addrs, seal)
     });
-    Ok(Catalog::new(0, plans, services.collect()))
+    Ok(Catalog::new(0, plans, services.collect::<Result<_, _>>()?))
 }
 
 /// The row's `base_url`.
@@ -32,17 +33,26 @@ pub(crate) fn url_of(row: &ServiceRow) -> UpstreamUrl {
     })
 }
 
-/// The row as shards know it.
-pub(crate) fn service(row: &ServiceRow, url: UpstreamUrl, addrs: Box<[SocketAddr]>) -> Service {
-    Service {
+/// The row as shards know it; fails where its credential cannot be opened.
+pub(crate) fn service(
+    row: &ServiceRow,
+    url: UpstreamUrl,
+    addrs: Box<[SocketAddr]>,
+    seal: &Seal,
+) -> Result<Service, Failure> {
+    let credential = row.credential.as_ref().map(|sealed| seal.open(row.id, sealed)).transpose();
+    let credential = credential.map_err(|why| {
+        Failure::Internal(format!("the upstream credential of {} is no use: {why}", row.name))
+    })?;
+    Ok(Service {
         id: row.id,
         name: row.name.as_str().into(),
         addrs,
         authority: url.authority.into(),
         base_path: url.base_path.into(),
         default_path: row.default_path.as_str().into(),
-        credential_header: row.credential_header.as_deref().map(Into::into),
+        credential_header: credential.map(Into::into),
         prices: row.prices.iter().map(|row| row.price.clone()).collect(),
         enabled: row.enabled,
-    }
+    })
 }

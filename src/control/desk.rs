@@ -11,6 +11,7 @@ use super::store::keys::KeyRow;
 use super::store::plans::PlanRow;
 use super::store::services::ServiceRow;
 use super::store::{Failure, Store};
+use super::vault::Vault;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use rusqlite::Connection;
@@ -36,6 +37,7 @@ pub(crate) struct Desk {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) store: Store,
     pub(crate) post: Post,
+    pub(crate) vault: Vault,
     pub(crate) hashes: Semaphore,
     names: Names,
     book: Mutex<Book>,
@@ -52,11 +54,13 @@ impl Desk {
         store: Store,
         (book, names): (Book, Names),
         post: Post,
+        vault: Vault,
     ) -> Self {
         Self {
             metrics,
             store,
             post,
+            vault,
             hashes: Semaphore::new(HASHES_MAX),
             names,
             book: Mutex::new(book),
@@ -103,7 +107,8 @@ impl Desk {
         let authority = url.authority.clone();
         let addrs = self.names.addrs(&authority);
         let is_known = !addrs.is_empty();
-        self.publish(Item::Service(Arc::new(catalog::service(&row, url, addrs)))).await;
+        let service = catalog::service(&row, url, addrs, self.vault.seal())?;
+        self.publish(Item::Service(Arc::new(service))).await;
         let index = self.book().catalog().service_by_id(row.id);
         index.into_iter().for_each(|index| self.names.uses(&authority, index));
         drop(turn);

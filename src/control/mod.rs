@@ -23,11 +23,13 @@ mod store;
 mod time_text;
 mod tokenizer;
 mod upstream_url;
+mod vault;
 mod verifier;
 
 pub use admin_token::load as admin_token;
+pub use store::credentials::{Rotated, rotate as rotate_credentials};
 
-use crate::config::Config;
+use crate::config::{Config, KEY_BYTES};
 use crate::mail::ControlMail;
 use crate::metrics::Metrics;
 use crate::sqlite::StoreError;
@@ -46,8 +48,9 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use store::{Failure, Page, Store, consumers, keys, services};
+use store::{Failure, Page, Store, consumers, credentials, keys, services};
 use tokio::runtime::Runtime;
+use vault::Vault;
 
 /// Threads for new keys' hashes and nothing else; they end when idle.
 const BLOCKING_THREADS_MAX: usize = desk::HASHES_MAX;
@@ -98,6 +101,7 @@ pub struct Opened {
     store: Store,
     book: Book,
     names: Names,
+    vault: Vault,
     admin_token: String,
 }
 
@@ -105,6 +109,11 @@ impl Opened {
     /// The catalog that shards start with.
     pub fn catalog(&self) -> Arc<Catalog> {
         Arc::new(self.book.catalog().clone())
+    }
+
+    /// Under which shards make the digests of API keys.
+    pub fn digest_key(&self) -> [u8; KEY_BYTES] {
+        self.vault.digest_key()
     }
 
     /// What the admin API asks for.
@@ -117,6 +126,9 @@ impl Opened {
 pub fn open(config: &Config) -> Result<Opened, OpenError> {
     let admin_token = admin_token::load(config)?;
     let store = Store::open(&config.server.data_dir).map_err(OpenError::Store)?;
+    let vault = Vault::open(config, store.run_here(|db| credentials::any(db))?.as_deref())?;
+    let seal = Arc::clone(vault.seal());
+    store.run_here(move |db| credentials::seal_plain(db, &seal))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -125,14 +137,14 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
         .build()?;
     let (book, names) = store.run_here(|db| {
         let (mut book, names) = (Book::default(), Names::default());
-        book.set_catalog(catalog::load(db, &names)?);
+        book.set_catalog(catalog::load(db, &names, vault.seal())?);
         for row in consumers::list(db, Page::EVERYTHING)? {
             book.set_consumer(row.id, Consumer { name: row.name.into(), plan: row.plan });
         }
         keys::each_unrevoked(db, |row| book.set_key(&row))?;
         Ok((book, names))
     })?;
-    Ok(Opened { runtime, store, book, names, admin_token })
+    Ok(Opened { runtime, store, book, names, vault, admin_token })
 }
 
 /// What [`spawn`] needs.
@@ -182,14 +194,14 @@ impl ControlHandle {
 /// Starts the thread.
 pub fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
     let ControlArgs { opened, config, mail, metrics, admin_listener, instance } = args;
-    let Opened { runtime, store, book, names, admin_token } = opened;
+    let Opened { runtime, store, book, names, vault, admin_token } = opened;
     admin_listener.set_nonblocking(true)?;
     let post = Post::new(mail.to_shards);
     let (commands, commanded) = flume::bounded(16);
     let inbox = run::Inbox { from_shards: mail.from_shards, commanded };
     let workers = run::Workers::start(&config, &post)?;
     let settings = Settings { config, admin_token };
-    let desk = Arc::new(Desk::new(settings, metrics, store, (book, names), post));
+    let desk = Arc::new(Desk::new(settings, metrics, store, (book, names), post, vault));
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         runtime.block_on(run::run(desk, inbox, workers, admin_listener, instance));
         runtime.shutdown_timeout(STOP_TIMEOUT);
