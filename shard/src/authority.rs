@@ -40,6 +40,10 @@ pub enum Planted {
     ReceiveTimeDeadlines,
     /// Leases are expired first, and then the whole span accrues.
     RetroactiveAccrual,
+    /// Tokens that will accrue may be spent twice as soon: every sum is right, but not the time.
+    OverGrant,
+    /// Where several holders want tokens, the last one is always put off.
+    LeftOut,
 }
 
 /// What the authority must know of its network and of its past.

@@ -367,12 +367,12 @@ impl Entry {
         if now >= self.deadline {
             self.lapse();
         } else if self.run.count > 0 {
-            self.tokens += self.run.ripen(now) as u32;
+            self.tokens = self.tokens.saturating_add(self.run.ripen(now) as u32);
         }
     }
 
     fn lapse(&mut self) {
-        let lapsed = self.tokens + self.run.count as u32;
+        let lapsed = self.tokens.saturating_add(self.run.count as u32);
         self.used = self.used.saturating_add(lapsed);
         self.tokens = 0;
         self.run.count = 0;
@@ -468,7 +468,7 @@ impl Entry {
         if now >= self.deadline {
             self.used = self.used.saturating_add(grant.granted);
         } else if grant.spacing == Nanos(0) && grant.not_before <= now {
-            self.tokens += grant.granted;
+            self.tokens = self.tokens.saturating_add(grant.granted);
             self.low_water = grant.granted / if self.is_small() { 1 } else { 4 };
         } else {
             assert!(self.run.count == 0, "asked for tokens before the last slot had come");

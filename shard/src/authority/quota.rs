@@ -68,10 +68,10 @@ impl Month {
         let granted = self.grant(ask);
         #[cfg(test)]
         {
-            self.granted += granted;
+            self.granted = self.granted.saturating_add(granted);
         }
         let holder = &mut self.holders[place];
-        holder.balance += granted;
+        holder.balance = holder.balance.saturating_add(granted);
         let left = self.left();
         let answer = QuotaAnswer { granted, left, ..refused(ask, Status::Done) };
         self.holders[place].reply = answer;
@@ -119,7 +119,8 @@ impl Month {
 
     /// Tokens neither spent nor on lease.
     fn left(&self) -> u64 {
-        let on_lease: u64 = self.holders.iter().map(|holder| holder.balance).sum();
+        let balances = self.holders.iter().map(|holder| holder.balance);
+        let on_lease = balances.fold(0, u64::saturating_add);
         self.limit.saturating_sub(self.consumed).saturating_sub(on_lease)
     }
 

@@ -80,6 +80,8 @@ struct Holder {
     called_at: Nanos,
     /// Counts as one that wants tokens until then.
     active_until: Nanos,
+    /// Since when it has asked, got nothing and spent nothing.
+    put_off_since: Option<Nanos>,
     demand_per_s: u64,
     reply: RateAnswer,
     replied_at: Nanos,
@@ -145,8 +147,11 @@ impl Bucket {
         holder.seq = call.seq;
         holder.called_at = now;
         holder.demand_per_s = ask.demand_per_s.max(1);
-        let active = ask.want > 0 || holder.outstanding > 0;
-        holder.active_until = if active { now.after(ttl) } else { now };
+        if ask.want > 0 || holder.outstanding > 0 {
+            holder.active_until = now.after(ttl);
+        } else if holder.put_off_since.is_none() {
+            holder.active_until = now;
+        }
         let mut answer = if self.revoked {
             RateAnswer { status: Status::Revoked, ..denied(ask.bucket, Nanos::from_s(1)) }
         } else if ask.want == 0 {
@@ -154,6 +159,12 @@ impl Bucket {
         } else {
             self.grant(place, ask, span)
         };
+        if ask.want > 0 && answer.granted == 0 {
+            // It keeps its turn for as long as it is told to stay away.
+            let holder = &mut self.holders[place];
+            holder.put_off_since.get_or_insert(now);
+            holder.active_until = now.after(answer.deny_for).after(ttl);
+        }
         self.lease_out(place, &mut answer, ttl, next_lease);
         answer
     }
@@ -248,6 +259,7 @@ impl Bucket {
             expires_at: Nanos(0),
             called_at: now,
             active_until: now,
+            put_off_since: None,
             demand_per_s: 1,
             reply: denied(ask.bucket, Nanos(0)),
             replied_at: now,
@@ -303,6 +315,9 @@ impl Bucket {
         let used = ask.used.min(holder.outstanding);
         let returned = ask.returned.min(holder.outstanding - used);
         holder.outstanding -= used + returned;
+        if used > 0 {
+            holder.put_off_since = None;
+        }
         self.outstanding -= used + returned;
         self.level += i128::from(returned) * TOKEN;
         #[cfg(test)]
@@ -325,9 +340,21 @@ impl Bucket {
             return RateAnswer { status: Status::AllOnLease, deny_for, ..nothing };
         }
         let now = self.last;
+        let before_it = self.put_off_before(place);
+        if before_it >= room {
+            // Whoever spends the only token would be the first to ask for the next one, for ever.
+            return RateAnswer { deny_for: ALL_ON_LEASE_DENY, ..nothing };
+        }
+        let room = room - before_it;
         let active = || self.holders.iter().filter(|holder| holder.active_until > now);
         let count = (active().count() as u64).max(1);
+        #[cfg(test)]
+        if self.planted == Planted::LeftOut && place > 0 && place + 1 == self.holders.len() {
+            let deny_for = ALL_ON_LEASE_DENY;
+            return RateAnswer { status: Status::Denied, deny_for, ..nothing };
+        }
         let whole = u64::try_from(self.level.div_euclid(TOKEN)).unwrap_or(0);
+        let whole = whole.saturating_sub(before_it);
         let debt_max = self.debt_max();
         let ahead = (debt_max / TOKEN / i128::from(count)).max(1) as u64;
         // Sharing out the last few among several would take a call for each.
@@ -341,14 +368,27 @@ impl Bucket {
             let deny_ns = (debt - debt_max).unsigned_abs().div_ceil(rate);
             return RateAnswer { deny_for: Nanos(deny_ns as u64), ..nothing };
         }
+        if i128::from(before_it) > (debt_max - debt) / TOKEN {
+            return RateAnswer { deny_for: ALL_ON_LEASE_DENY, ..nothing };
+        }
+        #[cfg(test)]
+        let rate = if self.planted == Planted::OverGrant { 2 * rate } else { rate };
         let first_ns = (TOKEN - self.level).max(0).unsigned_abs().div_ceil(rate);
         RateAnswer {
             status: Status::Done,
             granted: ask.want.min(ahead).min(room),
             not_before: Nanos(first_ns as u64),
-            spacing: Nanos((count * TOKEN as u64).div_ceil(self.rate_per_s)),
+            spacing: Nanos((u128::from(count) * TOKEN.unsigned_abs()).div_ceil(rate) as u64),
             ..nothing
         }
+    }
+
+    /// Holders that have waited for longer than this one, want tokens and have none.
+    fn put_off_before(&self, place: usize) -> u64 {
+        let since = self.holders[place].put_off_since.unwrap_or(self.last);
+        let others = self.holders.iter();
+        let others = others.filter(|it| it.active_until > self.last && it.outstanding == 0);
+        others.filter(|holder| holder.put_off_since.is_some_and(|at| at < since)).count() as u64
     }
 
     /// The caller's part of the whole tokens that are left.

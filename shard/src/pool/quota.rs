@@ -66,16 +66,19 @@ impl Lease {
     /// Books a shard's report and notes its want.
     pub fn on_word(&mut self, word: &QuotaWant, limit: u64, now: Nanos) {
         self.last_word = now;
-        self.consumed += word.consumed;
-        self.slack += word.returned;
-        // What a call used over what its shard held is taken from what is free here, then from
-        // what the month has left.
-        let covered = word.overrun.min(self.slack);
+        self.consumed = self.consumed.saturating_add(word.consumed);
+        self.slack = self.slack.saturating_add(word.returned);
+        // What a call used over what its shard held is taken from what is free here, now or once
+        // another shard gives it back; until then from what the month has left.
+        self.overrun = self.overrun.saturating_add(word.overrun);
+        self.left = self.left.saturating_sub(word.overrun);
+        let covered = self.overrun.min(self.slack);
         self.slack -= covered;
-        self.overrun += word.overrun - covered;
-        self.left = self.left.saturating_sub(word.overrun - covered);
+        self.overrun -= covered;
+        self.left = self.left.saturating_add(covered);
         if let Some(held) = self.held.get_mut(usize::from(word.shard)) {
-            let gone = word.consumed.saturating_sub(word.overrun) + word.returned;
+            let used = word.consumed.saturating_sub(word.overrun);
+            let gone = used.saturating_add(word.returned);
             held.tokens = held.tokens.saturating_sub(gone);
             held.recalled &= word.want > 0;
         }
@@ -124,7 +127,7 @@ impl Lease {
             let granted = self.slack.min(target);
             self.slack -= granted;
             if let Some(held) = self.held.get_mut(usize::from(pending.shard)) {
-                held.tokens += granted;
+                held.tokens = held.tokens.saturating_add(granted);
             }
             let (consumer, period) = key;
             let others = self.held.iter().enumerate().map(|(shard, held)| {
@@ -181,8 +184,11 @@ impl Lease {
             return None;
         }
         let idle = self.pending.is_empty();
-        let want: u64 = self.pending.iter().map(|pending| pending.want).sum();
-        let need: u64 = self.pending.iter().map(|pending| pending.need).sum();
+        // A caller may ask for 2⁶⁴ - 1 tokens, on each shard: more than there are is still more
+        // than there are.
+        let sum =
+            |of: fn(&Pending) -> u64| self.pending.iter().map(of).fold(0, u64::saturating_add);
+        let (want, need) = (sum(|pending| pending.want), sum(|pending| pending.need));
         let ask = QuotaAsk {
             consumer,
             period,
@@ -218,7 +224,7 @@ impl Lease {
             _ => return false,
         }
         self.flight = None;
-        self.slack += answer.granted;
+        self.slack = self.slack.saturating_add(answer.granted);
         self.left = answer.left.saturating_sub(self.overrun);
         true
     }

@@ -146,6 +146,25 @@ impl House {
         reserve
     }
 
+    /// Strict calls on several shards, all under way before anybody hears of one.
+    fn reserve_at_once(&mut self, calls: &[(usize, u64)]) -> Vec<Reserve> {
+        let mut reserves = vec![Reserve::Wait; calls.len()];
+        for _ in 0..10 {
+            for ((shard, tokens), reserve) in calls.iter().zip(&mut reserves) {
+                if *reserve == Reserve::Wait {
+                    let quotas = &mut self.shards[*shard].1;
+                    *reserve = quotas.check(CONSUMER, 0, PERIOD, *tokens, true, self.now);
+                    if let Reserve::Reserved { tokens } = *reserve {
+                        quotas.reserve(CONSUMER, PERIOD, tokens);
+                    }
+                }
+            }
+            self.settle();
+            self.wait(Nanos::from_ms(1));
+        }
+        reserves
+    }
+
     fn consume(&mut self, shard: usize, reserved: u64, actual: u64) {
         let now = self.now;
         self.shards[shard].1.settle(CONSUMER, PERIOD, reserved, actual, now);
@@ -372,6 +391,20 @@ fn a_month_is_spent_to_its_last_token() {
     assert_eq!(house.reserve(0, 70, true), Reserve::Reserved { tokens: 70 });
 }
 
+/// Of calls that ask for half of all numbers each, the month has enough for one.
+#[test]
+fn sums_of_what_is_asked_for_do_not_wrap_around() {
+    let half = 1 << 63;
+    let mut house = House::new(2, 10, 10, half + 1_000);
+    let reserves = house.reserve_at_once(&[(0, half), (1, half)]);
+    let served = Reserve::Reserved { tokens: half };
+    assert_eq!(reserves.iter().filter(|reserve| **reserve == served).count(), 1, "{reserves:?}");
+    let mut house = House::new(2, 10, 10, 1_000);
+    let reserves = house.reserve_at_once(&[(0, u64::MAX), (1, u64::MAX), (1, 600)]);
+    assert_eq!(reserves[..2], [Reserve::Exhausted; 2]);
+    assert_eq!(reserves[2], Reserve::Reserved { tokens: 600 });
+}
+
 #[test]
 fn what_other_shards_hold_of_a_month_remains() {
     let mut house = House::new(3, 10, 10, 5_000);
@@ -409,6 +442,21 @@ fn a_refused_call_keeps_no_smaller_one_out() {
     assert_eq!(house.reserve(1, 1, false), Reserve::Exhausted);
 }
 
+/// Small and large alike, and what lies at the edge of the type.
+fn any_size() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        2 => 1u64..5_000,
+        2 => any::<u64>().prop_map(|number| number.max(1)),
+        1 => (0u64..1_000).prop_map(|less| u64::MAX - less),
+        1 => (0u64..1_000).prop_map(|more| (1 << 63) + more),
+    ]
+}
+
+/// A record's two counts of tokens have 32 bits each.
+fn any_usage() -> impl Strategy<Value = u64> {
+    prop_oneof![0u64..6_000, 0u64..1 << 33]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -430,6 +478,61 @@ proptest! {
                 Reserve::Exhausted => prop_assert!(left == 0 || strict && tokens > left),
                 Reserve::Wait | Reserve::NoRoom => prop_assert!(false, "still waiting"),
             }
+        }
+    }
+
+    /// Whatever callers ask for and upstreams report: never more is promised than there is, and a
+    /// call alone is served if it fits.
+    #[test]
+    fn no_number_is_too_large_for_a_month(
+        quota in any_size(),
+        rounds in prop::collection::vec(
+            (prop::collection::vec((0usize..3, any_size()), 1..4), any_usage(), 0u64..3_000),
+            1..12,
+        ),
+    ) {
+        let mut house = House::new(3, 10, 10, quota);
+        let mut left = quota;
+        for (calls, actual, pause_ms) in rounds {
+            let reserves = house.reserve_at_once(&calls);
+            let mut promised = 0u128;
+            for reserve in &reserves {
+                match reserve {
+                    Reserve::Reserved { tokens } => promised += u128::from(*tokens),
+                    // Two large calls may take what is free from each other until both give up.
+                    Reserve::Exhausted | Reserve::Wait => {}
+                    Reserve::NoRoom => prop_assert!(false, "no room"),
+                }
+            }
+            prop_assert!(promised <= u128::from(left), "{promised} of {left}");
+            if let [(_, tokens)] = calls[..] {
+                prop_assert_eq!(promised > 0, tokens <= left, "{:?} of {}", reserves, left);
+            }
+            for ((shard, _), reserve) in calls.iter().zip(reserves) {
+                if let Reserve::Reserved { tokens } = reserve {
+                    house.consume(*shard, tokens, actual);
+                    left = left.saturating_sub(actual);
+                }
+            }
+            // What a call used over its reservation is known once all have reported.
+            house.wait(Nanos::from_ms(2_200 + pause_ms));
+        }
+    }
+
+    #[test]
+    fn no_number_is_too_large_for_a_bucket(
+        rate in any_size(),
+        burst in any_size(),
+        calls in prop::collection::vec((0usize..3, 0u64..400_000_000), 1..60),
+    ) {
+        let mut house = House::new(3, rate, burst, 0);
+        let mut ideal = super::oracle::Ideal::new(rate, burst, 0);
+        for (shard, pause_ns) in calls {
+            house.wait(Nanos(pause_ns));
+            if house.take(shard) == Take::Taken {
+                prop_assert_eq!(ideal.admit(house.now), Ok(()));
+            }
+            prop_assert!(house.remaining(shard) <= burst);
         }
     }
 

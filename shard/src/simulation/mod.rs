@@ -58,6 +58,8 @@ fn every_planted_fault_is_found() {
         (Planted::NoBurn, "conservation"),
         (Planted::ReceiveTimeDeadlines, "lease"),
         (Planted::RetroactiveAccrual, "accrual"),
+        (Planted::OverGrant, "bound"),
+        (Planted::LeftOut, "served"),
     ] {
         let found = (0..SEEDS_TO_FIND)
             .find(|seed| run(*seed, planted).is_err_and(|fault| fault.starts_with(check)));
@@ -66,6 +68,22 @@ fn every_planted_fault_is_found() {
             None => panic!("{planted:?} was not found by its {check} in {SEEDS_TO_FIND} seeds"),
         }
     }
+}
+
+/// An over-grant whose sums are all right is seen by the ideal bucket, and by nothing else.
+#[test]
+fn the_ideal_bucket_alone_sees_an_over_grant() {
+    let mut seen = 0;
+    for seed in 0..SEEDS_TO_FIND {
+        if let Err(fault) = run(seed, Planted::OverGrant) {
+            assert!(fault.starts_with("bound"), "seed {seed}: {fault}");
+            let world = World::new(seed, Scenario::of(seed), Planted::OverGrant);
+            let unseen = world.without_the_ideal().run();
+            assert!(unseen.is_ok(), "seed {seed}: {unseen:?}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= SEEDS_TO_FIND / 10, "{seen} of {SEEDS_TO_FIND} seeds");
 }
 
 #[test]
@@ -100,13 +118,22 @@ fn a_small_burst_gets_its_rate_too() {
             }
         }
     }
-    // One at a time loses the way of its report and the margin for clocks.
-    for shards in [1, 2, 4] {
-        for rate in [10, 100] {
-            let scenario = Scenario::steady(rate, 1, &[shards], 8);
+    // One at a time, and the contract's rates: what README.md says is lost.
+    for (rate, burst, share, of_ideal) in [
+        (10, 2, 990, 990),
+        (100, 2, 990, 990),
+        (1_000, 2, 950, 960),
+        (10, 1, 910, 970),
+        (100, 1, 800, 970),
+        (1_000, 1, 700, 920),
+    ] {
+        for (shards, per_shard) in [(1, 1), (1, 8), (2, 1), (2, 8), (4, 2), (4, 8)] {
+            let scenario = Scenario::steady(rate, burst, &[shards], per_shard);
             match World::new(1, scenario, Planted::Nothing).run() {
-                Ok(totals) if totals.calm_ideal_permille >= 970 => {}
-                other => panic!("{rate}/s, one at a time, {shards}: {other:?}"),
+                Ok(totals)
+                    if totals.calm_share_permille >= share
+                        && totals.calm_ideal_permille >= of_ideal => {}
+                other => panic!("{rate}/s, {burst}, {shards}, {per_shard}: {other:?}"),
             }
         }
     }

@@ -106,6 +106,8 @@ struct CallerState {
 pub struct World {
     scenario: Scenario,
     planted: Planted,
+    /// The ideal bucket is not asked: what do the other checks see alone?
+    blind: bool,
     random: Random,
     now: Nanos,
     events: BTreeMap<(Nanos, u64), Event>,
@@ -127,6 +129,8 @@ pub struct World {
     measuring: bool,
     calm_admitted: Vec<u64>,
     calm_ideal: Vec<OnePlace>,
+    /// By budget and instance: the last admission, or when the measured time began.
+    served_at: Vec<Vec<Nanos>>,
     calm_calls: u64,
     totals: Totals,
 }
@@ -179,10 +183,12 @@ impl World {
             measuring: false,
             calm_admitted: vec![0; plans.len()],
             calm_ideal: vec![OnePlace::default(); plans.len()],
+            served_at: vec![vec![Nanos(0); scenario.shards.len()]; plans.len()],
             calm_calls: 0,
             totals: Totals::default(),
             plans,
             planted,
+            blind: false,
             random,
             scenario,
         };
@@ -195,6 +201,11 @@ impl World {
         }
         world.plan_events();
         world
+    }
+
+    /// The same history, with nobody looking at the ideal bucket.
+    pub fn without_the_ideal(self) -> Self {
+        Self { blind: true, ..self }
     }
 
     fn plan_events(&mut self) {
@@ -269,6 +280,7 @@ impl World {
                 self.measuring = true;
                 let empty = OnePlace::at(at);
                 self.calm_ideal.fill(empty);
+                self.served_at.iter_mut().for_each(|holders| holders.fill(at));
                 let calm_for = self.scenario.calm_for;
                 self.at(at.after(calm_for), Event::Measure);
                 continue;

@@ -98,12 +98,17 @@ impl World {
         let who = self.scenario.callers[caller];
         let budget = who.budget;
         self.totals.admitted += 1;
-        self.ideals[budget].admit(self.now)?;
+        let ideal = self.ideals[budget].admit(self.now);
+        if !self.blind {
+            ideal?;
+        }
         if self.revoked_from[budget].is_some_and(|from| self.now > from) {
             return Err(format!("budget {budget} spent after its lease was revoked"));
         }
         if self.measuring {
             self.calm_admitted[budget] += 1;
+            self.check_served(budget, who.instance)?;
+            self.served_at[budget][who.instance] = self.now;
         }
         let instance = &mut self.instances[who.instance];
         instance.reserved[budget] += reserved;

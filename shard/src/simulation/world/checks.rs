@@ -58,8 +58,42 @@ impl World {
         Ok(())
     }
 
+    /// Has the holder been served within `n/r + 2E`? `n` holders want tokens of the budget all
+    /// the time, `r` is its rate, and no lease lasts longer than `E`.
+    pub(super) fn check_served(&self, budget: usize, instance: usize) -> Result<(), String> {
+        let holds = |of: usize| {
+            let mut callers = self.scenario.callers.iter();
+            callers.any(|caller| (caller.budget, caller.instance) == (budget, of))
+        };
+        let holders = (0..self.instances.len()).filter(|of| holds(*of)).count() as u64;
+        let month = &self.months[budget];
+        let refused = self.revoked_from[budget].is_some() || month.limit < 1_000_000_000_000;
+        if refused || !holds(instance) {
+            return Ok(());
+        }
+        let plan = &self.plans[budget];
+        // A bucket of few is promised half of its rate: so a turn may take twice as long.
+        let rounds = if is_few(plan) { 2 * holders } else { holders };
+        let turn = Nanos(rounds * 1_000_000_000 / plan.rate_per_s);
+        let most = turn.after(Nanos(2 * self.lease_max[budget].0));
+        let waited = self.now.since(self.served_at[budget][instance]);
+        if waited > most {
+            return Err(format!(
+                "served: instance {instance} of {holders} got nothing of budget {budget} ({:?}) \
+                 for {waited:?} of at most {most:?}",
+                (plan.rate_per_s, plan.burst)
+            ));
+        }
+        Ok(())
+    }
+
     /// Liveness, use of what there is, and the number of calls.
     pub(super) fn judge_calm(&mut self) -> Result<(), String> {
+        for budget in 0..self.plans.len() {
+            for instance in 0..self.instances.len() {
+                self.check_served(budget, instance)?;
+            }
+        }
         let calm_s = self.scenario.calm_for.0 as f64 / 1e9;
         self.totals.calm_share_permille = u64::MAX;
         for (budget, plan) in self.plans.iter().enumerate() {
@@ -78,7 +112,7 @@ impl World {
             // Spent but unreported tokens keep a bucket of few from filling: it gives no more
             // than it holds in each round of grants and reports.
             let round_s = (self.scenario.rtt.0 + self.scenario.call_gap.0) as f64 / 1e9 + 0.1;
-            let few = plan.burst < 4 || plan.burst * 5 < plan.rate_per_s;
+            let few = is_few(plan);
             let reported_at_once = round_s <= 0.1 && plan.burst > 1;
             // Told at once, such a bucket still has a token now and then with a shard that has no
             // caller for it just then, and is full meanwhile: the worst of 50 000 seeds, a burst
@@ -107,4 +141,9 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Does a bucket hold so few tokens that those on their way matter?
+fn is_few(plan: &Plan) -> bool {
+    plan.burst < 4 || plan.burst * 5 < plan.rate_per_s
 }
