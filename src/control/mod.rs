@@ -135,9 +135,10 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
         .thread_keep_alive(BLOCKING_THREAD_IDLE)
         .thread_name("control-blocking")
         .build()?;
-    let (book, names) = store.run_here(|db| {
+    let seal = Arc::clone(vault.seal());
+    let (book, names) = store.run_here(move |db| {
         let (mut book, names) = (Book::default(), Names::default());
-        book.set_catalog(catalog::load(db, &names, vault.seal())?);
+        book.set_catalog(catalog::load(db, &names, &seal)?);
         for row in consumers::list(db, Page::EVERYTHING)? {
             book.set_consumer(row.id, Consumer { name: row.name.into(), plan: row.plan });
         }
