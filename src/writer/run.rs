@@ -18,6 +18,9 @@ use std::time::Duration;
 
 /// Pause between two looks into the channel.
 const TICK: Duration = Duration::from_millis(2);
+/// Pause after a batch: long enough for a change of control's, which asks for its turn every
+/// millisecond, to get it even where batches never end. Of a full batch's time it is a twentieth.
+const GIVE_WAY: Duration = Duration::from_millis(2);
 /// Pause after the store failed; doubled each time, to at most [`FAILED_PAUSE_MAX`].
 const FAILED_PAUSE_MIN: Duration = Duration::from_millis(20);
 const FAILED_PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -158,7 +161,7 @@ impl Writer {
                 }
             }
             match turn {
-                Turn::Busy => {}
+                Turn::Busy => std::thread::park_timeout(GIVE_WAY),
                 Turn::Idle => std::thread::park_timeout(TICK),
                 Turn::Failed(pause) => std::thread::park_timeout(pause),
             }

@@ -47,7 +47,8 @@ impl Lane {
         answered.await.unwrap_or_else(|_| Err(ended()))
     }
 
-    /// Runs `work` for as long as somebody waits for it, and no longer than `within`.
+    /// Runs `work` for as long as somebody waits for it, and until `within` is over: waiting for
+    /// its turn counts.
     pub(crate) async fn run_within<T: Send + 'static>(
         &self,
         within: Nanos,
@@ -56,9 +57,10 @@ impl Lane {
         let (answer, answered) = oneshot::channel();
         let waits = Waits(Arc::new(AtomicBool::new(true)));
         let still = Arc::clone(&waits.0);
+        let until = clock::now().after(within);
         self.give(Box::new(move |db| {
             if still.load(Ordering::Relaxed) {
-                drop(answer.send(bounded(db, within, still, work)));
+                drop(answer.send(bounded(db, until, still, work)));
             }
         }))?;
         let answered = answered.await.unwrap_or_else(|_| Err(ended()));
@@ -95,11 +97,13 @@ impl Drop for Waits {
 
 fn bounded<T>(
     db: &mut Connection,
-    within: Nanos,
+    until: Nanos,
     still: Arc<AtomicBool>,
     work: impl FnOnce(&mut Connection) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let until = clock::now().after(within);
+    if clock::now() >= until {
+        return Err(Failure::TooSlow);
+    }
     let is_over = move || !still.load(Ordering::Relaxed) || clock::now() >= until;
     db.progress_handler(STEPS_BETWEEN_LOOKS, Some(is_over))?;
     let done = work(db);
