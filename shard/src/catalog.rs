@@ -1,8 +1,10 @@
-//! What is for sale and on which terms: plans, services, prices. An immutable snapshot; control
-//! builds a new one at each change and hands every shard the same `Arc`.
+//! What is for sale and on which terms: plans, services, prices. Control and every shard keep a
+//! catalog of their own, begin with the same one and make the same changes in the same order: a
+//! change costs what has changed, however much else is for sale.
 
 use crate::units::{PlanId, ServiceId};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// What a key may do while the authority is out of reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,27 +124,111 @@ impl Service {
     }
 }
 
+/// One new or changed plan or service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A plan.
+    Plan(Plan),
+    /// A service.
+    Service(Arc<Service>),
+}
+
+/// One step from a catalog to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CatalogChange {
+    /// That of the catalog after it.
+    pub version: u64,
+    /// The item's index; one past the last: it is new.
+    pub index: u32,
+    /// What is at the index from now on.
+    pub item: Item,
+}
+
 /// All plans and services at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalog {
-    /// Grows with each change.
+    /// Grows by one with each change.
     pub version: u64,
     /// Indexed by the shard's `plan` index. A plan keeps its index for the process's life.
     pub plans: Vec<Plan>,
     /// Indexed by the shard's `service` index. A service keeps its index for the process's life.
-    pub services: Vec<Service>,
+    pub services: Vec<Arc<Service>>,
     by_name: Vec<u32>,
     by_id: Vec<u32>,
 }
 
 impl Catalog {
-    /// A snapshot with its two indexes built.
+    /// A catalog with its two indexes built.
     pub fn new(version: u64, plans: Vec<Plan>, services: Vec<Service>) -> Self {
         let mut by_name: Vec<u32> = (0..services.len() as u32).collect();
         let mut by_id = by_name.clone();
         by_name.sort_by(|a, b| services[*a as usize].name.cmp(&services[*b as usize].name));
         by_id.sort_by_key(|index| services[*index as usize].id);
+        let services = services.into_iter().map(Arc::new).collect();
         Self { version, plans, services, by_name, by_id }
+    }
+
+    /// The step to a catalog with `item` in it; `None`: it is in already.
+    pub fn change_to(&self, item: Item) -> Option<CatalogChange> {
+        let (index, is_there) = match &item {
+            Item::Plan(plan) => {
+                let index = self.plan_by_id(plan.id);
+                (index, index.is_some_and(|index| self.plans[index as usize] == *plan))
+            }
+            Item::Service(service) => {
+                let index = self.service_by_id(service.id);
+                (index, index.is_some_and(|index| self.services[index as usize] == *service))
+            }
+        };
+        if is_there {
+            return None;
+        }
+        let next = match &item {
+            Item::Plan(_) => self.plans.len(),
+            Item::Service(_) => self.services.len(),
+        };
+        Some(CatalogChange { version: self.version + 1, index: index.unwrap_or(next as u32), item })
+    }
+
+    /// Takes the step.
+    pub fn apply(&mut self, change: &CatalogChange) {
+        assert!(change.version == self.version + 1, "changes come one by one, in their order");
+        self.version = change.version;
+        let index = change.index as usize;
+        match &change.item {
+            Item::Plan(plan) if index < self.plans.len() => {
+                assert!(self.plans[index].id == plan.id, "indexes last");
+                self.plans[index] = plan.clone();
+            }
+            Item::Plan(plan) => {
+                assert!(index == self.plans.len(), "indexes have no gap");
+                self.plans.push(plan.clone());
+            }
+            Item::Service(service) if index < self.services.len() => {
+                assert!(self.services[index].id == service.id, "indexes last");
+                assert!(self.services[index].name == service.name, "names never change");
+                self.services[index] = Arc::clone(service);
+            }
+            Item::Service(service) => {
+                assert!(index == self.services.len(), "indexes have no gap");
+                self.push(Arc::clone(service), change.index);
+            }
+        }
+    }
+
+    /// A new service takes its place in the two indexes; a name that was another's is its own now.
+    fn push(&mut self, service: Arc<Service>, index: u32) {
+        let services = &self.services;
+        let by_name = |at: &u32| services[*at as usize].name.cmp(&service.name);
+        match self.by_name.binary_search_by(by_name) {
+            Ok(at) => self.by_name[at] = index,
+            Err(at) => self.by_name.insert(at, index),
+        }
+        let id = service.id;
+        let (Ok(at) | Err(at)) =
+            self.by_id.binary_search_by_key(&id, |at| services[*at as usize].id);
+        self.by_id.insert(at, index);
+        self.services.push(service);
     }
 
     /// Index of the service that answers to the model `name`.
@@ -162,5 +248,72 @@ impl Catalog {
     /// Index of the plan with this id.
     pub fn plan_by_id(&self, id: PlanId) -> Option<u32> {
         self.plans.iter().position(|plan| plan.id == id).map(|at| at as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(id: u64, name: &str) -> Service {
+        let price = PriceVersion {
+            version: 1,
+            effective_at_unix_us: 0,
+            model: PriceModel::PerToken(TokenPrices::default()),
+        };
+        Service {
+            id: ServiceId(id),
+            name: name.into(),
+            authority: "a".into(),
+            addrs: Box::default(),
+            base_path: "".into(),
+            default_path: "/".into(),
+            credential_header: None,
+            prices: [price].into(),
+            enabled: true,
+        }
+    }
+
+    fn take(catalog: &mut Catalog, service: Service) -> u32 {
+        let change = catalog.change_to(Item::Service(Arc::new(service))).unwrap_or_else(|| {
+            unreachable!("it is new or changed");
+        });
+        catalog.apply(&change);
+        change.index
+    }
+
+    #[test]
+    fn a_catalog_made_step_by_step_is_the_one_made_at_once() {
+        let names = ["m", "z", "a", "q", "b", "y"];
+        let ids = [3, 1, 9, 4, 7, 2];
+        let all = || ids.iter().zip(names).map(|(id, name)| service(*id, name));
+        let mut grown = Catalog::new(0, Vec::new(), all().take(2).collect());
+        for (place, service) in all().enumerate().skip(2) {
+            assert_eq!(take(&mut grown, service), place as u32);
+        }
+        assert_eq!(grown, Catalog::new(4, Vec::new(), all().collect()));
+        for (place, name) in names.into_iter().enumerate() {
+            assert_eq!(grown.service_by_name(name.as_bytes()), Some(place as u32));
+            assert_eq!(grown.service_by_id(ServiceId(ids[place])), Some(place as u32));
+        }
+    }
+
+    #[test]
+    fn a_change_leaves_all_else_where_it_is() {
+        let mut catalog = Catalog::new(7, Vec::new(), vec![service(1, "a"), service(2, "b")]);
+        let other = Arc::clone(&catalog.services[0]);
+        assert_eq!(catalog.change_to(Item::Service(Arc::new(service(2, "b")))), None);
+        let off = Service { enabled: false, ..service(2, "b") };
+        assert_eq!(take(&mut catalog, off), 1);
+        assert!(Arc::ptr_eq(&catalog.services[0], &other));
+        assert_eq!((catalog.version, catalog.services[1].enabled), (8, false));
+    }
+
+    #[test]
+    fn a_name_goes_to_the_service_that_has_it_last() {
+        let mut catalog = Catalog::new(0, Vec::new(), vec![service(1, "a")]);
+        assert_eq!(take(&mut catalog, service(2, "a")), 1);
+        assert_eq!(catalog.service_by_name(b"a"), Some(1));
+        assert_eq!(catalog.service_by_id(ServiceId(1)), Some(0));
     }
 }

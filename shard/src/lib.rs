@@ -141,7 +141,7 @@ pub struct LimitsView {
 /// The state of one core.
 pub struct Shard {
     shard: u16,
-    catalog: Arc<Catalog>,
+    catalog: Catalog,
     keys: KeyCache,
     buckets: Buckets,
     quotas: Quotas,
@@ -157,7 +157,7 @@ impl Shard {
     pub fn new(config: ShardConfig, catalog: Arc<Catalog>) -> Self {
         Self {
             shard: config.shard,
-            catalog,
+            catalog: Arc::unwrap_or_clone(catalog),
             keys: KeyCache::new(),
             buckets: Buckets::new(config.shard),
             quotas: Quotas::new(config.shard),
@@ -174,7 +174,7 @@ impl Shard {
     }
 
     /// What is for sale.
-    pub fn catalog(&self) -> &Arc<Catalog> {
+    pub fn catalog(&self) -> &Catalog {
         &self.catalog
     }
 
@@ -252,10 +252,8 @@ impl Shard {
     /// `SyncFailed`, `Drain`) is not for here, and ignored.
     pub fn handle(&mut self, message: ToShard, now: Nanos) -> Option<WaitFor> {
         match message {
-            ToShard::Catalog(catalog) => {
-                assert!(catalog.plans.len() >= self.catalog.plans.len(), "indexes last");
-                assert!(catalog.services.len() >= self.catalog.services.len(), "indexes last");
-                self.catalog = catalog;
+            ToShard::Catalog(change) => {
+                self.catalog.apply(&change);
                 None
             }
             ToShard::Verdict { digest, verdict } => {

@@ -1,7 +1,7 @@
 //! What a shard and control say to one another. Both directions are in-process channels:
 //! reliable and in order. What crosses the network is `authority::LeaseCall` and `LeaseReply`.
 
-use crate::catalog::Catalog;
+use crate::catalog::CatalogChange;
 use crate::units::{BucketId, ConsumerId, KeyId, NanoUsd, Nanos, Period, ServiceId};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -187,8 +187,8 @@ pub struct Account {
 /// From control to a shard.
 #[derive(Clone, Debug)]
 pub enum ToShard {
-    /// A new catalog.
-    Catalog(Arc<Catalog>),
+    /// The next step of the catalog that the shard was started with.
+    Catalog(Arc<CatalogChange>),
     /// Is the key valid?
     Verdict {
         /// As asked.

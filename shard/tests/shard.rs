@@ -3,7 +3,7 @@
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;
-use shard::catalog::{Catalog, Plan, PriceModel, PriceVersion, Service, Tier, TokenPrices};
+use shard::catalog::{Catalog, Item, Plan, PriceModel, PriceVersion, Service, Tier, TokenPrices};
 use shard::limits::{KEY_TTL, MONTH_RETRY, VERIFIES_MAX};
 use shard::message::{KeyDigest, KeyGrant, QuotaGrant, RateGrant, ToControl, ToShard, Verdict};
 use shard::record::Usage;
@@ -406,8 +406,10 @@ fn the_price_is_that_of_admission_whatever_the_catalog_becomes() {
     let now = Nanos::from_s(1);
     let (mut shard, caller) = rich_shard(now);
     let permit = admitted(shard.admit(&caller, &ask(FLAT, 5), at(now)));
-    let dearer = vec![flat(1, 0, 2), flat(2, UNIX_US, 50)];
-    shard.handle(ToShard::Catalog(catalog(2, dearer)), now);
+    let dearer = service(10, vec![flat(1, 0, 2), flat(2, UNIX_US, 50)]);
+    let change = shard.catalog().change_to(Item::Service(Arc::new(dearer)));
+    assert!(change.is_some());
+    change.map(|change| shard.handle(ToShard::Catalog(Arc::new(change)), now));
     let priced = shard.settle(permit, &usage(3, 1), at(now));
     assert_eq!((priced.cost, priced.price_version), (NanoUsd(8), 1));
     let permit = admitted(shard.admit(&caller, &ask(FLAT, 5), at(now)));

@@ -5,7 +5,7 @@
 //! the book cannot come back by a verification that was under way.
 
 use super::store::keys::KeyRow;
-use shard::catalog::Catalog;
+use shard::catalog::{Catalog, CatalogChange};
 use shard::message::KeyGrant;
 use shard::units::{BucketId, ConsumerId, KeyId, Moment, Nanos, PlanId, ServiceId};
 use std::collections::HashMap;
@@ -32,20 +32,25 @@ pub(crate) struct Consumer {
 /// See the module. No `Debug`: it holds hashes of secrets.
 #[derive(Default)]
 pub(crate) struct Book {
-    catalog: Arc<Catalog>,
+    catalog: Catalog,
     consumers: HashMap<ConsumerId, Consumer>,
     keys: HashMap<KeyId, Key>,
 }
 
 impl Book {
     /// The catalog as the shards have it, or will before anything sent after this.
-    pub(crate) fn catalog(&self) -> Arc<Catalog> {
-        Arc::clone(&self.catalog)
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.catalog
     }
 
-    /// Takes over a new catalog.
-    pub(crate) fn set_catalog(&mut self, catalog: Arc<Catalog>) {
+    /// Begins with this catalog.
+    pub(crate) fn set_catalog(&mut self, catalog: Catalog) {
         self.catalog = catalog;
+    }
+
+    /// Takes the step that the shards have been told of.
+    pub(crate) fn apply(&mut self, change: &CatalogChange) {
+        self.catalog.apply(change);
     }
 
     /// One consumer.
@@ -121,7 +126,7 @@ pub(crate) mod tests {
             quota_tokens: 1,
             when_lost: None,
         };
-        book.set_catalog(Arc::new(Catalog::new(1, vec![plan], Vec::new())));
+        book.set_catalog(Catalog::new(1, vec![plan], Vec::new()));
         book.set_consumer(ConsumerId(1), Consumer { name: "c".into(), plan: PlanId(1) });
         book.set_key(&key_row(id, secret_hash));
         book

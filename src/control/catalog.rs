@@ -1,81 +1,48 @@
-//! Builds the snapshots that shards work by from the store's rows. Plans and services come in
-//! order of creation and are never deleted, so each keeps its index for good.
+//! Makes the shards' plans and services of the store's rows. Both come in order of creation and
+//! keep their index for as long as the process runs.
 
+use super::names::Names;
 use super::store::services::ServiceRow;
-use super::store::{Failure, Page, Store, plans, services};
+use super::store::{Failure, Page, plans, services};
 use super::upstream_url::{self, UpstreamUrl};
+use rusqlite::Connection;
 use shard::catalog::{Catalog, Plan, Service};
-use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use tokio::task::JoinSet;
 
-type Addrs = HashMap<String, Box<[SocketAddr]>>;
-
-/// The catalog as the store has it now; its version is that of `old` where nothing has changed.
-/// Hosts that `old` knows are looked up again only to `refresh`; one that is not found any more
-/// keeps its addresses.
-pub(crate) async fn load(store: &Store, old: &Catalog, refresh: bool) -> Result<Catalog, Failure> {
-    let (plans, services) = store
-        .read(|db| Ok((plans::list(db, Page::EVERYTHING)?, services::list(db, Page::EVERYTHING)?)))
-        .await?;
+/// The whole catalog as the store has it, read once: from then on it is changed step by step.
+/// Addresses are those that `names` knows, and it hears of all hosts.
+pub(crate) fn load(db: &Connection, names: &Names) -> Result<Catalog, Failure> {
+    let plans = plans::list(db, Page::EVERYTHING)?;
     let plans: Vec<Plan> = plans.into_iter().map(|row| row.plan).collect();
-    let services: Vec<(ServiceRow, UpstreamUrl)> =
-        services.into_iter().map(|row| (url_of(&row), row)).map(|(url, row)| (row, url)).collect();
-    let authorities = services.iter().map(|(_, url)| url.authority.clone()).collect();
-    let addrs = find_addrs(authorities, old, refresh).await;
-    let services: Vec<Service> =
-        services.into_iter().map(|(row, url)| service(row, url, &addrs)).collect();
-    let mut catalog = Catalog::new(old.version, plans, services);
-    if catalog != *old {
-        catalog.version += 1;
-    }
-    Ok(catalog)
+    let rows = services::list(db, Page::EVERYTHING)?;
+    let services = rows.iter().enumerate().map(|(index, row)| {
+        let url = url_of(row);
+        names.uses(&url.authority, index as u32);
+        let addrs = names.addrs(&url.authority);
+        service(row, url, addrs)
+    });
+    Ok(Catalog::new(0, plans, services.collect()))
 }
 
-fn url_of(row: &ServiceRow) -> UpstreamUrl {
+/// The row's `base_url`.
+pub(crate) fn url_of(row: &ServiceRow) -> UpstreamUrl {
     upstream_url::parse(&row.base_url).unwrap_or_else(|cause| {
         tracing::error!(service = row.name, "a base_url in the store cannot be used: it {cause}");
         UpstreamUrl { authority: String::new(), base_path: String::new() }
     })
 }
 
-fn service(row: ServiceRow, url: UpstreamUrl, addrs: &Addrs) -> Service {
+/// The row as shards know it.
+pub(crate) fn service(row: &ServiceRow, url: UpstreamUrl, addrs: Box<[SocketAddr]>) -> Service {
     Service {
         id: row.id,
-        name: row.name.into(),
-        addrs: addrs.get(&url.authority).cloned().unwrap_or_default(),
+        name: row.name.as_str().into(),
+        addrs,
         authority: url.authority.into(),
         base_path: url.base_path.into(),
-        default_path: row.default_path.into(),
-        credential_header: row.credential_header.map(Into::into),
-        prices: row.prices.into_iter().map(|row| row.price).collect(),
+        default_path: row.default_path.as_str().into(),
+        credential_header: row.credential_header.as_deref().map(Into::into),
+        prices: row.prices.iter().map(|row| row.price.clone()).collect(),
         enabled: row.enabled,
     }
-}
-
-async fn find_addrs(authorities: BTreeSet<String>, old: &Catalog, refresh: bool) -> Addrs {
-    let mut addrs: Addrs = old
-        .services
-        .iter()
-        .map(|service| (service.authority.to_string(), service.addrs.clone()))
-        .collect();
-    let mut lookups = JoinSet::new();
-    for authority in authorities.into_iter().filter(|authority| !authority.is_empty()) {
-        if refresh || addrs.get(&authority).is_none_or(|known| known.is_empty()) {
-            lookups.spawn(async {
-                let mut found = upstream_url::resolve(&authority).await;
-                // Answers come in any order; an order that changes would be a change.
-                found.sort_unstable();
-                (authority, found)
-            });
-        }
-    }
-    while let Some(joined) = lookups.join_next().await {
-        if let Ok((authority, found)) = joined
-            && !found.is_empty()
-        {
-            addrs.insert(authority, found);
-        }
-    }
-    addrs
 }

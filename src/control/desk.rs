@@ -4,19 +4,26 @@
 
 use super::book::{Book, Consumer};
 use super::catalog;
+use super::names::Names;
 use super::post::Post;
 use super::store::consumers::ConsumerRow;
 use super::store::keys::KeyRow;
+use super::store::plans::PlanRow;
+use super::store::services::ServiceRow;
 use super::store::{Failure, Store};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use rusqlite::Connection;
+use shard::catalog::{Item, Service};
 use shard::message::ToShard;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Argon2 hashes of new keys under way at once.
-const HASHES_MAX: usize = 2;
+pub(super) const HASHES_MAX: usize = 2;
+/// A change of a service waits for its host's addresses this long; they may come later.
+const ADDRS_WITHIN: Duration = Duration::from_millis(500);
 
 /// What can change while the instance runs.
 pub(crate) struct Settings {
@@ -30,6 +37,7 @@ pub(crate) struct Desk {
     pub(crate) store: Store,
     pub(crate) post: Post,
     pub(crate) hashes: Semaphore,
+    names: Names,
     book: Mutex<Book>,
     settings: Mutex<Arc<Settings>>,
     /// Held from the store to the shards, so that changes of one thing arrive in their order.
@@ -42,7 +50,7 @@ impl Desk {
         settings: Settings,
         metrics: Arc<Metrics>,
         store: Store,
-        book: Book,
+        (book, names): (Book, Names),
         post: Post,
     ) -> Self {
         Self {
@@ -50,6 +58,7 @@ impl Desk {
             store,
             post,
             hashes: Semaphore::new(HASHES_MAX),
+            names,
             book: Mutex::new(book),
             settings: Mutex::new(Arc::new(settings)),
             people: tokio::sync::Mutex::new(()),
@@ -72,18 +81,76 @@ impl Desk {
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
 
-    /// Brings book and shards in step with the plans and services of the store.
-    pub(crate) async fn publish(&self, refresh_addrs: bool) -> Result<(), Failure> {
+    /// Carries out a change of a plan.
+    pub(crate) async fn change_plan(
+        &self,
+        change: impl FnOnce(&mut Connection) -> Result<PlanRow, Failure> + Send + 'static,
+    ) -> Result<PlanRow, Failure> {
         let _turn = self.terms.lock().await;
-        let old = self.book().catalog();
-        let new = catalog::load(&self.store, &old, refresh_addrs).await?;
-        if new.version != old.version {
-            let new = Arc::new(new);
-            // Shards first: no verdict may name a plan that its shard has not heard of.
-            self.post.tell_all(&ToShard::Catalog(Arc::clone(&new))).await;
-            self.book().set_catalog(new);
+        let row = self.store.change(change).await?;
+        self.publish(Item::Plan(row.plan.clone())).await;
+        Ok(row)
+    }
+
+    /// Carries out a change of a service, and waits a moment for the addresses of a new host.
+    pub(crate) async fn change_service<T: Send + 'static>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Connection) -> Result<(ServiceRow, T), Failure> + Send + 'static,
+    ) -> Result<(ServiceRow, T), Failure> {
+        let turn = self.terms.lock().await;
+        let (row, more) = self.store.change(change).await?;
+        let url = catalog::url_of(&row);
+        let authority = url.authority.clone();
+        let addrs = self.names.addrs(&authority);
+        let is_known = !addrs.is_empty();
+        self.publish(Item::Service(Arc::new(catalog::service(&row, url, addrs)))).await;
+        let index = self.book().catalog().service_by_id(row.id);
+        index.into_iter().for_each(|index| self.names.uses(&authority, index));
+        drop(turn);
+        if !is_known {
+            self.find(authority.clone());
+            // Without them, calls of the service fail until they are there.
+            let _ = tokio::time::timeout(ADDRS_WITHIN, self.names.ended(&authority)).await;
         }
-        Ok(())
+        Ok((row, more))
+    }
+
+    /// Looks up every host again, or those that have not been found.
+    pub(crate) fn find_hosts(self: &Arc<Self>, all: bool) {
+        for authority in self.names.hosts_to_find(all) {
+            self.find(authority);
+        }
+    }
+
+    fn find(self: &Arc<Self>, authority: String) {
+        if self.names.begin(&authority) {
+            let desk = Arc::clone(self);
+            tokio::spawn(async move {
+                if desk.names.look_up(&authority).await {
+                    desk.publish_addrs(&authority).await;
+                }
+                desk.names.end(&authority);
+            });
+        }
+    }
+
+    async fn publish_addrs(&self, authority: &str) {
+        let _turn = self.terms.lock().await;
+        for index in self.names.services(authority) {
+            let service = self.book().catalog().services.get(index as usize).cloned();
+            let Some(service) = service.filter(|it| &*it.authority == authority) else { continue };
+            let service = Service { addrs: self.names.addrs(authority), ..(*service).clone() };
+            self.publish(Item::Service(Arc::new(service))).await;
+        }
+    }
+
+    /// Brings shards and book in step with what has changed; only with `terms` in hand. Shards
+    /// first: no verdict may name a plan that its shard has not heard of.
+    async fn publish(&self, item: Item) {
+        let Some(change) = self.book().catalog().change_to(item) else { return };
+        let change = Arc::new(change);
+        self.post.tell_all(&ToShard::Catalog(Arc::clone(&change))).await;
+        self.book().apply(&change);
     }
 
     /// Carries out a change of a consumer. Its keys are forgotten where it had been known.

@@ -14,6 +14,7 @@ mod failures;
 mod leases;
 mod ledger_reads;
 mod months;
+mod names;
 mod post;
 mod price_json;
 mod run;
@@ -32,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::sqlite::StoreError;
 use book::{Book, Consumer};
 use desk::{Desk, Settings};
+use names::Names;
 use post::Post;
 use rusqlite::Connection;
 use shard::catalog::Catalog;
@@ -47,8 +49,8 @@ use std::time::Duration;
 use store::{Failure, Page, Store, consumers, keys, services};
 use tokio::runtime::Runtime;
 
-/// Threads for SQLite, new keys' hashes and name lookups; they end when idle.
-const BLOCKING_THREADS_MAX: usize = 8;
+/// Threads for new keys' hashes and nothing else; they end when idle.
+const BLOCKING_THREADS_MAX: usize = desk::HASHES_MAX;
 /// They end after this. The allocator gives freed memory (a hash takes 19 MiB) back to the host
 /// when it is a second old and a thread ends; see tuning.md, "memory of hashes".
 const BLOCKING_THREAD_IDLE: Duration = Duration::from_millis(1_500);
@@ -95,13 +97,14 @@ pub struct Opened {
     runtime: Runtime,
     store: Store,
     book: Book,
+    names: Names,
     admin_token: String,
 }
 
 impl Opened {
     /// The catalog that shards start with.
     pub fn catalog(&self) -> Arc<Catalog> {
-        self.book.catalog()
+        Arc::new(self.book.catalog().clone())
     }
 
     /// What the admin API asks for.
@@ -120,17 +123,16 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
         .thread_keep_alive(BLOCKING_THREAD_IDLE)
         .thread_name("control-blocking")
         .build()?;
-    let catalog = runtime.block_on(catalog::load(&store, &Catalog::default(), true))?;
-    let book = store.run_here(|db| {
-        let mut book = Book::default();
-        book.set_catalog(Arc::new(catalog));
+    let (book, names) = store.run_here(|db| {
+        let (mut book, names) = (Book::default(), Names::default());
+        book.set_catalog(catalog::load(db, &names)?);
         for row in consumers::list(db, Page::EVERYTHING)? {
             book.set_consumer(row.id, Consumer { name: row.name.into(), plan: row.plan });
         }
         keys::each_unrevoked(db, |row| book.set_key(&row))?;
-        Ok(book)
+        Ok((book, names))
     })?;
-    Ok(Opened { runtime, store, book, admin_token })
+    Ok(Opened { runtime, store, book, names, admin_token })
 }
 
 /// What [`spawn`] needs.
@@ -180,14 +182,14 @@ impl ControlHandle {
 /// Starts the thread.
 pub fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
     let ControlArgs { opened, config, mail, metrics, admin_listener, instance } = args;
-    let Opened { runtime, store, book, admin_token } = opened;
+    let Opened { runtime, store, book, names, admin_token } = opened;
     admin_listener.set_nonblocking(true)?;
     let post = Post::new(mail.to_shards);
     let (commands, commanded) = flume::bounded(16);
     let inbox = run::Inbox { from_shards: mail.from_shards, commanded };
     let workers = run::Workers::start(&config, &post)?;
     let settings = Settings { config, admin_token };
-    let desk = Arc::new(Desk::new(settings, metrics, store, book, post));
+    let desk = Arc::new(Desk::new(settings, metrics, store, (book, names), post));
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         runtime.block_on(run::run(desk, inbox, workers, admin_listener, instance));
         runtime.shutdown_timeout(STOP_TIMEOUT);

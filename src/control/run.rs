@@ -12,7 +12,7 @@ use super::tokenizer::Tokenizer;
 use super::verifier::{Checked, Question, Verifier};
 use crate::clock;
 use crate::config::Config;
-use shard::catalog::{Catalog, PriceModel};
+use shard::catalog::PriceModel;
 use shard::message::{Account, ToControl, ToShard};
 use shard::units::{ConsumerId, NanoUsd, Nanos, Period};
 use std::io;
@@ -25,7 +25,7 @@ use tokio::time::MissedTickBehavior;
 const BATCH_MAX: usize = 256;
 /// Answers of the ledger on their way to the loop: one read is under way at a time.
 const READS_MAX: usize = 1;
-/// How often upstream hosts are looked up again, and the catalog compared with the store.
+/// How often upstream hosts are looked up again.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
 /// Months that could not be read are read again after this.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
@@ -86,6 +86,7 @@ pub(super) async fn run(
     let mut refresh = tokio::time::interval(REFRESH_EVERY);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     refresh.reset();
+    desk.find_hosts(false);
     let (reads, read) = flume::bounded(READS_MAX);
     let leases = Leases::new(instance, desk.post.shards() as u16, empty_at(&desk));
     let Workers { verifier, checks, tokenizer } = workers;
@@ -105,7 +106,7 @@ pub(super) async fn run(
                 Ok(Command::Reload(settings)) => state.reload(settings),
                 Ok(Command::Stop) | Err(flume::RecvError::Disconnected) => return,
             },
-            _ = refresh.tick() => { tokio::spawn(refresh_catalog(Arc::clone(&state.desk))); }
+            _ = refresh.tick() => state.desk.find_hosts(true),
             () = tokio::time::sleep(due) => {}
         }
         state.advance_leases();
@@ -130,12 +131,6 @@ async fn serve_admin(desk: Arc<Desk>, listener: TcpListener) {
     }
 }
 
-async fn refresh_catalog(desk: Arc<Desk>) {
-    if let Err(failure) = desk.publish(true).await {
-        tracing::error!(%failure, "the catalog was not refreshed");
-    }
-}
-
 /// How long the loop's timer runs; long where nothing is due.
 fn until(due: Option<Nanos>) -> Duration {
     let wait = due.map_or(REFRESH_EVERY, |due| Duration::from_nanos(due.since(clock::now()).0));
@@ -149,17 +144,20 @@ impl Loop {
     }
 
     fn on_messages(&mut self, first: ToControl, more: &flume::Receiver<ToControl>) {
-        let catalog = self.desk.book().catalog();
-        self.on_message(first, &catalog);
+        self.on_message(first);
         for message in more.try_iter().take(BATCH_MAX) {
-            self.on_message(message, &catalog);
+            self.on_message(message);
         }
     }
 
-    fn on_message(&mut self, message: ToControl, catalog: &Catalog) {
+    fn on_message(&mut self, message: ToControl) {
         match message {
-            ToControl::Rate(want) => self.leases.on_rate(want, catalog, clock::now()),
-            ToControl::Quota(want) => self.leases.on_quota(want, catalog, clock::now()),
+            ToControl::Rate(want) => {
+                self.leases.on_rate(want, self.desk.book().catalog(), clock::now());
+            }
+            ToControl::Quota(want) => {
+                self.leases.on_quota(want, self.desk.book().catalog(), clock::now());
+            }
             ToControl::Verify { shard, digest, text, peer } => {
                 self.verify(&Question { shard, digest, text, peer });
             }
@@ -269,11 +267,10 @@ async fn answer_account(
             return;
         }
     };
-    let (catalog, consumer_name) = {
-        let book = desk.book();
-        let name = book.consumer(consumer).map_or_else(|| "".into(), |it| Arc::clone(&it.name));
-        (book.catalog(), name)
-    };
+    let book = desk.book();
+    let consumer_name =
+        book.consumer(consumer).map_or_else(|| "".into(), |it| Arc::clone(&it.name));
+    let catalog = book.catalog();
     let (cost, fees) = (NanoUsd(0), NanoUsd(0));
     let mut account = Account { cost, fees, calls: 0, tokens: 0, consumer_name };
     for part in month {

@@ -1,13 +1,8 @@
 //! A service's `base_url`: read by hand, because `http://host[:port][/prefix]` is all there is to
-//! it, and resolved to addresses with a bound on the waiting.
+//! it.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-/// A change waits for its host's addresses this long; the refresh finds them later.
-const LOOKUP_TIMEOUT: Duration = Duration::from_millis(500);
-/// Addresses kept of one host.
-const ADDRS_MAX: usize = 16;
 const URL_BYTES_MAX: usize = 2_048;
 
 /// The parts of a base URL.
@@ -46,21 +41,15 @@ pub(crate) fn parse(url: &str) -> Result<UpstreamUrl, &'static str> {
     })
 }
 
-/// The addresses of `host[:port]`; none where they cannot be found (in time).
-pub(crate) async fn resolve(authority: &str) -> Box<[SocketAddr]> {
+/// `host:port` of `host[:port]`.
+pub(crate) fn with_port(authority: &str) -> String {
     let has_port = port_of(authority).is_some();
-    let target = if has_port { authority.to_owned() } else { format!("{authority}:80") };
-    match tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host(target)).await {
-        Ok(Ok(addrs)) => addrs.take(ADDRS_MAX).collect(),
-        Ok(Err(error)) => {
-            tracing::warn!(authority, %error, "an upstream's host was not found");
-            Box::default()
-        }
-        Err(_) => {
-            tracing::warn!(authority, "an upstream's host was not found in time");
-            Box::default()
-        }
-    }
+    if has_port { authority.to_owned() } else { format!("{authority}:80") }
+}
+
+/// The address, where the host of `host[:port]` is one and not a name.
+pub(crate) fn address(authority: &str) -> Option<SocketAddr> {
+    with_port(authority).parse().ok()
 }
 
 /// The host, where host and port have the right form.
@@ -122,13 +111,11 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn an_address_needs_no_lookup() {
-        let addrs = resolve("127.0.0.1").await;
-        assert_eq!(&*addrs, [SocketAddr::from(([127, 0, 0, 1], 80))]);
-        assert_eq!(
-            &*resolve("[::1]:8080").await,
-            [SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 8080))]
-        );
+    #[test]
+    fn an_address_needs_no_lookup() {
+        assert_eq!(address("127.0.0.1"), Some(SocketAddr::from(([127, 0, 0, 1], 80))));
+        let local = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 8080));
+        assert_eq!(address("[::1]:8080"), Some(local));
+        assert_eq!((address("localhost"), address("a.example:81")), (None, None));
     }
 }

@@ -14,7 +14,7 @@ use crate::mail::{Settled, ShardMail};
 use crate::metrics::{Counter, Metrics, ShardMetrics};
 use crate::wire::error::ApiError;
 use shard::Shard;
-use shard::catalog::Catalog;
+use shard::catalog::{CatalogChange, Item, Service};
 use shard::message::{Account, ToControl, ToShard};
 use shard::units::Nanos;
 use std::cell::{Cell, RefCell};
@@ -48,15 +48,20 @@ pub enum Reply {
     Account(Account),
 }
 
-/// The catalog, counted by an `Rc` around it on its shard.
-pub struct CatalogHandle(Arc<Catalog>);
+/// A service, counted by an `Rc` around it on its shard: a request that holds it touches no
+/// counter that other shards touch.
+pub struct ServiceHandle(Arc<Service>);
 
-impl Deref for CatalogHandle {
-    type Target = Catalog;
+impl Deref for ServiceHandle {
+    type Target = Service;
 
-    fn deref(&self) -> &Catalog {
+    fn deref(&self) -> &Service {
         &self.0
     }
+}
+
+fn handle(service: &Arc<Service>) -> Rc<ServiceHandle> {
+    Rc::new(ServiceHandle(Arc::clone(service)))
 }
 
 /// How long a call may take, all in all: whoever has not settled it by then never will.
@@ -79,9 +84,8 @@ pub struct Core {
     pub shard: RefCell<Shard>,
     /// `None` once the shard has drained.
     pub journal: RefCell<Option<Journal>>,
-    /// The catalog as this shard knows it; an `Rc`, so that a request that holds it touches no
-    /// counter that other shards touch.
-    pub catalog: RefCell<Rc<CatalogHandle>>,
+    /// The services of the shard's catalog, by their index.
+    services: RefCell<Vec<Rc<ServiceHandle>>>,
     /// Every shard's journal, for looking only.
     pub journals: Arc<[Arc<JournalShared>]>,
     /// To and from the other threads.
@@ -139,7 +143,7 @@ impl Core {
             index: parts.index,
             state: parts.state,
             digest_key: parts.digest_key,
-            catalog: RefCell::new(Rc::new(CatalogHandle(Arc::clone(parts.shard.catalog())))),
+            services: RefCell::new(parts.shard.catalog().services.iter().map(handle).collect()),
             shard: RefCell::new(parts.shard),
             journal: RefCell::new(Some(parts.journal)),
             journals: parts.journals,
@@ -158,6 +162,11 @@ impl Core {
             next_ticket: Cell::new(0),
             unsent: RefCell::default(),
         }
+    }
+
+    /// The service with this index, for as long as a call lasts.
+    pub fn service(&self, index: u32) -> Rc<ServiceHandle> {
+        Rc::clone(&self.services.borrow()[index as usize])
     }
 
     /// This shard's counters.
@@ -312,8 +321,8 @@ impl Core {
             }
             ToShard::Drain => return true,
             other => {
-                if let ToShard::Catalog(catalog) = &other {
-                    *self.catalog.borrow_mut() = Rc::new(CatalogHandle(Arc::clone(catalog)));
+                if let ToShard::Catalog(change) = &other {
+                    self.keep(change);
                 }
                 let woken = self.shard.borrow_mut().handle(other, clock::lately());
                 if let Some(spot) = woken {
@@ -324,6 +333,16 @@ impl Core {
             }
         }
         false
+    }
+
+    /// Calls under way keep the service as it was.
+    fn keep(&self, change: &CatalogChange) {
+        let Item::Service(service) = &change.item else { return };
+        let mut services = self.services.borrow_mut();
+        match services.get_mut(change.index as usize) {
+            Some(known) => *known = handle(service),
+            None => services.push(handle(service)),
+        }
     }
 
     fn reply(&self, ticket: u64, reply: Reply) {

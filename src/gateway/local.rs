@@ -13,7 +13,6 @@ use shard::LimitsView;
 use shard::key_cache::Caller;
 use shard::message::{Account, ToControl};
 use shard::units::Period;
-use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -62,9 +61,9 @@ pub async fn own_route(
 }
 
 fn models(core: &Core, caller: &Caller) -> Value {
-    let catalog = Rc::clone(&core.catalog.borrow());
     let shard = core.shard.borrow();
-    let data: Vec<Value> = catalog
+    let data: Vec<Value> = shard
+        .catalog()
         .services
         .iter()
         .enumerate()
@@ -90,8 +89,8 @@ fn account(
     month: &Account,
     limits: &LimitsView,
 ) -> Result<Value, Stop> {
-    let catalog = Rc::clone(&core.catalog.borrow());
-    let Some(plan) = catalog.plans.get(caller.plan as usize) else {
+    let shard = core.shard.borrow();
+    let Some(plan) = shard.catalog().plans.get(caller.plan as usize) else {
         return Err(ApiError::Overloaded.into());
     };
     let mut reset = Vec::new();

@@ -3,7 +3,7 @@
 
 use super::call::{Call, Stop};
 use super::client::Client;
-use super::core::{CatalogHandle, Core};
+use super::core::{Core, ServiceHandle};
 use super::route::Route;
 use super::segments::ends_in;
 use super::upstream;
@@ -33,7 +33,7 @@ pub struct Wanted {
     pub hide_usage: bool,
     fields: Option<CallFields>,
     is_head: bool,
-    catalog: Rc<CatalogHandle>,
+    handle: Rc<ServiceHandle>,
 }
 
 /// Finds the service and reads what the call says of itself.
@@ -43,7 +43,8 @@ pub fn understand(
     call: &Call,
     caller: &Caller,
 ) -> Result<Wanted, Stop> {
-    let catalog = Rc::clone(&core.catalog.borrow());
+    let shard = core.shard.borrow();
+    let catalog = shard.catalog();
     let body = client.body();
     let (found, fields) = match call.route {
         Route::Consume { service, .. } => {
@@ -67,7 +68,7 @@ pub fn understand(
     let service = found
         .filter(|index| catalog.services[*index as usize].enabled)
         .ok_or(ApiError::ServiceNotFound)?;
-    if !core.shard.borrow().may_use(caller, service) {
+    if !shard.may_use(caller, service) {
         return Err(ApiError::ServiceNotAllowed.into());
     }
     let path = target_path(client, call, &catalog.services[service as usize]);
@@ -100,7 +101,7 @@ pub fn understand(
         hide_usage,
         fields,
         is_head: client.is_head(),
-        catalog,
+        handle: core.service(service),
     })
 }
 
@@ -220,7 +221,7 @@ impl Wanted {
     }
 
     fn service(&self) -> &Service {
-        &self.catalog.services[self.service as usize]
+        &self.handle
     }
 
     /// Writes the upstream's request.

@@ -7,6 +7,7 @@ mod account;
 mod admin_port;
 mod command_line;
 mod contract_errors;
+mod control_stalls;
 mod crash;
 mod credentials;
 mod disk_faults;

@@ -138,7 +138,8 @@ fn read_consumer(desk: &Desk, fields: &mut Fields) -> ConsumerId {
 
 fn read_services(desk: &Desk, fields: &mut Fields) -> Option<Arc<[ServiceId]>> {
     let value = fields.take("services")?;
-    let catalog = desk.book().catalog();
+    let book = desk.book();
+    let catalog = book.catalog();
     let Some(names) = value.as_array().filter(|names| names.len() <= SERVICES_MAX) else {
         let message = format!("must be a list of at most {SERVICES_MAX} services, or null: all");
         fields.problem("services", message);

@@ -113,8 +113,7 @@ fn has_token(request: &Request, token: &str) -> bool {
 }
 
 async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
-    let catalog = desk.book().catalog();
-    let page = desk.metrics.page(&catalog);
+    let page = desk.metrics.page(desk.book().catalog());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page)
 }
 

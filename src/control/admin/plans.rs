@@ -57,8 +57,7 @@ pub(super) async fn create(
     };
     fields.finish()?;
     let insert = move |db: &mut rusqlite::Connection| plans::insert(db, &plan);
-    let row = desk.store.change(insert).await.map_err(refuse("plan", ""))?;
-    desk.publish(false).await.map_err(refuse("plan", ""))?;
+    let row = desk.change_plan(insert).await.map_err(refuse("plan", ""))?;
     Ok((StatusCode::CREATED, Json(shown(&row))))
 }
 
@@ -81,8 +80,7 @@ pub(super) async fn change(
     };
     fields.finish()?;
     let update = move |db: &mut rusqlite::Connection| plans::update(db, id, change);
-    let row = desk.store.change(update).await.map_err(refuse("plan", id))?;
-    desk.publish(false).await.map_err(refuse("plan", id))?;
+    let row = desk.change_plan(update).await.map_err(refuse("plan", id))?;
     Ok(Json(shown(&row)))
 }
 

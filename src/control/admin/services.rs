@@ -13,6 +13,7 @@ use crate::control::{price_json, upstream_url};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use rusqlite::Connection;
 use serde_json::{Value, json};
 use shard::catalog::PriceModel;
 use shard::units::ServiceId;
@@ -80,9 +81,8 @@ pub(super) async fn create(
         effective_at_unix_us: clock::unix_us(),
     };
     fields.finish()?;
-    let made = desk.store.change(move |db| services::insert(db, &new)).await;
-    let row = made.map_err(refuse("service", ""))?;
-    desk.publish(false).await.map_err(refuse("service", row.id))?;
+    let made = desk.change_service(move |db| Ok((services::insert(db, &new)?, ()))).await;
+    let (row, ()) = made.map_err(refuse("service", ""))?;
     Ok((StatusCode::CREATED, Json(shown(&row))))
 }
 
@@ -107,9 +107,8 @@ pub(super) async fn change(
         enabled: fields.boolean("enabled"),
     };
     fields.finish()?;
-    let changed = desk.store.change(move |db| services::update(db, id, &change)).await;
-    let row = changed.map_err(refuse("service", id))?;
-    desk.publish(false).await.map_err(refuse("service", id))?;
+    let changed = desk.change_service(move |db| Ok((services::update(db, id, &change)?, ()))).await;
+    let (row, ()) = changed.map_err(refuse("service", id))?;
     Ok(Json(shown(&row)))
 }
 
@@ -143,12 +142,11 @@ pub(super) async fn add_price(
     let price = read_price(&mut fields);
     let effective_at_unix_us = fields.instant("effective_at").unwrap_or_else(clock::unix_us);
     fields.finish()?;
-    let added = desk
-        .store
-        .change(move |db| services::add_price(db, id, &price, effective_at_unix_us))
-        .await;
-    let row = added.map_err(refuse("service", id))?;
-    desk.publish(false).await.map_err(refuse("service", id))?;
+    let add = move |db: &mut Connection| {
+        let added = services::add_price(db, id, &price, effective_at_unix_us)?;
+        Ok((services::get(db, id)?, added))
+    };
+    let (_, row) = desk.change_service(add).await.map_err(refuse("service", id))?;
     Ok((StatusCode::CREATED, Json(shown_price(id, &row))))
 }
 

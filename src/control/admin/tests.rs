@@ -1,6 +1,9 @@
 //! The whole thread `control` with real HTTP, two shards' mailboxes and small Argon2 costs.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod growth;
+mod month;
+
 use crate::config::Config;
 use crate::control::{ControlArgs, ControlHandle, open, spawn};
 use crate::mail::{self, ShardMail};
@@ -11,6 +14,7 @@ use shard::message::{
     KEY_TEXT_BYTES, QuotaGrant, QuotaWant, RateWant, ToControl, ToShard, Verdict,
 };
 use shard::units::{BucketId, ConsumerId, NanoUsd, Period, ServiceId};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -31,7 +35,8 @@ fn config(data_dir: &Path) -> Config {
 struct Running {
     control: Option<ControlHandle>,
     shards: Vec<ShardMail>,
-    catalog: Arc<Catalog>,
+    /// As the shards have it.
+    catalog: RefCell<Catalog>,
     url: String,
     agent: ureq::Agent,
     data_dir: tempfile::TempDir,
@@ -48,7 +53,7 @@ impl Running {
         let (shards, mail, _) = mail::open(2);
         let admin_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let url = format!("http://{}", admin_listener.local_addr().unwrap());
-        let catalog = opened.catalog();
+        let catalog = RefCell::new(Catalog::clone(&opened.catalog()));
         let metrics = Arc::new(Metrics::new(2));
         let args = ControlArgs { opened, config, mail, metrics, admin_listener, instance: 1 };
         let control = Some(spawn(args).unwrap());
@@ -102,15 +107,17 @@ impl Running {
         self.shards[shard].from_control.recv_timeout(PATIENCE).unwrap()
     }
 
-    /// The last catalog that has come to both shards.
-    fn new_catalog(&self) -> Arc<Catalog> {
-        let mut catalogs = (0..2).map(|shard| match self.mail(shard) {
-            ToShard::Catalog(catalog) => catalog,
-            other => panic!("{other:?} instead of a catalog"),
+    /// The catalog with the next step, which comes to both shards.
+    fn new_catalog(&self) -> Catalog {
+        let mut changes = (0..2).map(|shard| match self.mail(shard) {
+            ToShard::Catalog(change) => change,
+            other => panic!("{other:?} instead of a change of the catalog"),
         });
-        let (first, second) = (catalogs.next().unwrap(), catalogs.next().unwrap());
+        let (first, second) = (changes.next().unwrap(), changes.next().unwrap());
         assert!(Arc::ptr_eq(&first, &second));
-        first
+        let mut catalog = self.catalog.borrow_mut();
+        catalog.apply(&first);
+        catalog.clone()
     }
 
     /// The shard 0 asks.
@@ -262,8 +269,9 @@ fn plans_are_made_changed_and_known_to_the_shards() {
     let running = Running::start();
     let body = json!({"name": "gold", "rate_per_s": 5, "burst": 6, "quota_tokens": 7});
     let plan = running.post("/plans", &body);
+    let before = running.catalog.borrow().plans.clone();
     let catalog = running.new_catalog();
-    assert_eq!(catalog.plans[..3], running.catalog.plans[..]);
+    assert_eq!(catalog.plans[..3], before[..]);
     assert_eq!((&*catalog.plans[3].name, catalog.plans[3].burst), ("gold", 6));
     assert_eq!(running.refused("POST", "/plans", &body), (409, json!("name")));
     let path = format!("/plans/{}", text(&plan["id"]));
@@ -343,7 +351,7 @@ fn services_keep_their_index_and_hide_their_credential() {
     let change = json!({"enabled": false, "upstream_credential": null});
     assert_eq!(running.call("PATCH", &path, &change).0, 200);
     let service = running.new_catalog().services[0].clone();
-    assert_eq!((service.enabled, service.credential_header), (false, None));
+    assert!(!service.enabled && service.credential_header.is_none());
     let price = json!({"price": {"kind": "subscription", "fee_nanousd": 5, "allowance_tokens": 1,
         "overage": per_token()}, "effective_at": "2100-01-01T00:00:00Z"});
     let made = running.post(&format!("{path}/prices"), &price);
@@ -354,7 +362,7 @@ fn services_keep_their_index_and_hide_their_credential() {
     let before = running.get("/services");
     let running = running.restart();
     assert_eq!(running.get("/services"), before);
-    assert_eq!(&*running.catalog.services[1].name, "a");
+    assert_eq!(&*running.catalog.borrow().services[1].name, "a");
 }
 
 #[test]

@@ -108,7 +108,8 @@ fn shown(desk: &Desk, by: &[By], sum: &Sum) -> Value {
                 value["consumer"] = consumer.map(|consumer| consumer.name.to_string()).into();
             }
             By::Service => {
-                let catalog = desk.book().catalog();
+                let book = desk.book();
+                let catalog = book.catalog();
                 let index = text.parse().ok().and_then(|id| catalog.service_by_id(id));
                 let name = index.map(|index| catalog.services[index as usize].name.to_string());
                 value["service_id"] = text.as_str().into();

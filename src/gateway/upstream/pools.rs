@@ -10,7 +10,6 @@ use crate::gateway::net::Look;
 use shard::units::Nanos;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::rc::Rc;
 
 /// For so long no connection of a service is kept whose upstream has sent such a byte: what it
 /// does on one connection it may be about to do on the others, after the look at them.
@@ -113,10 +112,9 @@ impl Pools {
         self.idle.set(self.idle.get() - pool.links.len());
         pool.links.clear();
         drop(pools);
-        let catalog = Rc::clone(&core.catalog.borrow());
-        if let Some(service) = catalog.services.get(slot).filter(|_| is_news) {
+        if is_news {
             tracing::warn!(
-                service = &*service.name,
+                service = &*core.service(index).name,
                 upstream = %address,
                 "the upstream sent bytes that belong to no answer: its connections were closed, \
                  and none is kept for the next {} s",

@@ -14,5 +14,6 @@ pub mod metrics;
 pub mod poll;
 pub mod process;
 pub mod recorder;
+pub mod resolver;
 pub mod scripted;
 pub mod target;

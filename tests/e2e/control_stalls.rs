@@ -1,0 +1,144 @@
+//! What control does for callers goes on while something that it depends on stalls: the resolver,
+//! a long sum over the ledger, the ledger's writer.
+
+use crate::support::admin::{Admin, per_token};
+use crate::support::instance::{Instance, Setup};
+use crate::support::load::{Log, Until};
+use crate::support::poll;
+use crate::support::resolver::SilentResolver;
+use serde_json::json;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+use ureq::http::Method;
+
+/// By the contract, a change reaches all shards within this.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// New keys of new consumers make their first call, and are refused within a second of their
+/// revocation. Prints the longest of each.
+fn come_and_go(instance: &Instance, keys: u32) {
+    let admin = instance.admin();
+    let (mut first_calls, mut revocations) = (Duration::ZERO, Duration::ZERO);
+    for _ in 0..keys {
+        let key = admin.key("enterprise");
+        let call = instance.chat(&json!({})).key(&key.text);
+        let begun = Instant::now();
+        instance.call(&call).expect(200);
+        first_calls = first_calls.max(begun.elapsed());
+        let begun = Instant::now();
+        admin.done(Method::DELETE, &format!("keys/{}", key.id), None);
+        poll::within(SECOND.saturating_sub(begun.elapsed()), "a revoked key to be refused", || {
+            (instance.call(&call).status() == 401).then_some(())
+        });
+        revocations = revocations.max(begun.elapsed());
+    }
+    println!("at most: first call {first_calls:?}, revocation {revocations:?}");
+}
+
+#[test]
+fn a_silent_resolver_stalls_nothing() {
+    let resolver = SilentResolver::new();
+    let instance = resolver.under(Setup::default().shards(2)).start();
+    let admin = instance.admin();
+    let begun = Instant::now();
+    for number in 0..10 {
+        let url = format!("http://models-{number}.silent/v1");
+        admin.service(&format!("silent-{number}"), &url, &per_token(1, 1, 1));
+    }
+    println!("ten services of silent hosts were made in {:?}", begun.elapsed());
+    poll::until("ten questions", || (resolver.questions() >= 10).then_some(()));
+    come_and_go(&instance, 5);
+    // A host that is known is found meanwhile, and called.
+    let (_, port) = instance.demo["upstream_url"].as_str().unwrap().rsplit_once(':').unwrap();
+    let url = format!("http://localhost:{port}");
+    admin.service("found", &url, &per_token(1, 1, 1));
+    let call = instance.chat(&json!({ "model": "found" })).key(instance.key("enterprise"));
+    instance.call(&call).expect(200);
+    assert_eq!(resolver.questions(), 10, "one look-up of a host at a time");
+}
+
+#[test]
+fn a_host_that_is_not_found_is_said_once() {
+    let mut instance = Setup::default().shards(1).start();
+    let admin = instance.admin();
+    let id = admin.service("nowhere", "http://nowhere.invalid", &per_token(1, 1, 1));
+    let said = instance.process.wait_for("host is not found");
+    assert!(said.contains("nowhere.invalid"), "{said}");
+    for path in ["/a", "/b", "/c"] {
+        let change = json!({ "default_path": path });
+        admin.done(Method::PATCH, &format!("services/{id}"), Some(&change));
+    }
+    let log = instance.process.log();
+    assert_eq!(log.matches("host is not found").count(), 1, "{log}");
+}
+
+/// Adds a day with so many records to the ledger of an instance that has stopped.
+fn fill(instance: &Instance, records: u32) {
+    let store = rusqlite::Connection::open(instance.data_dir().join("tollgate.db")).unwrap();
+    let sql = format!(
+        "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {records})
+         INSERT INTO usage_records (record_id, occurred_at, period, request_id, consumer_id,
+             key_id, service_id, model, status, outcome, streamed, input_tokens, cached_tokens,
+             output_tokens, tokens_source, price_version, cost_nanousd, attempts, latency_us,
+             ttft_us, overhead_us, instance_id)
+         SELECT printf('%012d', i),
+             strftime('%Y-%m-%dT%H:%M:%S.000000Z', 1768435200 + i % 86400, 'unixepoch'),
+             '2026-01', 'q', 'consumer' || i % 1000, 'key', 'service', 'm', 200, 'completed', 0,
+             1, 0, 2, 'reported', 1, 3, 1, 1, 1, 1, 'i' FROM n;"
+    );
+    store.execute_batch(&sql).unwrap();
+}
+
+#[test]
+fn sums_over_a_large_ledger_stall_nothing() {
+    let mut instance = Setup::default().shards(2).start();
+    instance.process.terminate();
+    instance.process.ended();
+    fill(&instance, 300_000);
+    instance.restart();
+    let (done, sums) = (AtomicBool::new(false), AtomicU64::new(0));
+    let span = "from=2026-01-15T00:00:01Z&to=2026-01-15T23:59:59Z";
+    let ask = |admin: &Admin| {
+        while !done.load(Relaxed) {
+            let path = format!("usage?by=consumer,day&{span}");
+            let (status, answer) = admin.call(Method::GET, &path, None);
+            assert!(status == 200 || status == 503, "{status} {answer}");
+            sums.fetch_add(u64::from(status == 200), Relaxed);
+        }
+    };
+    thread::scope(|scope| {
+        let _until = Until(&done);
+        for _ in 0..8 {
+            scope.spawn(|| ask(&instance.admin()));
+        }
+        poll::until("a sum", || (sums.load(Relaxed) >= 1).then_some(()));
+        come_and_go(&instance, 10);
+    });
+    println!("{} sums of 300 000 records meanwhile", sums.load(Relaxed));
+}
+
+#[test]
+fn prices_change_while_calls_are_metered() {
+    let config = "[usage]\nbatch_age_ms = 5\n";
+    let instance = Setup::default().shards(2).config(config).start();
+    let (admin, log, done) = (instance.admin(), Log::default(), AtomicBool::new(false));
+    let id = instance.service("per_token");
+    let body = json!({ "price": per_token(1, 1, 1) });
+    let begun = Instant::now();
+    let refused = thread::scope(|scope| {
+        let _until = Until(&done);
+        for _ in 0..8 {
+            scope.spawn(|| log.client(&instance, "price", &done));
+        }
+        poll::until("calls", || (log.finished_count() >= 100).then_some(()));
+        let change = |_| admin.call(Method::POST, &format!("services/{id}/prices"), Some(&body)).0;
+        let statuses: Vec<u16> = (0..400).map(change).collect();
+        come_and_go(&instance, 3);
+        statuses.into_iter().filter(|status| *status != 201).count()
+    });
+    let calls = log.finished_count();
+    println!("{refused} of 400 changes refused beside {calls} calls in {:?}", begun.elapsed());
+    assert_eq!(refused, 0);
+    instance.balance_books();
+}
