@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod poll;
 pub mod process;
 pub mod recorder;
+pub mod resolver;
 pub mod scripted;
 pub mod resolver;
 pub mod target;
