@@ -112,10 +112,9 @@ impl Pools {
         self.idle.set(self.idle.get() - pool.links.len());
         pool.links.clear();
         drop(pools);
-        let shard = core.shard.borrow();
-        if let Some(service) = shard.catalog().services.get(slot).filter(|_| is_news) {
+        if is_news {
             tracing::warn!(
-                service = &*service.name,
+                service = &*core.service(index).name,
                 upstream = %address,
                 "the upstream sent bytes that belong to no answer: its connections were closed, \
                  and none is kept for the next {} s",
