@@ -8,6 +8,7 @@
 mod example;
 mod field;
 mod key;
+mod key_file;
 mod log;
 mod problem;
 mod read;
@@ -15,10 +16,12 @@ mod reload;
 
 pub use example::example;
 pub use key::Reload;
+pub use key_file::{DIGEST_KEY_FILE, ENCRYPTION_KEY_FILE, KEY_BYTES, KeyFile, read_key};
 pub use log::{Log, LogFormat, LogLevel};
 pub use problem::{ConfigErrors, Problem};
 pub use reload::Change;
 
+pub use field::TOKEN_CHARS_MIN;
 use field::{Field as _, Given};
 use shard::catalog::WhenLost;
 use std::fmt;
@@ -160,6 +163,15 @@ pub struct Keys {
     pub failures_per_minute_per_key: u32,
 }
 
+/// `[secrets]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Secrets {
+    /// Of the digests of verified keys; `None`: made in `data_dir`.
+    pub digest_key_file: Option<KeyFile>,
+    /// Of upstream credentials; `None`: made in `data_dir`.
+    pub encryption_key_file: Option<KeyFile>,
+}
+
 /// The whole configuration. Its `Debug` shows no secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Config {
@@ -177,6 +189,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// `[keys]`
     pub keys: Keys,
+    /// `[secrets]`
+    pub secrets: Secrets,
     /// `[log]`
     pub log: Log,
     /// `[admin] token`; `None`: made at the first start and kept in `data_dir/admin.token`.
@@ -193,6 +207,7 @@ impl Default for Config {
             usage: default_usage(),
             upstream: default_upstream(),
             keys: default_keys(),
+            secrets: Secrets::default(),
             log: Log::default(),
             admin_token: None,
         }

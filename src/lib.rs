@@ -4,6 +4,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod data_dir;
 mod descriptors;
 pub mod gateway;
 pub mod journal;

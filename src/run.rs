@@ -1,14 +1,14 @@
 //! Starts the threads of one instance, in the order that lets each rely on what came before, and
 //! ends them in the order that loses nothing: no new work, finish, settle, flush, then go.
 
-use crate::config::{Config, ConfigErrors, Shards};
+use crate::config::{Config, ConfigErrors, KEY_BYTES, Shards};
 use crate::gateway::core::{self, Parts, ProcessState};
 use crate::gateway::{self, ShardArgs, net};
 use crate::journal::{self, Journal, JournalShared};
 use crate::mail::{self, ShardMail};
 use crate::metrics::Metrics;
 use crate::model_server::{self, Behaviour};
-use crate::{control, descriptors, sqlite, writer};
+use crate::{control, data_dir, descriptors, sqlite, writer};
 use rusqlite::Connection;
 use rustix::thread::{CpuSet, sched_getaffinity};
 use shard::catalog::Catalog;
@@ -72,6 +72,7 @@ pub fn serve(config: Config, owner: &Owner<'_>) -> Result<(), RunError> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|why| failed("signals cannot be handled")(&why))?;
     let _lock = journal::lock(&config.server.data_dir).map_err(|why| RunError(why.to_string()))?;
+    data_dir::close_to_others(&config.server.data_dir);
     let mut instance = Instance::start(config)?;
     if let Err(why) = (owner.on_ready)(&instance.addresses) {
         instance.stop();
@@ -124,7 +125,7 @@ impl Instance {
         let data_dir = &config.server.data_dir;
         let mut connection = sqlite::open(data_dir).map_err(|why| RunError(why.to_string()))?;
         let opened = control::open(&config).map_err(|why| RunError(why.to_string()))?;
-        let catalog = opened.catalog();
+        let (catalog, digest_key) = (opened.catalog(), opened.digest_key());
         replay(data_dir, &mut connection)?;
         let (mails, control_mail, writer_mail) = mail::open(cpus.len());
         let metrics = Arc::new(Metrics::new(cpus.len()));
@@ -159,8 +160,14 @@ impl Instance {
             instance,
         })
         .map_err(|why| failed("control does not start")(&why))?;
-        let start =
-            ShardStart { config: &config, state: &state, metrics: &metrics, catalog, shared };
+        let start = ShardStart {
+            config: &config,
+            state: &state,
+            metrics: &metrics,
+            digest_key,
+            catalog,
+            shared,
+        };
         let shards = start.all(cpus, mails, journals, listeners)?;
         state.ready.store(true, Ordering::Relaxed);
         Ok(Self { config, addresses, state, shards, writer, control })
@@ -316,6 +323,7 @@ struct ShardStart<'a> {
     config: &'a Arc<Config>,
     state: &'a Arc<ProcessState>,
     metrics: &'a Arc<Metrics>,
+    digest_key: [u8; KEY_BYTES],
     catalog: Arc<Catalog>,
     shared: Arc<[Arc<JournalShared>]>,
 }
@@ -328,8 +336,6 @@ impl ShardStart<'_> {
         journals: Vec<Journal>,
         listeners: Vec<TcpListener>,
     ) -> Result<Vec<RunningShard>, RunError> {
-        let mut digest_key = [0u8; 32];
-        getrandom::fill(&mut digest_key).map_err(|why| failed("no random numbers")(&why))?;
         let permit_deadline = core::permit_deadline(self.config);
         let mut threads = Vec::with_capacity(cpus.len());
         let parts = cpus.into_iter().zip(mails).zip(journals.into_iter().zip(listeners));
@@ -339,7 +345,7 @@ impl ShardStart<'_> {
                 index: index as u16,
                 config: self.config.clone(),
                 state: self.state.clone(),
-                digest_key,
+                digest_key: self.digest_key,
                 shard: Shard::new(shard, self.catalog.clone()),
                 journal,
                 journals: self.shared.clone(),

@@ -20,6 +20,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_create_catalog", include_str!("../migrations/sqlite/0001_create_catalog.sql")),
     ("0002_create_usage", include_str!("../migrations/sqlite/0002_create_usage.sql")),
     ("0003_index_usage_by_time", include_str!("../migrations/sqlite/0003_index_usage_by_time.sql")),
+    ("0004_seal_credentials", include_str!("../migrations/sqlite/0004_seal_credentials.sql")),
 ];
 
 /// Why the store cannot be used.

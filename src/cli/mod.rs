@@ -16,6 +16,7 @@ mod keys;
 mod log;
 mod price;
 mod render;
+mod secrets;
 mod serve;
 mod services;
 mod upstream;
@@ -63,6 +64,8 @@ enum Command {
     Usage(usage::UsageArgs),
     /// The usage journal, offline
     Journal(journal::JournalArgs),
+    /// Keys of what the store keeps secret, offline
+    Secrets(secrets::SecretsArgs),
     /// A simulated model server
     Upstream(upstream::UpstreamArgs),
 }
@@ -119,6 +122,7 @@ fn run(command: &Command, log: &LogArgs) -> Result<String, Failure> {
         Command::Price(args) => services::price(args),
         Command::Usage(args) => usage::run(args),
         Command::Journal(args) => journal::run(args, control::pricer),
+        Command::Secrets(args) => secrets::run(args),
         Command::Upstream(args) => upstream::run(args),
     }
 }

@@ -36,6 +36,9 @@ impl Given<'_> {
     }
 }
 
+/// A shorter bearer token could be guessed, wherever it comes from.
+pub const TOKEN_CHARS_MIN: usize = 16;
+
 /// The bounds of an integer, inclusive; other types ignore it.
 pub type Range = (u64, u64);
 
@@ -204,16 +207,17 @@ impl Field for LogFormat {
     }
 }
 
-/// A bearer token: it has to fit in a header as it is.
+/// A bearer token: it has to fit in a header as it is, and not be guessed.
 impl Field for Option<String> {
     fn assign(&mut self, given: &Given<'_>, _: Range) -> Result<(), String> {
         let visible = |text: &&str| {
-            (1..=512).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+            (TOKEN_CHARS_MIN..=512).contains(&text.len())
+                && text.bytes().all(|byte| byte.is_ascii_graphic())
         };
         let token = given
             .text()
             .filter(visible)
-            .ok_or("a string of 1 to 512 visible ASCII characters without spaces")?;
+            .ok_or("a string of 16 to 512 visible ASCII characters without spaces")?;
         *self = Some(token.to_string());
         Ok(())
     }

@@ -71,6 +71,10 @@ pub const TABLES: &[(&str, &str)] = &[
     ("usage", "How each call's record gets into the store, and what it survives on the way."),
     ("upstream", "How patient the gateway is with model services."),
     ("keys", "What it costs to see an API key for the first time, and who may cause that cost."),
+    (
+        "secrets",
+        "Keys of what the store keeps secret: 32 random bytes each, in files of mode 0600.",
+    ),
     ("log", "What the program says about itself on stderr."),
     ("admin", "The control plane."),
 ];
@@ -206,6 +210,14 @@ keys! {
             "Wrong secrets per minute that one client address may have hashed.";
         failures_per_minute_per_key: Live, (1, 1_000_000), keys.failures_per_minute_per_key,
             "The same for one key id.";
+    }
+    secrets {
+        digest_key_file: Restart, ANY, secrets.digest_key_file,
+            "Under which the store keeps digests of verified API keys, so that a restart verifies\n\
+             none anew. Left out: the first start makes data_dir/digest.key.";
+        encryption_key_file: Restart, ANY, secrets.encryption_key_file,
+            "Under which the store keeps upstream credentials. Left out: the first start makes\n\
+             data_dir/encryption.key; whoever has both can read them. `tollgate secrets rotate`.";
     }
     log {
         level: Live, ANY, log.level,

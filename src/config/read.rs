@@ -4,7 +4,8 @@
 use super::field::{Given, quoted};
 use super::key::{KEYS, Key, TABLES};
 use super::problem::{ConfigErrors, Problem};
-use super::{Config, Server, UsageConfig};
+use super::{Config, Secrets, Server, UsageConfig};
+use super::{DIGEST_KEY_FILE, ENCRYPTION_KEY_FILE, read_key};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read as _;
@@ -139,6 +140,7 @@ impl Reading {
                  segments (usage.segment_bytes is {segment_bytes})"
             ));
         }
+        messages.extend(unusable_keys(&self.read.config));
         let source = path.map_or("configuration".to_string(), |path| path.display().to_string());
         self.problems.extend(messages.into_iter().map(|message| Problem {
             source: source.clone(),
@@ -146,6 +148,18 @@ impl Reading {
             message,
         }));
     }
+}
+
+/// Keys that the first start has made; one that is not there yet will be.
+fn unusable_keys(config: &Config) -> Vec<String> {
+    let Secrets { digest_key_file, encryption_key_file } = &config.secrets;
+    [(digest_key_file, DIGEST_KEY_FILE), (encryption_key_file, ENCRYPTION_KEY_FILE)]
+        .into_iter()
+        .filter(|(configured, _)| configured.is_none())
+        .map(|(_, name)| config.server.data_dir.join(name))
+        .filter(|path| path.is_file())
+        .filter_map(|path| read_key(&path).err())
+        .collect()
 }
 
 struct FileReading<'a> {

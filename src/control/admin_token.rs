@@ -1,6 +1,6 @@
 //! The admin token: configured, or made at the first start and kept in `data_dir/admin.token`.
 
-use crate::config::Config;
+use crate::config::{Config, TOKEN_CHARS_MIN};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -8,8 +8,6 @@ use std::path::Path;
 
 /// The file's name in `data_dir`.
 pub(crate) const FILE_NAME: &str = "admin.token";
-/// A shorter token could be guessed; a file that holds less was cut short.
-const CHARS_MIN: usize = 16;
 
 /// The token that the admin API asks for: the configured one, or the one in `data_dir`.
 pub fn load(config: &Config) -> io::Result<String> {
@@ -18,10 +16,13 @@ pub fn load(config: &Config) -> io::Result<String> {
     }
     let path = config.server.data_dir.join(FILE_NAME);
     match fs::read_to_string(&path) {
-        Ok(text) if text.trim().len() >= CHARS_MIN => Ok(text.trim().to_owned()),
+        Ok(text) if text.trim().len() >= TOKEN_CHARS_MIN => Ok(text.trim().to_owned()),
         Ok(_) => {
-            let message =
-                format!("{} holds no token; remove it to have a new one made", path.display());
+            let message = format!(
+                "{} holds no token of {TOKEN_CHARS_MIN} characters or more; remove it to have a \
+                 new one made",
+                path.display()
+            );
             Err(io::Error::new(io::ErrorKind::InvalidData, message))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -4,6 +4,7 @@
 use super::store::services::ServiceRow;
 use super::store::{Failure, Page, Store, plans, services};
 use super::upstream_url::{self, UpstreamUrl};
+use super::vault::Seal;
 use shard::catalog::{Catalog, Plan, Service};
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -14,7 +15,12 @@ type Addrs = HashMap<String, Box<[SocketAddr]>>;
 /// The catalog as the store has it now; its version is that of `old` where nothing has changed.
 /// Hosts that `old` knows are looked up again only to `refresh`; one that is not found any more
 /// keeps its addresses.
-pub(crate) async fn load(store: &Store, old: &Catalog, refresh: bool) -> Result<Catalog, Failure> {
+pub(crate) async fn load(
+    store: &Store,
+    seal: &Seal,
+    old: &Catalog,
+    refresh: bool,
+) -> Result<Catalog, Failure> {
     let (plans, services) = store
         .read(|db| Ok((plans::list(db, Page::EVERYTHING)?, services::list(db, Page::EVERYTHING)?)))
         .await?;
@@ -23,8 +29,10 @@ pub(crate) async fn load(store: &Store, old: &Catalog, refresh: bool) -> Result<
         services.into_iter().map(|row| (url_of(&row), row)).map(|(url, row)| (row, url)).collect();
     let authorities = services.iter().map(|(_, url)| url.authority.clone()).collect();
     let addrs = find_addrs(authorities, old, refresh).await;
-    let services: Vec<Service> =
-        services.into_iter().map(|(row, url)| service(row, url, &addrs)).collect();
+    let services: Vec<Service> = services
+        .into_iter()
+        .map(|(row, url)| service(row, url, &addrs, seal))
+        .collect::<Result<_, _>>()?;
     let mut catalog = Catalog::new(old.version, plans, services);
     if catalog != *old {
         catalog.version += 1;
@@ -39,18 +47,27 @@ fn url_of(row: &ServiceRow) -> UpstreamUrl {
     })
 }
 
-fn service(row: ServiceRow, url: UpstreamUrl, addrs: &Addrs) -> Service {
-    Service {
+fn service(
+    row: ServiceRow,
+    url: UpstreamUrl,
+    addrs: &Addrs,
+    seal: &Seal,
+) -> Result<Service, Failure> {
+    let credential = row.credential.map(|sealed| seal.open(row.id, &sealed)).transpose();
+    let credential = credential.map_err(|why| {
+        Failure::Internal(format!("the upstream credential of {} is no use: {why}", row.name))
+    })?;
+    Ok(Service {
         id: row.id,
         name: row.name.into(),
         addrs: addrs.get(&url.authority).cloned().unwrap_or_default(),
         authority: url.authority.into(),
         base_path: url.base_path.into(),
         default_path: row.default_path.into(),
-        credential_header: row.credential_header.map(Into::into),
+        credential_header: credential.map(Into::into),
         prices: row.prices.into_iter().map(|row| row.price).collect(),
         enabled: row.enabled,
-    }
+    })
 }
 
 async fn find_addrs(authorities: BTreeSet<String>, old: &Catalog, refresh: bool) -> Addrs {

@@ -8,6 +8,7 @@ use super::post::Post;
 use super::store::consumers::ConsumerRow;
 use super::store::keys::KeyRow;
 use super::store::{Failure, Store};
+use super::vault::Vault;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use rusqlite::Connection;
@@ -29,6 +30,7 @@ pub(crate) struct Desk {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) store: Store,
     pub(crate) post: Post,
+    pub(crate) vault: Vault,
     pub(crate) hashes: Semaphore,
     book: Mutex<Book>,
     settings: Mutex<Arc<Settings>>,
@@ -44,11 +46,13 @@ impl Desk {
         store: Store,
         book: Book,
         post: Post,
+        vault: Vault,
     ) -> Self {
         Self {
             metrics,
             store,
             post,
+            vault,
             hashes: Semaphore::new(HASHES_MAX),
             book: Mutex::new(book),
             settings: Mutex::new(Arc::new(settings)),
@@ -76,7 +80,7 @@ impl Desk {
     pub(crate) async fn publish(&self, refresh_addrs: bool) -> Result<(), Failure> {
         let _turn = self.terms.lock().await;
         let old = self.book().catalog();
-        let new = catalog::load(&self.store, &old, refresh_addrs).await?;
+        let new = catalog::load(&self.store, self.vault.seal(), &old, refresh_addrs).await?;
         if new.version != old.version {
             let new = Arc::new(new);
             // Shards first: no verdict may name a plan that its shard has not heard of.

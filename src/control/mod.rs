@@ -22,11 +22,13 @@ mod store;
 mod time_text;
 mod tokenizer;
 mod upstream_url;
+mod vault;
 mod verifier;
 
 pub use admin_token::load as admin_token;
+pub use store::credentials::{Rotated, rotate as rotate_credentials};
 
-use crate::config::Config;
+use crate::config::{Config, KEY_BYTES};
 use crate::mail::ControlMail;
 use crate::metrics::Metrics;
 use crate::sqlite::StoreError;
@@ -44,8 +46,9 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use store::{Failure, Page, Store, consumers, keys, services};
+use store::{Failure, Page, Store, consumers, credentials, keys, services};
 use tokio::runtime::Runtime;
+use vault::Vault;
 
 /// Threads for SQLite, new keys' hashes and name lookups; they end when idle.
 const BLOCKING_THREADS_MAX: usize = 8;
@@ -95,6 +98,7 @@ pub struct Opened {
     runtime: Runtime,
     store: Store,
     book: Book,
+    vault: Vault,
     admin_token: String,
 }
 
@@ -102,6 +106,11 @@ impl Opened {
     /// The catalog that shards start with.
     pub fn catalog(&self) -> Arc<Catalog> {
         self.book.catalog()
+    }
+
+    /// Under which shards make the digests of API keys.
+    pub fn digest_key(&self) -> [u8; KEY_BYTES] {
+        self.vault.digest_key()
     }
 
     /// What the admin API asks for.
@@ -114,13 +123,17 @@ impl Opened {
 pub fn open(config: &Config) -> Result<Opened, OpenError> {
     let admin_token = admin_token::load(config)?;
     let store = Store::open(&config.server.data_dir).map_err(OpenError::Store)?;
+    let vault = Vault::open(config, store.run_here(|db| credentials::any(db))?.as_deref())?;
+    let seal = Arc::clone(vault.seal());
+    store.run_here(move |db| credentials::seal_plain(db, &seal))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .thread_keep_alive(BLOCKING_THREAD_IDLE)
         .thread_name("control-blocking")
         .build()?;
-    let catalog = runtime.block_on(catalog::load(&store, &Catalog::default(), true))?;
+    let catalog =
+        runtime.block_on(catalog::load(&store, vault.seal(), &Catalog::default(), true))?;
     let book = store.run_here(|db| {
         let mut book = Book::default();
         book.set_catalog(Arc::new(catalog));
@@ -130,7 +143,7 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
         keys::each_unrevoked(db, |row| book.set_key(&row))?;
         Ok(book)
     })?;
-    Ok(Opened { runtime, store, book, admin_token })
+    Ok(Opened { runtime, store, book, vault, admin_token })
 }
 
 /// What [`spawn`] needs.
@@ -180,14 +193,14 @@ impl ControlHandle {
 /// Starts the thread.
 pub fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
     let ControlArgs { opened, config, mail, metrics, admin_listener, instance } = args;
-    let Opened { runtime, store, book, admin_token } = opened;
+    let Opened { runtime, store, book, vault, admin_token } = opened;
     admin_listener.set_nonblocking(true)?;
     let post = Post::new(mail.to_shards);
     let (commands, commanded) = flume::bounded(16);
     let inbox = run::Inbox { from_shards: mail.from_shards, commanded };
     let workers = run::Workers::start(&config, &post)?;
     let settings = Settings { config, admin_token };
-    let desk = Arc::new(Desk::new(settings, metrics, store, book, post));
+    let desk = Arc::new(Desk::new(settings, metrics, store, book, post, vault));
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         runtime.block_on(run::run(desk, inbox, workers, admin_listener, instance));
         runtime.shutdown_timeout(STOP_TIMEOUT);

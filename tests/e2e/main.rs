@@ -32,6 +32,7 @@ mod rates;
 mod refusals;
 mod reload;
 mod routes;
+mod secrets;
 mod shared;
 mod slow_clients;
 mod spellings;

@@ -81,25 +81,29 @@ fn what_takes_a_restart_is_named_and_waits() {
 fn the_admin_token_and_the_log_change() {
     let mut instance = Setup::default()
         .shards(1)
-        .config("[admin]\ntoken = \"the-first-token\"\n[log]\nlevel = \"info\"\n")
+        .config("[admin]\ntoken = \"the-first-admin-token\"\n[log]\nlevel = \"info\"\n")
         .start();
     let status = |instance: &Instance, token: &str| {
         let admin = crate::support::admin::Admin::new(&instance.admin().url, token);
         admin.text(ureq::http::Method::GET, "/admin/v1/plans", None).0
     };
-    assert_eq!(status(&instance, "the-first-token"), 200);
-    instance.rewrite_config("[admin]\ntoken = \"the-second-token\"\n[log]\nlevel = \"warn\"\n");
-    poll::until("the new token", || (status(&instance, "the-second-token") == 200).then_some(()));
-    assert_eq!(status(&instance, "the-first-token"), 401);
+    assert_eq!(status(&instance, "the-first-admin-token"), 200);
+    instance
+        .rewrite_config("[admin]\ntoken = \"the-second-admin-token\"\n[log]\nlevel = \"warn\"\n");
+    poll::until("the new token", || {
+        (status(&instance, "the-second-admin-token") == 200).then_some(())
+    });
+    assert_eq!(status(&instance, "the-first-admin-token"), 401);
     poll::until("scripts to find it", || {
         let demo = std::fs::read_to_string(instance.data_dir().join("demo.json")).unwrap();
-        demo.contains("\"the-second-token\"").then_some(())
+        demo.contains("\"the-second-admin-token\"").then_some(())
     });
     // Silent at this level, so only the answers tell.
-    instance.rewrite_config("[admin]\ntoken = \"the-third-token\"\n[log]\nlevel = \"info\"\n");
+    instance
+        .rewrite_config("[admin]\ntoken = \"the-third-admin-token\"\n[log]\nlevel = \"info\"\n");
     let line = instance.process.wait_for("configuration reloaded");
     assert!(line.contains("admin.token") && !line.contains("third"), "{line}");
-    assert!(!instance.process.log().contains("second-token"));
+    assert!(!instance.process.log().contains("second-admin-token"));
     assert_eq!(instance.process.log().matches("configuration reloaded").count(), 1);
     let request = Request::get("/api/v1/account").key(instance.key("basic"));
     instance.call(&request).expect(200);

@@ -69,12 +69,13 @@ pub(super) async fn create(
     if base_url.is_none() && !fields.has_problem("base_url") {
         fields.problem("base_url", "is required");
     }
+    let id = ServiceId(new_id().map_err(refuse("service", ""))?);
     let new = NewService {
-        id: ServiceId(new_id().map_err(refuse("service", ""))?),
+        id,
         name,
         base_url: base_url.unwrap_or_default(),
         default_path: read_path(&mut fields).unwrap_or_else(|| DEFAULT_PATH.to_owned()),
-        credential_header: read_credential(&mut fields),
+        credential: sealed(&desk, id, read_credential(&mut fields))?,
         enabled: fields.boolean("enabled").unwrap_or(true),
         price: read_price(&mut fields),
         effective_at_unix_us: clock::unix_us(),
@@ -103,7 +104,10 @@ pub(super) async fn change(
     let change = ServiceChange {
         base_url: read_base_url(&mut fields),
         default_path: read_path(&mut fields),
-        credential_header: has_credential.then(|| read_credential(&mut fields)),
+        credential: match has_credential {
+            true => Some(sealed(&desk, id, read_credential(&mut fields))?),
+            false => None,
+        },
         enabled: fields.boolean("enabled"),
     };
     fields.finish()?;
@@ -191,6 +195,16 @@ fn read_credential(fields: &mut Fields) -> Option<String> {
     None
 }
 
+/// As the store keeps it.
+fn sealed(
+    desk: &Desk,
+    id: ServiceId,
+    credential: Option<String>,
+) -> Result<Option<Vec<u8>>, ApiError> {
+    let sealed = credential.map(|line| desk.vault.seal().close(id, &line)).transpose();
+    sealed.map_err(Failure::Internal).map_err(refuse("service", id))
+}
+
 fn read_header(value: &Value, path: &str) -> Result<String, Vec<Problem>> {
     let mut inner = Fields::nested(value, path, &["header", "value"])?;
     let header = inner.required_text("header", NAME_CHARS_MAX).to_ascii_lowercase();
@@ -231,7 +245,7 @@ fn shown(row: &ServiceRow) -> Value {
         "name": row.name,
         "base_url": row.base_url,
         "default_path": row.default_path,
-        "has_upstream_credential": row.credential_header.is_some(),
+        "has_upstream_credential": row.credential.is_some(),
         "enabled": row.enabled,
         "price": current.map(|price| price_json::write(&price.model)),
         "price_version": current.map(|price| price.version),

@@ -6,6 +6,7 @@
 //! Store lost: what is in memory goes on serving; changes and sums are refused.
 
 pub(crate) mod consumers;
+pub(crate) mod credentials;
 pub(crate) mod keys;
 mod lane;
 pub(crate) mod plans;

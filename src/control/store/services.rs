@@ -8,16 +8,17 @@ use shard::catalog::{PriceModel, PriceVersion};
 use shard::units::ServiceId;
 
 const COLUMNS: &str =
-    "place, id, name, base_url, default_path, credential_header, enabled, created_at";
+    "place, id, name, base_url, default_path, credential_sealed, enabled, created_at";
 
-/// A row with its prices. No `Debug`: it holds the upstream's credential.
+/// A row with its prices.
 pub(crate) struct ServiceRow {
     pub(crate) place: i64,
     pub(crate) id: ServiceId,
     pub(crate) name: String,
     pub(crate) base_url: String,
     pub(crate) default_path: String,
-    pub(crate) credential_header: Option<String>,
+    /// The upstream's credential as `vault` sealed it.
+    pub(crate) credential: Option<Vec<u8>>,
     pub(crate) enabled: bool,
     pub(crate) created_at: String,
     /// Ascending by time, then by version; never empty.
@@ -31,13 +32,14 @@ pub(crate) struct PriceRow {
     pub(crate) created_at: String,
 }
 
-/// A service to be made. No `Debug`: it holds the upstream's credential.
+/// A service to be made.
 pub(crate) struct NewService {
     pub(crate) id: ServiceId,
     pub(crate) name: String,
     pub(crate) base_url: String,
     pub(crate) default_path: String,
-    pub(crate) credential_header: Option<String>,
+    /// The upstream's credential as `vault` sealed it.
+    pub(crate) credential: Option<Vec<u8>>,
     pub(crate) enabled: bool,
     pub(crate) price: PriceModel,
     pub(crate) effective_at_unix_us: i64,
@@ -48,7 +50,7 @@ pub(crate) struct NewService {
 pub(crate) struct ServiceChange {
     pub(crate) base_url: Option<String>,
     pub(crate) default_path: Option<String>,
-    pub(crate) credential_header: Option<Option<String>>,
+    pub(crate) credential: Option<Option<Vec<u8>>>,
     pub(crate) enabled: Option<bool>,
 }
 
@@ -57,14 +59,14 @@ pub(crate) fn insert(connection: &mut Connection, new: &NewService) -> Result<Se
     let transaction = connection.transaction()?;
     transaction.execute(
         "INSERT INTO services
-             (id, name, base_url, default_path, credential_header, enabled, created_at)
+             (id, name, base_url, default_path, credential_sealed, enabled, created_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         (
             new.id.to_string(),
             &new.name,
             &new.base_url,
             &new.default_path,
-            &new.credential_header,
+            &new.credential,
             new.enabled,
             created_now(),
         ),
@@ -83,12 +85,12 @@ pub(crate) fn update(
     let old = get(connection, id)?;
     connection.execute(
         "UPDATE services
-         SET base_url = ?2, default_path = ?3, credential_header = ?4, enabled = ?5 WHERE id = ?1",
+         SET base_url = ?2, default_path = ?3, credential_sealed = ?4, enabled = ?5 WHERE id = ?1",
         (
             id.to_string(),
             change.base_url.as_ref().unwrap_or(&old.base_url),
             change.default_path.as_ref().unwrap_or(&old.default_path),
-            change.credential_header.as_ref().unwrap_or(&old.credential_header),
+            change.credential.as_ref().unwrap_or(&old.credential),
             change.enabled.unwrap_or(old.enabled),
         ),
     )?;
@@ -161,7 +163,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<ServiceRow> {
         name: row.get(2)?,
         base_url: row.get(3)?,
         default_path: row.get(4)?,
-        credential_header: row.get(5)?,
+        credential: row.get(5)?,
         enabled: row.get(6)?,
         created_at: row.get(7)?,
         prices: Vec::new(),

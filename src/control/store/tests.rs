@@ -13,7 +13,7 @@ fn new_service(id: u64, name: &str) -> services::NewService {
         name: name.to_owned(),
         base_url: "http://127.0.0.1:1".to_owned(),
         default_path: "/v1/chat/completions".to_owned(),
-        credential_header: None,
+        credential: None,
         enabled: true,
         price: PriceModel::PerToken(TokenPrices::default()),
         effective_at_unix_us: 5,
