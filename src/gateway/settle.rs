@@ -63,6 +63,20 @@ pub struct Admitted {
     open: Open,
     record_id: u128,
     begun: Nanos,
+    input_estimate: u32,
+    checkpoint: Checkpoint,
+}
+
+/// A stream's output from one CHECKPOINT in the journal to the next, and the time: whichever comes
+/// first. What a process that is killed leaves unbilled of a stream is less than that.
+const CHECKPOINT_TOKENS: u32 = 8;
+const CHECKPOINT_EVERY: Nanos = Nanos::from_ms(100);
+
+/// The last CHECKPOINT.
+#[derive(Clone, Copy)]
+struct Checkpoint {
+    output_tokens: u32,
+    at: Nanos,
 }
 
 /// What settling brought.
@@ -109,7 +123,9 @@ impl Admitted {
         let mut journal = core.journal.borrow_mut();
         let request_id = beginning.request_id.if_given();
         let error = match journal.as_mut().map(|journal| journal.pending(&pending, request_id)) {
-            Some(Ok(open)) => return Ok(Self::opened(permit, open, caller, beginning)),
+            Some(Ok(open)) => {
+                return Ok(Self::opened(permit, open, caller, input_estimate, beginning));
+            }
             Some(Err(JournalFull)) => ApiError::JournalFull,
             None => ApiError::Overloaded,
         };
@@ -120,7 +136,13 @@ impl Admitted {
         Err(error)
     }
 
-    fn opened(permit: Permit, open: Open, caller: Caller, beginning: &Beginning) -> Self {
+    fn opened(
+        permit: Permit,
+        open: Open,
+        caller: Caller,
+        input_estimate: u32,
+        beginning: &Beginning,
+    ) -> Self {
         Self {
             caller,
             service: permit.service(),
@@ -132,11 +154,22 @@ impl Admitted {
             open,
             record_id: beginning.record_id,
             begun: beginning.begun,
+            input_estimate,
+            checkpoint: Checkpoint { output_tokens: 0, at: beginning.begun },
         }
     }
 
-    /// Notes how far a stream has come, so that a crash bills it.
-    pub fn checkpoint(&mut self, core: &Core, input_tokens: u32, output_tokens: u32) {
+    /// Notes how far a stream has come, once it has come far enough or for long enough, so that a
+    /// crash bills it. To be called before what is counted leaves. `input_tokens`: if reported.
+    pub fn checkpoint(&mut self, core: &Core, input_tokens: Option<u32>, output_tokens: u32) {
+        let (last, now) = (self.checkpoint, clock::lately());
+        let more = output_tokens.saturating_sub(last.output_tokens);
+        let is_due = more >= CHECKPOINT_TOKENS || now.since(last.at) >= CHECKPOINT_EVERY;
+        if more == 0 || !is_due {
+            return;
+        }
+        self.checkpoint = Checkpoint { output_tokens, at: now };
+        let input_tokens = input_tokens.unwrap_or(self.input_estimate);
         if let Some(journal) = core.journal.borrow_mut().as_mut() {
             journal.checkpoint(&self.open, input_tokens, output_tokens);
         }

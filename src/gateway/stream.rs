@@ -20,8 +20,11 @@ use std::ops::Range;
 
 /// Of a large body, and of a stream's text, this much is kept to find or count its usage in.
 const KEPT_BYTES_MAX: usize = 8 << 20;
-/// Events from one CHECKPOINT in the journal to the next.
-const CHECKPOINT_EVENTS: u32 = 64;
+/// An event with less text than this, on the average, is taken for one token: hardly any token of
+/// an answer is longer, and most upstreams send one an event.
+const TOKEN_BYTES_MAX: u64 = 16;
+/// Bytes to a token of longer events: OpenAI's rule of thumb.
+const BYTES_PER_TOKEN: u64 = 4;
 /// Begins no chunk: whoever reads it knows that the body is broken.
 const NO_CHUNK: u8 = b'!';
 
@@ -109,6 +112,7 @@ struct Course {
     /// Framed bytes that must not leave before the record is in the journal.
     held: Vec<u8>,
     text_events: u32,
+    text_bytes: u64,
     said_all: bool,
     /// The upstream itself ended the stream with an error.
     upstream_gave_up: bool,
@@ -129,6 +133,7 @@ impl Course {
             kept: Vec::new(),
             held: Vec::new(),
             text_events: 0,
+            text_bytes: 0,
             said_all: false,
             upstream_gave_up: false,
         }
@@ -144,7 +149,6 @@ impl Course {
         let begun = std::mem::take(&mut link.body);
         self.take(&begun, &mut client.output);
         link.body = begun;
-        let mut next_checkpoint = CHECKPOINT_EVENTS;
         loop {
             match link.part_at_hand() {
                 Ok(Some(part)) => self.take(&link.input[part], &mut client.output),
@@ -154,6 +158,8 @@ impl Course {
                 }
                 // What has been read is written in one go, before more is waited for.
                 Ok(None) => {
+                    let input = self.meter.input_counts().map(|(input, _)| input);
+                    admitted.checkpoint(core, input, self.tokens_so_far());
                     if !client.output.is_empty() && client.send_part(core).await.is_err() {
                         return End::Gone;
                     }
@@ -167,12 +173,18 @@ impl Course {
             if self.said_all || !self.is_stream && link.is_done() {
                 return End::Whole;
             }
-            if self.text_events >= next_checkpoint {
-                next_checkpoint = self.text_events + CHECKPOINT_EVENTS;
-                let input = self.meter.input_counts().map_or(0, |(input, _)| input);
-                admitted.checkpoint(core, input, self.text_events);
-            }
         }
+    }
+
+    /// About how many tokens of a stream's text have passed.
+    fn tokens_so_far(&self) -> u32 {
+        let events = u64::from(self.text_events);
+        let tokens = if self.text_bytes / TOKEN_BYTES_MAX < events {
+            events
+        } else {
+            self.text_bytes / BYTES_PER_TOKEN
+        };
+        u32::try_from(tokens).unwrap_or(u32::MAX)
     }
 
     /// Passes on the next bytes of the body.
@@ -225,6 +237,7 @@ impl Course {
         self.upstream_gave_up |= role.is_error;
         if role.has_text {
             self.text_events += 1;
+            self.text_bytes += self.text.len() as u64;
         }
         if self.kept.len() < KEPT_BYTES_MAX {
             self.kept.append(&mut self.text);

@@ -102,6 +102,44 @@ fn no_answer_is_lost_and_none_is_counted_twice() {
     crash_loop(Setup::default().shards(2).start(), kills());
 }
 
+/// Tokens of a stream from one note in the journal to the next.
+const INTERVAL_TOKENS: u64 = 8;
+
+#[test]
+fn a_stream_cut_off_by_a_kill_is_billed_to_where_it_was_seen() {
+    let mut instance = Setup::default().shards(1).start();
+    let mut seen = Vec::new();
+    // Half of its tokens come, one a piece, slower and faster than the journal's interval of time.
+    for (name, tokens, inter_token_ms) in [("slow", "20", "150"), ("quick", "156", "2")] {
+        let body = json!({ "stream": true, "max_tokens": 1000 });
+        let request = instance.chat(&body).key(instance.key("bench")).id(name);
+        let request = request.header("x-mock-tokens", tokens).header("x-mock-prompt-tokens", "11");
+        let request = request.header("x-mock-fault", "stall-mid-stream");
+        let mut connection = instance.open();
+        let request = request.header("x-mock-inter-token-ms", inter_token_ms);
+        connection.send(&request.to_bytes()).unwrap();
+        assert_eq!(connection.head().unwrap().status, 200);
+        let (mut text, half) = (String::new(), tokens.parse::<usize>().unwrap() / 2);
+        while text.matches("\"content\":\"").count() <= half {
+            text += &String::from_utf8(connection.chunk().unwrap().unwrap()).unwrap();
+        }
+        seen.push((name, half as u64, connection));
+    }
+    instance.process.kill();
+    instance.restart();
+    for (name, tokens, _connection) in &seen {
+        let row = instance.ledger().row(name);
+        println!("{name}: {tokens} tokens seen, {} billed", row.output_tokens);
+        assert_eq!((row.outcome.as_str(), row.tokens_source.as_str()), ("recovered", "estimated"));
+        assert!(row.output_tokens <= *tokens, "{row:?}");
+        assert!(row.output_tokens + INTERVAL_TOKENS > *tokens, "{tokens} seen: {row:?}");
+        assert!(row.input_tokens > 0 && row.cost_nanousd > 0, "{row:?}");
+    }
+    let slow = instance.ledger().row("slow");
+    assert_eq!(slow.output_tokens, seen[0].1, "each had its time: {slow:?}");
+    verify_journal(&instance);
+}
+
 /// What a disk that syncs costs is no matter here, so small segments: many are begun.
 const ON_DISK: &str = "[usage]\ndurability = \"disk\"\nsegment_bytes = 65536\n";
 
