@@ -6,6 +6,7 @@ use super::call::{Call, Next, meaning};
 use super::client::Client;
 use super::core::Core;
 use super::meter::{self, is_billable};
+use super::net;
 use super::settle::Admitted;
 use super::understand::Wanted;
 use super::upstream::{Fault, Link};
@@ -17,6 +18,7 @@ use crate::wire::sse::{EventTooLarge, SseEvent, SseSplitter};
 use crate::wire::usage::{EventRole, StreamMeter, TokenCounts, usage_from_body};
 use shard::record::{Outcome, Usage};
 use std::ops::Range;
+use std::time::Duration;
 
 /// Of a large body, and of a stream's text, this much is kept to find or count its usage in.
 const KEPT_BYTES_MAX: usize = 8 << 20;
@@ -25,6 +27,10 @@ const KEPT_BYTES_MAX: usize = 8 << 20;
 const TOKEN_BYTES_MAX: u64 = 16;
 /// Bytes to a token of longer events: OpenAI's rule of thumb.
 const BYTES_PER_TOKEN: u64 = 4;
+/// What comes after a stream's end marker (a proxy's `[DONE]` behind `message_stop`, say) is waited
+/// for so long, and relayed up to so many bytes. Nothing is expected after `[DONE]` itself.
+const EXTRA_PATIENCE: Duration = Duration::from_millis(100);
+const EXTRA_BYTES_MAX: usize = 64 * 1024;
 /// Begins no chunk: whoever reads it knows that the body is broken.
 const NO_CHUNK: u8 = b'!';
 
@@ -84,12 +90,14 @@ pub async fn relay(
         let _ = client.send(core).await;
         return (status, Next::Close);
     }
-    client.output.append(&mut course.held);
+    let is_kept = course.end(core, client, &mut link).await;
     if ending == Ending::Chunked {
         client.output.extend_from_slice(LAST_CHUNK);
     }
     let sent = client.send(core).await;
-    core.pools.put(core, wanted.service, link);
+    if is_kept {
+        core.pools.put(core, wanted.service, link);
+    }
     (status, if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close })
 }
 
@@ -113,7 +121,10 @@ struct Course {
     held: Vec<u8>,
     text_events: u32,
     text_bytes: u64,
+    /// The stream's end marker has passed.
     said_all: bool,
+    /// It was, or was followed by, `[DONE]`.
+    said_done: bool,
     /// The upstream itself ended the stream with an error.
     upstream_gave_up: bool,
 }
@@ -135,6 +146,7 @@ impl Course {
             text_events: 0,
             text_bytes: 0,
             said_all: false,
+            said_done: false,
             upstream_gave_up: false,
         }
     }
@@ -156,6 +168,8 @@ impl Course {
                     self.take_rest(&mut client.output);
                     return End::Whole;
                 }
+                // What came with the end marker has been taken too.
+                Ok(None) if self.said_all => return End::Whole,
                 // What has been read is written in one go, before more is waited for.
                 Ok(None) => {
                     let input = self.meter.input_counts().map(|(input, _)| input);
@@ -168,11 +182,34 @@ impl Course {
                     }
                     continue;
                 }
+                Err(_) if self.said_all => return End::Whole,
                 Err(fault) => return End::Broken(fault),
             }
-            if self.said_all || !self.is_stream && link.is_done() {
+            if !self.is_stream && link.is_done() {
                 return End::Whole;
             }
+        }
+    }
+
+    /// Puts into the client's output what waited for the record, and what the upstream says after
+    /// the end marker. False: `link` was given up in the middle of a read.
+    async fn end(&mut self, core: &Core, client: &mut Client, link: &mut Link) -> bool {
+        client.output.append(&mut self.held);
+        let mut is_kept = true;
+        if self.said_all && !self.said_done && !link.is_done() {
+            // The client has the end before the upstream has come to its own.
+            is_kept = client.send(core).await.is_ok()
+                && net::within(EXTRA_PATIENCE, self.take_extra(core, link)).await.is_some();
+        }
+        self.take_rest(&mut client.output);
+        client.output.append(&mut self.held);
+        is_kept
+    }
+
+    async fn take_extra(&mut self, core: &Core, link: &mut Link) {
+        while !self.said_done && self.held.len() < EXTRA_BYTES_MAX {
+            let Ok(Some(part)) = link.next_part(core).await else { return };
+            self.take(&link.input[part], &mut Vec::new());
         }
     }
 
@@ -233,6 +270,7 @@ impl Course {
         let Some(data) = event.data(&self.pending[at..], &mut self.scratch) else {
             return EventRole::default();
         };
+        self.said_done |= data == b"[DONE]";
         let role = self.meter.event(data, &mut self.text);
         self.upstream_gave_up |= role.is_error;
         if role.has_text {

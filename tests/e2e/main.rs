@@ -37,6 +37,7 @@ mod shared;
 mod slow_clients;
 mod spellings;
 mod stray_answers;
+mod stream_ends;
 mod streaming;
 mod support;
 mod timeouts;

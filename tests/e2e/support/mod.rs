@@ -1,6 +1,7 @@
 //! What the tests stand on: the binary as a process, a client that hides nothing, the admin API,
 //! the ledger and the metrics, all from outside.
 
+pub mod acted;
 pub mod admin;
 pub mod bystander;
 pub mod disk;
