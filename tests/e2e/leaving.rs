@@ -2,11 +2,15 @@
 //! says so. And clients that only say that they send no more: they get their answers.
 
 use crate::shared::{Own, unique};
+use crate::support::acted::{self, STREAM, chunk};
 use crate::support::admin::per_token;
 use crate::support::http::{Connection, Request};
 use crate::support::instance::{Instance, Setup};
 use crate::support::poll;
 use serde_json::json;
+use std::io::{ErrorKind, Read, Write};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 /// Reads a stream up to where its upstream falls silent, after so many events.
 fn read_half(connection: &mut Connection, events: usize) {
@@ -45,6 +49,50 @@ fn a_client_that_leaves_a_silent_stream_is_noticed() {
         assert_eq!(row.cost_nanousd, row.input_tokens + row.output_tokens, "{row:?}");
     }
     instance.balance_books();
+}
+
+/// How long it takes from a client's leaving to its upstream being left, over many streams: told,
+/// not judged, since a busy machine takes its own time.
+#[test]
+fn an_upstream_is_left_soon_after_its_client_has_left() {
+    const ROUNDS: usize = 15;
+    const EVENT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+    let instance = Setup::default().shards(1).start();
+    for (name, is_silent) in [("chatty", false), ("silent", true)] {
+        let (say, left) = channel();
+        acted::service(&instance, name, move |stream| {
+            stream.write_all((STREAM.to_owned() + &chunk(EVENT)).as_bytes())?;
+            stream.set_read_timeout(Some(Duration::from_millis(5)))?;
+            loop {
+                match stream.read(&mut [0]) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    _ => break,
+                }
+                if !is_silent && stream.write_all(chunk(EVENT).as_bytes()).is_err() {
+                    break;
+                }
+            }
+            let _ = say.send(Instant::now());
+            Err(ErrorKind::Other.into())
+        });
+        let mut spans: Vec<Duration> = (0..ROUNDS)
+            .map(|_| {
+                let body = json!({ "model": name, "stream": true, "messages": [] });
+                let request = Request::post("/v1/chat/completions", &body);
+                let mut connection = instance.open();
+                connection.send(&request.key(instance.key("bench")).to_bytes()).unwrap();
+                read_half(&mut connection, 1);
+                drop(connection);
+                let gone = Instant::now();
+                left.recv_timeout(poll::PATIENCE).unwrap().saturating_duration_since(gone)
+            })
+            .collect();
+        spans.sort();
+        let (least, median, most) = (spans[0], spans[ROUNDS / 2], spans[ROUNDS - 1]);
+        println!("{name}: the upstream was left after {least:?}, {median:?}, at most {most:?}");
+    }
+    instance.balance_books();
+    assert!(instance.ledger().rows().iter().all(|row| row.outcome == "client_aborted"));
 }
 
 #[test]
