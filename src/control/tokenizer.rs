@@ -80,6 +80,23 @@ mod tests {
         assert_eq!(estimate(b"Hello"), 2);
     }
 
+    /// The examples of the OpenAI Cookbook ("How to count tokens with tiktoken"), and texts that
+    /// are far from four bytes to a token: a guess by length fails each of them.
+    #[test]
+    fn tokens_are_counted_and_not_guessed() {
+        let (words, digits) = ("hello ".repeat(500), "0".repeat(3_000));
+        for (text, tokens) in [
+            ("antidisestablishmentarianism", 6),
+            ("2 + 2 = 4", 7),
+            ("お誕生日おめでとう", 8),
+            (words.as_str(), 501),
+            (digits.as_str(), 1_000),
+        ] {
+            assert_eq!(count(text.as_bytes()), tokens, "{text:.30}");
+            assert_ne!(estimate(text.as_bytes()), tokens, "{text:.30}");
+        }
+    }
+
     #[test]
     fn every_question_is_answered_once() {
         let (to_shard, from_control) = flume::unbounded();

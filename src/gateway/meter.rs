@@ -1,8 +1,9 @@
 //! How many tokens a call used: as the upstream reported them, or counted by the tokenizer off
-//! the shard where it reported none, and marked so.
+//! the shard where it reported none, or one half, and marked so.
 
 use super::core::{Core, Reply};
-use crate::wire::usage::{TokenCounts, answer_text, prompt_text};
+use crate::wire::prompt::prompt_text;
+use crate::wire::usage::{Reported, TokenCounts, answer_text};
 use shard::message::ToControl;
 use shard::record::Usage;
 use std::time::Duration;
@@ -33,42 +34,57 @@ pub const fn reported(counts: TokenCounts) -> Usage {
     }
 }
 
-/// Counts a whole answer's tokens.
-pub async fn estimate_answer(core: &Core, request_body: &[u8], answer_body: &[u8]) -> Usage {
+/// What a whole answer reports, the rest counted.
+pub async fn of_answer(core: &Core, reported: Reported, request: &[u8], answer: &[u8]) -> Usage {
     let mut text = Vec::new();
-    answer_text(answer_body, &mut text);
-    estimate(core, request_body, text).await
+    if reported.output.is_none() {
+        answer_text(answer, &mut text);
+    }
+    complete(core, reported, request, text).await
 }
 
-/// Counts the tokens of a request's texts and of the completion's.
-pub async fn estimate(core: &Core, request_body: &[u8], completion: Vec<u8>) -> Usage {
-    let mut prompt = Vec::new();
-    prompt_text(request_body, &mut prompt);
-    let (prompt_bytes, completion_bytes) = (prompt.len(), completion.len());
-    let cut = |mut text: Vec<u8>| {
-        text.truncate(COUNTED_BYTES_MAX);
-        text
-    };
-    let (input, output) = (cut(prompt), cut(completion));
-    let reply = if input.is_empty() && output.is_empty() {
-        Some(Reply::Counted { input_tokens: 0, output_tokens: 0 })
-    } else {
-        let shard = core.index;
-        core.ask(COUNT_PATIENCE, |ticket| ToControl::Count { shard, ticket, input, output }).await
-    };
-    match reply {
-        Some(Reply::Counted { input_tokens, output_tokens }) => Usage {
-            input_tokens: scale(input_tokens, prompt_bytes),
-            cached_tokens: 0,
-            output_tokens: scale(output_tokens, completion_bytes),
-            estimated: true,
-        },
-        _ => Usage {
-            input_tokens: by_length(prompt_bytes),
-            cached_tokens: 0,
-            output_tokens: by_length(completion_bytes),
-            estimated: true,
-        },
+/// What was reported; the half that was not, of a request's body and the completion's text, is
+/// counted.
+pub async fn complete(
+    core: &Core,
+    reported: Reported,
+    request: &[u8],
+    mut completion: Vec<u8>,
+) -> Usage {
+    let (mut prompt, mut other) = (Vec::new(), 0);
+    if reported.input.is_none() {
+        other = prompt_text(request, &mut prompt);
+    }
+    if reported.output.is_some() {
+        completion.clear();
+    }
+    let (of_prompt, of_completion) = count(core, prompt, completion).await;
+    let of_prompt = u64::from(of_prompt).saturating_add(other);
+    let (input_tokens, cached_tokens) =
+        reported.input.unwrap_or((u32::try_from(of_prompt).unwrap_or(u32::MAX), 0));
+    Usage {
+        input_tokens,
+        cached_tokens,
+        output_tokens: reported.output.unwrap_or(of_completion),
+        estimated: true,
+    }
+}
+
+/// The tokens of two texts.
+async fn count(core: &Core, mut input: Vec<u8>, mut output: Vec<u8>) -> (u32, u32) {
+    if input.is_empty() && output.is_empty() {
+        return (0, 0);
+    }
+    let (input_bytes, output_bytes) = (input.len(), output.len());
+    input.truncate(COUNTED_BYTES_MAX);
+    output.truncate(COUNTED_BYTES_MAX);
+    let shard = core.index;
+    let question = |ticket| ToControl::Count { shard, ticket, input, output };
+    match core.ask(COUNT_PATIENCE, question).await {
+        Some(Reply::Counted { input_tokens, output_tokens }) => {
+            (scale(input_tokens, input_bytes), scale(output_tokens, output_bytes))
+        }
+        _ => (by_length(input_bytes), by_length(output_bytes)),
     }
 }
 

@@ -14,7 +14,7 @@ use super::upstream::{Fault, Link};
 use crate::clock;
 use crate::wire::error::ApiError;
 use crate::wire::response::ResponseFraming;
-use crate::wire::usage::usage_from_body;
+use crate::wire::usage::{Reported, usage_from_body};
 use shard::LimitsView;
 use shard::record::Outcome;
 
@@ -66,7 +66,7 @@ pub async fn no_answer(
 ) -> (u16, Next) {
     if client.has_left() {
         // Nothing of an answer went out, but its prompt went to the upstream.
-        let usage = meter::estimate(core, client.body(), Vec::new()).await;
+        let usage = meter::complete(core, Reported::default(), client.body(), Vec::new()).await;
         let _ = admitted.settle(core, CLIENT_LEFT, Outcome::ClientAborted, &usage);
         return (CLIENT_LEFT, Next::Close);
     }
@@ -97,10 +97,11 @@ async fn whole(
     let status = link.head.status;
     admitted.waited = client.waited.after(link.waited());
     let caller = admitted.caller;
-    let usage = match usage_from_body(&link.body) {
+    let reported = usage_from_body(&link.body);
+    let usage = match reported.whole() {
         Some(counts) => meter::reported(counts),
         None if is_billable(status) && !client.is_head() => {
-            meter::estimate_answer(core, client.body(), &link.body).await
+            meter::of_answer(core, reported, client.body(), &link.body).await
         }
         None => meter::NONE_REPORTED,
     };

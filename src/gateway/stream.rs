@@ -15,7 +15,7 @@ use crate::wire::chunked::{CHUNK_END, LAST_CHUNK, write_chunk_head};
 use crate::wire::error::ApiError;
 use crate::wire::response::ResponseFraming;
 use crate::wire::sse::{EventTooLarge, SseEvent, SseSplitter};
-use crate::wire::usage::{EventRole, StreamMeter, TokenCounts, usage_from_body};
+use crate::wire::usage::{EventRole, StreamMeter, usage_from_body};
 use shard::record::{Outcome, Usage};
 use std::ops::Range;
 use std::time::Duration;
@@ -172,7 +172,7 @@ impl Course {
                 Ok(None) if self.said_all => return End::Whole,
                 // What has been read is written in one go, before more is waited for.
                 Ok(None) => {
-                    let input = self.meter.input_counts().map(|(input, _)| input);
+                    let input = self.meter.reported().input.map(|(input, _)| input);
                     admitted.checkpoint(core, input, self.tokens_so_far());
                     if !client.output.is_empty() && client.send_part(core).await.is_err() {
                         return End::Gone;
@@ -324,15 +324,16 @@ impl Course {
     }
 
     async fn usage(&mut self, core: &Core, request_body: &[u8], status: u16) -> Usage {
-        let counts: Option<TokenCounts> =
-            if self.is_stream { self.meter.counts() } else { usage_from_body(&self.kept) };
-        match counts {
+        let reported =
+            if self.is_stream { self.meter.reported() } else { usage_from_body(&self.kept) };
+        match reported.whole() {
             Some(counts) => meter::reported(counts),
             None if !is_billable(status) => meter::NONE_REPORTED,
             None if self.is_stream => {
-                meter::estimate(core, request_body, std::mem::take(&mut self.kept)).await
+                let text = std::mem::take(&mut self.kept);
+                meter::complete(core, reported, request_body, text).await
             }
-            None => meter::estimate_answer(core, request_body, &self.kept).await,
+            None => meter::of_answer(core, reported, request_body, &self.kept).await,
         }
     }
 

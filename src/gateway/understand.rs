@@ -9,6 +9,7 @@ use super::segments::ends_in;
 use super::upstream;
 use crate::wire::call::{CallError, CallFields, scan_call, write_with_include_usage};
 use crate::wire::error::ApiError;
+use crate::wire::prompt::prompt_text;
 use crate::wire::request::BodyFraming;
 use crate::wire::write::{write_header, write_header_u64};
 use shard::catalog::Service;
@@ -16,8 +17,10 @@ use shard::key_cache::Caller;
 use std::rc::Rc;
 
 /// Bytes of a request body to a token of it: OpenAI's rule of thumb ("about 4 characters").
-/// Only for reservations, which settlement replaces.
+/// Only for reservations, which settlement replaces, and for calls that die with their process.
 const BYTES_PER_TOKEN: u64 = 4;
+/// A body of this size may hold an image or a document: their bytes are no text.
+const MEDIA_BYTES_MIN: usize = 16 * 1024;
 
 /// A call that makes sense.
 pub struct Wanted {
@@ -90,7 +93,7 @@ pub fn understand(
         Some(most) => most.saturating_mul(copies),
         None => u64::from(core.config().usage.default_reserve_tokens),
     };
-    let input = (body.len() as u64).div_ceil(BYTES_PER_TOKEN);
+    let input = input_estimate(body);
     let hide_usage = completes(path)
         && fields.as_ref().is_some_and(|fields| fields.stream && !fields.include_usage_asked);
     Ok(Wanted {
@@ -103,6 +106,17 @@ pub fn understand(
         is_head: client.is_head(),
         handle: core.service(service),
     })
+}
+
+/// About how many tokens a body's prompt has.
+fn input_estimate(body: &[u8]) -> u64 {
+    let by_length = |bytes: usize| (bytes as u64).div_ceil(BYTES_PER_TOKEN);
+    if body.len() < MEDIA_BYTES_MIN || memchr::memmem::find(body, b"base64").is_none() {
+        return by_length(body.len());
+    }
+    let mut text = Vec::new();
+    let other = prompt_text(body, &mut text);
+    by_length(text.len()).saturating_add(other)
 }
 
 /// Is it a path on which usage must be asked for?

@@ -6,10 +6,11 @@
 use super::call::{CallFields, scan_call, write_with_include_usage};
 use super::chunked::{ChunkDecoder, ChunkError, Step};
 use super::json::{DEPTH_MAX, JsonError, Reader, scan_object};
+use super::prompt::prompt_text;
 use super::request::{HeadLimits, RequestHead, parse_request_head};
 use super::response::{ResponseHead, parse_response_head};
 use super::sse::SseSplitter;
-use super::usage::{StreamMeter, answer_text, delta_text, prompt_text, usage_from_body};
+use super::usage::{StreamMeter, answer_text, delta_text, usage_from_body};
 use serde::de::IgnoredAny;
 
 pub mod reference;
@@ -149,23 +150,21 @@ pub fn json(text: &[u8]) {
 /// Whatever an upstream sends is metered without harm, its text is the same to meter and reader,
 /// and the usage of a whole answer is what serde_json reads there.
 pub fn usage(data: &[u8]) {
-    let counts = usage_from_body(data);
-    assert!(counts.is_none_or(|counts| counts.cached <= counts.input));
+    let reported = usage_from_body(data);
+    assert!(reported.input.is_none_or(|(input, cached)| cached <= input));
     // Its name with escapes in it is not looked for, and nothing is below 64 levels.
     if memchr::memmem::find(data, b"\"usage\"").is_some()
         && scan_object(data, |_, _| {}).is_ok()
         && let Some(expected) = reference::usage(data)
     {
-        assert_eq!(counts, expected);
+        assert_eq!(reported, expected);
     }
     let mut meter = StreamMeter::new();
     let (mut text, mut delta) = (Vec::new(), Vec::new());
     let role = meter.event(data, &mut text);
     assert_eq!(delta_text(data, &mut delta), role.has_text);
     assert_eq!(delta, text);
-    if let Some(counts) = meter.counts() {
-        assert!(counts.cached <= counts.input);
-    }
+    assert!(meter.reported().input.is_none_or(|(input, cached)| cached <= input));
     prompt_text(data, &mut text);
     answer_text(data, &mut text);
 }

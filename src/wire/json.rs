@@ -239,6 +239,11 @@ impl<'a> Reader<'a> {
         Self { text, at, token_start: at, depth: 1, objects: 1, expect: Expect::Key }
     }
 
+    /// Where in the text the last token begins.
+    pub fn token_start(&self) -> usize {
+        self.token_start
+    }
+
     /// Levels that are open after the last token.
     pub fn depth(&self) -> u32 {
         self.depth

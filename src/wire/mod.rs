@@ -11,8 +11,10 @@ pub mod fuzz;
 mod head;
 #[cfg(test)]
 mod hyper_tests;
+mod image;
 pub mod json;
 pub mod key_text;
+pub mod prompt;
 pub mod request;
 pub mod response;
 pub mod span;

@@ -8,7 +8,7 @@ use super::span::Span;
 use super::text::{append_text, holds_delta};
 use memchr::memmem;
 
-pub use super::text::{TEXT_BYTES_MAX, answer_text, delta_text, prompt_text};
+pub use super::text::{TEXT_BYTES_MAX, answer_text, delta_text};
 
 /// Tokens of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,16 +21,35 @@ pub struct TokenCounts {
     pub output: u32,
 }
 
+/// What an upstream reports of a call: its usage, a half of it, or nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reported {
+    /// Tokens of the prompt, and those of them that were cached.
+    pub input: Option<(u32, u32)>,
+    /// Tokens of the answer.
+    pub output: Option<u32>,
+}
+
+impl Reported {
+    /// Both halves.
+    pub fn whole(&self) -> Option<TokenCounts> {
+        let (input, cached) = self.input?;
+        Some(TokenCounts { input, cached, output: self.output? })
+    }
+}
+
 /// The usage that a whole answer reports: OpenAI's chat, completions, embeddings and responses,
 /// and Anthropic's messages.
-pub fn usage_from_body(json: &[u8]) -> Option<TokenCounts> {
-    let at = memmem::rfind(json, b"\"usage\"")?;
+pub fn usage_from_body(json: &[u8]) -> Reported {
+    let Some(at) = memmem::rfind(json, b"\"usage\"") else { return Reported::default() };
     let report = report_from(json, at).or_else(|| {
         let (_, usage) = members(json).filter(|(key, _)| key.is("usage")).last()?;
         Report::read(usage.members())
-    })?;
-    let (input, cached) = report.input()?;
-    Some(TokenCounts { input, cached, output: report.output.unwrap_or(0) })
+    });
+    report.map_or_else(Reported::default, |report| Reported {
+        input: report.input(),
+        output: report.output(),
+    })
 }
 
 /// The report, if the member whose name begins at `at` is one, of the answer itself. Mostly it is
@@ -71,11 +90,7 @@ pub struct EventRole {
 
 /// Reads the usage from a stream's events as they pass.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct StreamMeter {
-    input: Option<(u32, u32)>,
-    output: u32,
-    is_complete: bool,
-}
+pub struct StreamMeter(Reported);
 
 impl StreamMeter {
     /// At the start of a stream.
@@ -119,28 +134,22 @@ impl StreamMeter {
         role
     }
 
-    /// The whole stream's counts, once the upstream has reported them; the last report holds.
-    pub fn counts(&self) -> Option<TokenCounts> {
-        let (input, cached) = self.input?;
-        self.is_complete.then_some(TokenCounts { input, cached, output: self.output })
-    }
-
-    /// The prompt's counts (input, cached), which Anthropic reports at a stream's start already.
-    pub fn input_counts(&self) -> Option<(u32, u32)> {
-        self.input
+    /// What has been reported so far; the last report holds. Anthropic reports the prompt's tokens
+    /// at a stream's start already.
+    pub fn reported(&self) -> Reported {
+        self.0
     }
 
     fn take(&mut self, usage: Option<Value<'_>>, is_final: bool) {
         let Some(report) = usage.and_then(|usage| Report::read(usage.members())) else { return };
         // Anthropic's closing report may leave the prompt out, or set it to 0: the first one holds.
         if let Some((input, cached)) = report.input()
-            && (input > 0 || self.input.is_none())
+            && (input > 0 || self.0.input.is_none())
         {
-            self.input = Some((input, cached));
+            self.0.input = Some((input, cached));
         }
-        if self.input.is_some() && is_final {
-            self.output = report.output.unwrap_or(0);
-            self.is_complete = true;
+        if is_final && report.output().is_some() {
+            self.0.output = report.output();
         }
     }
 }
@@ -190,6 +199,7 @@ struct Report {
     prompt: Option<u32>,
     input: Option<u32>,
     output: Option<u32>,
+    total: Option<u64>,
     cached: Option<u32>,
     cache_read: Option<u32>,
     cache_creation: Option<u32>,
@@ -206,6 +216,9 @@ impl Report {
                 (&mut report.input, value)
             } else if is("completion_tokens") || is("output_tokens") {
                 (&mut report.output, value)
+            } else if is("total_tokens") {
+                report.total = value.as_u64();
+                continue;
             } else if is("cache_read_input_tokens") {
                 (&mut report.cache_read, value)
             } else if is("cache_creation_input_tokens") {
@@ -237,6 +250,15 @@ impl Report {
             (None, None) => return None,
         };
         Some((total, cached.unwrap_or(0).min(total)))
+    }
+
+    /// The answer's tokens. Of embeddings only the prompt's are told, and the total.
+    fn output(&self) -> Option<u32> {
+        let of_total = || {
+            let (input, _) = self.input()?;
+            u32::try_from(self.total?.checked_sub(u64::from(input))?).ok()
+        };
+        self.output.or_else(of_total)
     }
 }
 

@@ -48,7 +48,8 @@ fn usage_is_read_from_bodies_of_all_shapes() {
             counts(30, 20, 1),
         ),
         (
-            r#"{"usage":{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":9}}}"#,
+            r#"{"usage":{"prompt_tokens":5,"total_tokens":5,
+            "prompt_tokens_details":{"cached_tokens":9}}}"#,
             counts(5, 5, 0),
         ),
         (
@@ -57,8 +58,35 @@ fn usage_is_read_from_bodies_of_all_shapes() {
             counts(u32::MAX, 9, 1),
         ),
     ] {
-        assert_eq!(usage_from_body(body.as_bytes()), expected, "{body}");
+        assert_eq!(usage_from_body(body.as_bytes()).whole(), expected, "{body}");
     }
+}
+
+#[test]
+fn half_a_report_is_kept() {
+    let half = |input, output| Reported { input, output };
+    for (usage, expected) in [
+        ("{\"completion_tokens\":3}", half(None, Some(3))),
+        ("{\"output_tokens\":3,\"total_tokens\":9}", half(None, Some(3))),
+        ("{\"prompt_tokens\":1}", half(Some((1, 0)), None)),
+        ("{\"prompt_tokens\":2,\"total_tokens\":1}", half(Some((2, 0)), None)),
+        ("{\"prompt_tokens\":2,\"total_tokens\":5}", half(Some((2, 0)), Some(3))),
+        (
+            "{\"input_tokens\":1,\"cache_read_input_tokens\":8,\"total_tokens\":\"x\"}",
+            half(Some((9, 8)), None),
+        ),
+        ("{\"total_tokens\":5}", half(None, None)),
+        ("{}", half(None, None)),
+    ] {
+        let body = format!("{{\"usage\":{usage}}}");
+        assert_eq!(usage_from_body(body.as_bytes()), expected, "{body}");
+        assert_eq!(metered(&[&body]).0.reported(), expected, "{body}");
+    }
+    let delta = r#"{"type":"message_delta","delta":{},"usage":{"output_tokens":15}}"#;
+    assert_eq!(metered(&[delta]).0.reported(), half(None, Some(15)));
+    let start = r#"{"type":"message_start","message":{"usage":{"input_tokens":25,
+        "output_tokens":1}}}"#;
+    assert_eq!(metered(&[start]).0.reported(), half(Some((25, 0)), None));
 }
 
 #[test]
@@ -67,7 +95,6 @@ fn nonsense_is_no_usage() {
         "null",
         "[]",
         "{}",
-        "{\"completion_tokens\":1}",
         "{\"prompt_tokens\":-1}",
         "{\"prompt_tokens\":1.5}",
         "{\"prompt_tokens\":1e3}",
@@ -77,12 +104,12 @@ fn nonsense_is_no_usage() {
         "{\"prompt_tokens\":null}",
     ] {
         let body = format!("{{\"usage\":{usage}}}");
-        assert_eq!(usage_from_body(body.as_bytes()), None, "{body}");
+        assert_eq!(usage_from_body(body.as_bytes()), Reported::default(), "{body}");
         let (meter, ..) = metered(&[&body]);
-        assert_eq!(meter.counts(), None, "{body}");
+        assert_eq!(meter.reported(), Reported::default(), "{body}");
     }
     for body in ["", "[]", r#"{"a":{"usage":{"prompt_tokens":1}}}"#, r#"{"a":"\"usage\""}"#] {
-        assert_eq!(usage_from_body(body.as_bytes()), None, "{body}");
+        assert_eq!(usage_from_body(body.as_bytes()), Reported::default(), "{body}");
     }
 }
 
@@ -95,7 +122,7 @@ fn an_openai_stream_is_metered() {
         r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2}}"#,
         "[DONE]",
     ]);
-    assert_eq!((meter.counts(), text.as_str()), (counts(9, 0, 2), "Hello"));
+    assert_eq!((meter.reported().whole(), text.as_str()), (counts(9, 0, 2), "Hello"));
     assert_eq!(
         roles.iter().map(|role| role.has_text).collect::<Vec<_>>(),
         [false, true, true, false, false]
@@ -114,7 +141,7 @@ fn the_last_report_of_a_stream_holds() {
         // Azure's first chunk has no choices and no usage: it is not one to hide.
         r#"{"choices":[],"prompt_filter_results":[]}"#,
     ]);
-    assert_eq!(meter.counts(), counts(9, 0, 2));
+    assert_eq!(meter.reported().whole(), counts(9, 0, 2));
     assert!(roles.iter().all(|role| !role.is_usage_only));
 }
 
@@ -128,7 +155,7 @@ fn a_responses_stream_is_metered() {
                 "error":null,"usage":{"input_tokens":37,"output_tokens":11,
                 "input_tokens_details":{"cached_tokens":1}}}}"#,
     ]);
-    assert_eq!((meter.counts(), text.as_str()), (counts(37, 1, 11), "Hi"));
+    assert_eq!((meter.reported().whole(), text.as_str()), (counts(37, 1, 11), "Hi"));
     assert!(roles[3].is_end && !roles[3].is_error && !roles[0].is_end);
 }
 
@@ -138,13 +165,13 @@ fn an_anthropic_stream_is_metered() {
         "cache_read_input_tokens":5,"output_tokens":1}}}"#;
     let delta = r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"Hi"}}"#;
     let (meter, ..) = metered(&[start, delta]);
-    assert_eq!((meter.counts(), meter.input_counts()), (None, Some((30, 5))));
+    assert_eq!(meter.reported(), Reported { input: Some((30, 5)), output: None });
     for usage in ["{\"output_tokens\":15}", "{\"input_tokens\":0,\"output_tokens\":15}"] {
         let end = format!(
             r#"{{"type":"message_delta","delta":{{"stop_reason":"end_turn"}},"usage":{usage}}}"#
         );
         let (meter, roles, text) = metered(&[start, delta, &end, r#"{"type":"message_stop"}"#]);
-        assert_eq!((meter.counts(), text.as_str()), (counts(30, 5, 15), "Hi"));
+        assert_eq!((meter.reported().whole(), text.as_str()), (counts(30, 5, 15), "Hi"));
         assert!(roles[3].is_end && !roles[2].is_end && !roles[2].is_usage_only);
     }
 }
@@ -170,8 +197,8 @@ proptest! {
         );
         let body = format!("{{\"usage\":{usage}}}");
         let expected = counts(input, cached.min(input), output);
-        prop_assert_eq!(usage_from_body(body.as_bytes()), expected);
-        prop_assert_eq!(metered(&[&body]).0.counts(), expected);
+        prop_assert_eq!(usage_from_body(body.as_bytes()).whole(), expected);
+        prop_assert_eq!(metered(&[&body]).0.reported().whole(), expected);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod disk_faults;
 mod disk_full;
 mod drain;
 mod early_answers;
+mod estimates;
 mod faults;
 mod framing;
 mod headers;

@@ -7,7 +7,7 @@
 
 use super::super::call::CallError;
 use super::super::json::members;
-use super::super::usage::TokenCounts;
+use super::super::usage::Reported;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use std::fmt;
@@ -153,11 +153,13 @@ fn count(field: &'static str, value: &Value) -> Result<Option<u64>, CallError> {
     }
 }
 
-/// The usage of a whole answer; the outer `None`: no opinion.
-pub fn usage(body: &[u8]) -> Option<Option<TokenCounts>> {
+/// The usage of a whole answer; `None`: no opinion.
+pub fn usage(body: &[u8]) -> Option<Reported> {
     let Members(found) = serde_json::from_slice(body).ok()?;
     let usage = found.iter().rev().find(|(name, _)| name == "usage");
-    let Some((_, Value::Object(usage))) = usage else { return Some(None) };
+    let Some((_, Value::Object(usage))) = usage else {
+        return Some(Reported::default());
+    };
     let written = members(body).filter(|(key, _)| key.is("usage")).last()?.1;
     let is_doubled = written.members().count() != usage.len()
         || ["completion_tokens", "output_tokens"].iter().all(|it| usage.contains_key(*it))
@@ -166,7 +168,7 @@ pub fn usage(body: &[u8]) -> Option<Option<TokenCounts>> {
             let kept = usage.get(*it).and_then(Value::as_object).map_or(0, serde_json::Map::len);
             written.member(it).is_some_and(|details| details.members().count() != kept)
         });
-    (!is_doubled).then(|| counts(usage).ok().flatten())
+    (!is_doubled).then(|| reported(usage).unwrap_or_default())
 }
 
 /// Where the two dialects say how much of the prompt was cached.
@@ -175,7 +177,7 @@ pub const DETAILS: [&str; 2] = ["prompt_tokens_details", "input_tokens_details"]
 /// A count that is none makes the whole report none.
 struct NoCount;
 
-fn counts(usage: &serde_json::Map<String, Value>) -> Result<Option<TokenCounts>, NoCount> {
+fn reported(usage: &serde_json::Map<String, Value>) -> Result<Reported, NoCount> {
     let of = |value: Option<&Value>| match value {
         None | Some(Value::Null) => Ok(None),
         Some(value) => {
@@ -184,7 +186,7 @@ fn counts(usage: &serde_json::Map<String, Value>) -> Result<Option<TokenCounts>,
     };
     let named = |name: &str| of(usage.get(name));
     let (prompt, input) = (named("prompt_tokens")?, named("input_tokens")?);
-    let output = named("completion_tokens")?.or(named("output_tokens")?).unwrap_or(0);
+    let output = named("completion_tokens")?.or(named("output_tokens")?);
     let (read, written) =
         (named("cache_read_input_tokens")?, named("cache_creation_input_tokens")?);
     let mut cached = None;
@@ -198,7 +200,10 @@ fn counts(usage: &serde_json::Map<String, Value>) -> Result<Option<TokenCounts>,
                 u64::from(fresh) + u64::from(read.unwrap_or(0)) + u64::from(written.unwrap_or(0));
             (u32::try_from(all).unwrap_or(u32::MAX), read.or(cached))
         }
-        (None, None) => return Ok(None),
+        (None, None) => return Ok(Reported { input: None, output }),
     };
-    Ok(Some(TokenCounts { input, cached: cached.unwrap_or(0).min(input), output }))
+    let total = usage.get("total_tokens").and_then(Value::as_u64);
+    let of_total = total.and_then(|total| total.checked_sub(u64::from(input)));
+    let output = output.or(of_total.and_then(|of_total| u32::try_from(of_total).ok()));
+    Ok(Reported { input: Some((input, cached.unwrap_or(0).min(input))), output })
 }
