@@ -12,6 +12,7 @@ use super::stream;
 use super::understand::Wanted;
 use super::upstream::{Fault, Link};
 use crate::clock;
+use crate::wire::answer_form::has_array;
 use crate::wire::error::ApiError;
 use crate::wire::response::ResponseFraming;
 use crate::wire::usage::{Reported, usage_from_body};
@@ -20,6 +21,9 @@ use shard::record::Outcome;
 
 /// Answers up to here are held until they are whole, and say what they cost.
 pub const HELD_BYTES_MAX: usize = 256 * 1024;
+
+/// Of a larger answer, so much is looked at before it goes on its way.
+const FORM_BYTES: usize = 4 * 1024;
 
 /// Status of a call whose client did not wait for one; nginx's number for it.
 const CLIENT_LEFT: u16 = 499;
@@ -53,7 +57,29 @@ pub async fn answer(
             }
         }
     }
+    while link.body.len() < FORM_BYTES && !link.is_done() {
+        match link.next_part(core).await {
+            Ok(part) => link.body.extend_from_slice(&link.input[part.unwrap_or_default()]),
+            Err(fault) => {
+                admitted.waited = client.waited.after(link.waited());
+                return no_answer(core, client, call, admitted, fault).await;
+            }
+        }
+    }
+    if is_nonsense(call, &link, false) {
+        admitted.waited = client.waited.after(link.waited());
+        return no_answer(core, client, call, admitted, Fault::Failed).await;
+    }
     stream::relay(core, client, call, wanted, admitted, link).await
+}
+
+/// Is what the upstream calls a success not what its route promises? That is nonsense, and not
+/// sold: an error page, say.
+fn is_nonsense(call: &Call, link: &Link, is_whole: bool) -> bool {
+    let Some(array) = call.route.answer_array().filter(|_| is_billable(link.head.status)) else {
+        return false;
+    };
+    !has_array(&link.body, array).unwrap_or(!is_whole)
 }
 
 /// Answers a call whose upstream did not.
@@ -96,6 +122,10 @@ async fn whole(
 ) -> (u16, Next) {
     let status = link.head.status;
     admitted.waited = client.waited.after(link.waited());
+    if is_nonsense(call, &link, true) {
+        core.pools.put(core, wanted.service, link);
+        return no_answer(core, client, call, admitted, Fault::Failed).await;
+    }
     let caller = admitted.caller;
     let reported = usage_from_body(&link.body);
     let usage = match reported.whole() {

@@ -65,6 +65,19 @@ impl Route {
         }
     }
 
+    /// The array that every answer on it has, where its answers are known: not on the consume
+    /// route, where an upstream may answer anything.
+    pub const fn answer_array(self) -> Option<&'static str> {
+        let Self::Model(endpoint) = self else { return None };
+        match endpoint {
+            Endpoint::ChatCompletions | Endpoint::Completions => Some("choices"),
+            Endpoint::Embeddings => Some("data"),
+            Endpoint::Responses => Some("output"),
+            Endpoint::Messages => Some("content"),
+            _ => None,
+        }
+    }
+
     /// How its errors look.
     pub const fn shape(self) -> Shape {
         match self {

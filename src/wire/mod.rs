@@ -4,6 +4,7 @@
 //! sends: it must never panic, loop, or take more than linear time. It knows no socket, no clock
 //! and nothing of what is built on it.
 
+pub mod answer_form;
 pub mod call;
 pub mod chunked;
 pub mod error;

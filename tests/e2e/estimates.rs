@@ -1,5 +1,5 @@
 //! What is billed where an upstream reports no usage, or a half of it: all that the model read and
-//! said, counted.
+//! said, counted. And what is not billed: an answer that is none.
 
 use crate::shared::{Own, shared, unique};
 use crate::support::acted::{self, LAST_CHUNK, STREAM, chunk, whole};
@@ -157,6 +157,53 @@ fn half_a_report_is_kept_and_the_rest_counted() {
         let (input, output, source) = expected;
         assert_eq!(row.tokens_source, source, "{name}: {row:?}");
         assert_eq!((row.input_tokens, row.output_tokens), (input, output), "{name}: {row:?}");
+    }
+    instance.balance_books();
+}
+
+#[test]
+fn what_is_no_answer_of_its_route_is_not_sold() {
+    let instance = Setup::default().shards(1).start();
+    let page = "<!DOCTYPE html><title>Welcome</title>".to_owned();
+    let large = page.clone() + &" ".repeat(400_000);
+    let chunked = |body: &str| {
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_owned()
+            + &body
+                .as_bytes()
+                .chunks(10_000)
+                .map(|it| chunk(&String::from_utf8_lossy(it)))
+                .collect::<String>()
+            + LAST_CHUNK
+    };
+    let error =
+        "{\"error\":{\"message\":\"no\"},\"usage\":{\"prompt_tokens\":9,\"total_tokens\":9}}";
+    for (name, bytes) in [
+        ("a page", whole("text/html", &page)),
+        ("a page that calls itself JSON", whole("application/json", &page)),
+        ("an error", whole("application/json", error)),
+        ("nothing", whole("application/json", "")),
+        ("half", whole("application/json", "{\"id\":\"x\",")),
+        ("an empty stream", whole("text/event-stream", "")),
+        ("a large page", whole("text/html", &large)),
+        ("a large page in chunks", chunked(&large)),
+    ] {
+        let model = unique("page");
+        let id =
+            acted::service(&instance, &model, move |stream| stream.write_all(bytes.as_bytes()));
+        for path in ["/v1/chat/completions", "/v1/embeddings", "/v1/responses", "/v1/messages"] {
+            let request_id = unique("page");
+            let body = json!({ "model": model, "input": "Hi", "messages": [] });
+            let request = Request::post(path, &body).key(instance.key("bench")).id(&request_id);
+            let answer = instance.call(&request);
+            assert_eq!(answer.status(), 502, "{name} {path}");
+            let row = instance.ledger().row(&request_id);
+            assert_eq!((row.status, row.outcome.as_str()), (502, "upstream_failed"), "{row:?}");
+            let amounts = (row.input_tokens, row.output_tokens, row.cost_nanousd);
+            assert_eq!(amounts, (0, 0, 0), "{name} {path}: {row:?}");
+        }
+        // On the consume route an upstream may answer anything.
+        let path = format!("/api/v1/consume/{id}/any");
+        instance.call(&Request::get(&path).key(instance.key("bench"))).expect(200);
     }
     instance.balance_books();
 }
