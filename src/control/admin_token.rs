@@ -19,7 +19,8 @@ pub fn load(config: &Config) -> io::Result<String> {
         Ok(text) if text.trim().len() >= TOKEN_CHARS_MIN => Ok(text.trim().to_owned()),
         Ok(_) => {
             let message = format!(
-                "{} holds no token of {TOKEN_CHARS_MIN} characters or more; remove it to have a new one made",
+                "{} holds no token of {TOKEN_CHARS_MIN} characters or more; remove it to have a \
+                 new one made",
                 path.display()
             );
             Err(io::Error::new(io::ErrorKind::InvalidData, message))

@@ -17,5 +17,4 @@ pub mod process;
 pub mod recorder;
 pub mod resolver;
 pub mod scripted;
-pub mod resolver;
 pub mod target;
