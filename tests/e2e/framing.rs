@@ -244,7 +244,8 @@ fn bounds_hold() {
         assert_eq!((answer.status(), answer.code().as_str()), (status, code));
     }
     let fits = Request::new("PUT", &format!("/api/v1/consume/{}", instance.service("per_token")));
-    instance.call(&fits.key(key).body(&long(4_096))).expect(200);
+    let body = format!("{{\"x\":\"{}\"}}", long(4_096 - 8));
+    instance.call(&fits.key(key).body(&body)).expect(200);
     instance.call(&get(&format!("/healthz?{}", long(500)))).expect(200);
     instance.balance_books();
 }

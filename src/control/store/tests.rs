@@ -186,7 +186,7 @@ fn ledger_of(days: u32, per_day: u32) -> impl FnOnce(&mut Connection) -> Result<
                  '2026-11', 'q', 'consumer', 'key', 'service', 'm', 200, 'completed', 0,
                  1, 0, 2, 'reported', 1, 3, 1, 1, 1, 1, 'i' FROM n;
              INSERT INTO usage_daily SELECT consumer_id, service_id, substr(occurred_at, 1, 10),
-                 period, count(*), sum(input_tokens), 0, sum(output_tokens), sum(cost_nanousd)
+                 period, count(*), sum(input_tokens), 0, sum(output_tokens), sum(cost_nanousd), 0
              FROM usage_records GROUP BY 3;",
             total = days * per_day,
         );
