@@ -142,7 +142,7 @@ enum PriceVerb {
     Add {
         /// Id or name
         service: String,
-        /// RFC 3339; left out: now
+        /// RFC 3339, not in the past; left out: now
         #[arg(long, value_name = "TIME")]
         effective_at: Option<String>,
         #[command(flatten)]
@@ -156,8 +156,9 @@ enum PriceVerb {
     },
 }
 
-const PRICE_COLUMNS: [Column; 3] = [
+const PRICE_COLUMNS: [Column; 4] = [
     Column { title: "VERSION", field: "version" },
+    Column { title: "IN FORCE", field: "in_force" },
     Column { title: "EFFECTIVE", field: "effective_at" },
     Column { title: "PRICE (USD PER 1M TOKENS)", field: "price" },
 ];

@@ -1,4 +1,5 @@
-//! `tollgate usage`: metered usage and its cost, from the ledger. Sums are exact.
+//! `tollgate usage`: metered usage and its cost, from the ledger, and the monthly fees apart from
+//! it. Sums are exact.
 
 use super::Failure;
 use super::client::{AdminArgs, encoded};
@@ -49,6 +50,7 @@ struct Row {
     cached_tokens: u64,
     output_tokens: u64,
     cost_nanousd: u64,
+    fees_nanousd: u64,
 }
 
 /// The report.
@@ -98,13 +100,16 @@ impl By {
 
 fn table(by: &[By], rows: &[Row]) -> String {
     let mut titles: Vec<String> = by.iter().map(|by| by.name().to_uppercase()).collect();
-    titles.extend(["CALLS", "INPUT", "CACHED", "OUTPUT", "COST (USD)"].map(String::from));
-    let numbers = |numbers: [u128; 5]| {
-        let [calls, input, cached, output, cost] = numbers;
-        [thousands(calls), thousands(input), thousands(cached), thousands(output), usd(cost)]
+    titles.extend(
+        ["CALLS", "INPUT", "CACHED", "OUTPUT", "COST (USD)", "FEES (USD)"].map(String::from),
+    );
+    let numbers = |numbers: [u128; 6]| {
+        let [calls, input, cached, output, cost, fees] = numbers;
+        let [calls, input, cached, output] = [calls, input, cached, output].map(thousands);
+        [calls, input, cached, output, usd(cost), usd(fees)]
     };
     let mut lines: Vec<Vec<String>> = Vec::with_capacity(rows.len() + 1);
-    let mut total = [0_u128; 5];
+    let mut total = [0_u128; 6];
     for row in rows {
         let amounts = amounts(row).map(u128::from);
         for (sum, amount) in total.iter_mut().zip(amounts) {
@@ -136,7 +141,7 @@ fn csv(by: &[By], rows: &[Row]) -> String {
         }
     }
     titles.extend(["calls", "input_tokens", "cached_tokens", "output_tokens", "cost_nanousd"]);
-    titles.push("cost_usd");
+    titles.extend(["cost_usd", "fees_nanousd", "fees_usd"]);
     let mut out = csv_line(titles);
     for row in rows {
         let mut line: Vec<String> = Vec::new();
@@ -147,15 +152,19 @@ fn csv(by: &[By], rows: &[Row]) -> String {
                 By::Day => line.push(row.day.clone()),
             }
         }
-        line.extend(amounts(row).map(|amount| amount.to_string()));
-        line.push(usd(u128::from(row.cost_nanousd)).replace(',', ""));
+        let [counts @ .., cost, fees] = amounts(row);
+        line.extend(counts.map(|count| count.to_string()));
+        for amount in [cost, fees] {
+            line.extend([amount.to_string(), usd(u128::from(amount)).replace(',', "")]);
+        }
         out.push_str(&csv_line(line.iter().map(String::as_str)));
     }
     out
 }
 
-const fn amounts(row: &Row) -> [u64; 5] {
-    [row.calls, row.input_tokens, row.cached_tokens, row.output_tokens, row.cost_nanousd]
+const fn amounts(row: &Row) -> [u64; 6] {
+    let Row { calls, input_tokens, cached_tokens, output_tokens, .. } = *row;
+    [calls, input_tokens, cached_tokens, output_tokens, row.cost_nanousd, row.fees_nanousd]
 }
 
 #[cfg(test)]
@@ -172,6 +181,7 @@ mod tests {
             cached_tokens: 200,
             output_tokens: 3_400,
             cost_nanousd,
+            fees_nanousd: 20_000_000_000 * (calls / 1_000),
             ..Row::default()
         };
         vec![row("Acme, \"Inc\"", 1_000, 1_234_000_000_001), row("", 1, 1)]
@@ -180,13 +190,13 @@ mod tests {
     #[test]
     fn the_table_has_separators_exact_cost_and_a_total() {
         let expected = "\
-┌─────────────┬────────────┬───────┬───────┬────────┬────────┬─────────────────┐
-│ CONSUMER    ┆ DAY        ┆ CALLS ┆ INPUT ┆ CACHED ┆ OUTPUT ┆      COST (USD) │
-╞═════════════╪════════════╪═══════╪═══════╪════════╪════════╪═════════════════╡
-│ Acme, \"Inc\" ┆ 2026-11-23 ┆ 1,000 ┆ 1,200 ┆    200 ┆  3,400 ┆ 1,234.000000001 │
-│ c1          ┆ 2026-11-23 ┆     1 ┆ 1,200 ┆    200 ┆  3,400 ┆     0.000000001 │
-│ total       ┆            ┆ 1,001 ┆ 2,400 ┆    400 ┆  6,800 ┆ 1,234.000000002 │
-└─────────────┴────────────┴───────┴───────┴────────┴────────┴─────────────────┘
+┌─────────────┬────────────┬───────┬───────┬────────┬────────┬─────────────────┬──────────────┐
+│ CONSUMER    ┆ DAY        ┆ CALLS ┆ INPUT ┆ CACHED ┆ OUTPUT ┆      COST (USD) ┆   FEES (USD) │
+╞═════════════╪════════════╪═══════╪═══════╪════════╪════════╪═════════════════╪══════════════╡
+│ Acme, \"Inc\" ┆ 2026-11-23 ┆ 1,000 ┆ 1,200 ┆    200 ┆  3,400 ┆ 1,234.000000001 ┆ 20.000000000 │
+│ c1          ┆ 2026-11-23 ┆     1 ┆ 1,200 ┆    200 ┆  3,400 ┆     0.000000001 ┆  0.000000000 │
+│ total       ┆            ┆ 1,001 ┆ 2,400 ┆    400 ┆  6,800 ┆ 1,234.000000002 ┆ 20.000000000 │
+└─────────────┴────────────┴───────┴───────┴────────┴────────┴─────────────────┴──────────────┘
 ";
         assert_eq!(table(&[By::Consumer, By::Day], &rows()), expected);
     }
@@ -202,10 +212,10 @@ mod tests {
         assert_eq!(
             csv(&[By::Consumer, By::Day], &rows()),
             "consumer_id,consumer,day,calls,input_tokens,cached_tokens,output_tokens,\
-             cost_nanousd,cost_usd\r\n\
+             cost_nanousd,cost_usd,fees_nanousd,fees_usd\r\n\
              c1,\"Acme, \"\"Inc\"\"\",2026-11-23,1000,1200,200,3400,1234000000001,\
-             1234.000000001\r\n\
-             c1,,2026-11-23,1,1200,200,3400,1,0.000000001\r\n"
+             1234.000000001,20000000000,20.000000000\r\n\
+             c1,,2026-11-23,1,1200,200,3400,1,0.000000001,0,0.000000000\r\n"
         );
     }
 }

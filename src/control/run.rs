@@ -12,7 +12,6 @@ use super::tokenizer::Tokenizer;
 use super::verifier::{Checked, Question, Verifier};
 use crate::clock;
 use crate::config::Config;
-use shard::catalog::PriceModel;
 use shard::message::{Account, ToControl, ToShard};
 use shard::units::{ConsumerId, NanoUsd, Nanos, Period};
 use std::io;
@@ -270,18 +269,14 @@ async fn answer_account(
     let book = desk.book();
     let consumer_name =
         book.consumer(consumer).map_or_else(|| "".into(), |it| Arc::clone(&it.name));
-    let catalog = book.catalog();
+    drop(book);
     let (cost, fees) = (NanoUsd(0), NanoUsd(0));
     let mut account = Account { cost, fees, calls: 0, tokens: 0, consumer_name };
     for part in month {
         account.cost.0 = account.cost.0.saturating_add(part.cost.0);
+        account.fees.0 = account.fees.0.saturating_add(part.fee.0);
         account.calls += part.calls;
         account.tokens = account.tokens.saturating_add(part.tokens);
-        let index = catalog.service_by_id(part.service);
-        let price = index.map(|it| catalog.services[it as usize].price_at(clock::unix_us()));
-        if let Some(PriceModel::Subscription { fee_nanousd, .. }) = price.map(|it| &it.model) {
-            account.fees.0 = account.fees.0.saturating_add_unsigned(*fee_nanousd);
-        }
     }
     desk.post.tell(shard, ToShard::Account { ticket, account });
 }

@@ -4,9 +4,10 @@ use crate::shared::{shared, unique};
 use crate::support::admin::{Key, per_token, text_of};
 use crate::support::http::{Connection, Request};
 use crate::support::ledger::Row;
-use crate::support::poll;
+use crate::support::{poll, process};
 use serde_json::{Value, json};
 use std::thread;
+use ureq::http::Method;
 
 /// Tokens of a call: input, cached of them, output.
 type Tokens = (u64, u64, u64);
@@ -253,4 +254,84 @@ fn a_new_price_holds_for_new_calls() {
     assert_eq!((row.price_version, row.cost_nanousd), (3, 20));
     let listed = admin.get(&prices);
     assert_eq!(listed["data"].as_array().map(Vec::len), Some(3), "{listed}");
+}
+
+#[test]
+fn a_price_does_not_begin_in_the_past_and_the_one_in_force_is_marked() {
+    let customer = Customer::of(&per_token(1_000_000, 0, 0));
+    let admin = shared().instance.admin();
+    let prices = format!("services/{}/prices", customer.service);
+    let price = |effective_at: Value| {
+        let body = json!({ "price": per_token(7_000_000, 0, 0), "effective_at": effective_at });
+        admin.call(Method::POST, &prices, Some(&body))
+    };
+    let (status, answer) = price(json!("2020-01-01T00:00:00Z"));
+    assert_eq!(status, 400, "{answer}");
+    assert!(text_of(&answer["error"]["message"]).contains("in the past"), "{answer}");
+    let (status, answer) = price(json!("2099-01-01T00:00:00Z"));
+    assert_eq!((status, &answer["in_force"]), (201, &json!(false)), "{answer}");
+    let (status, answer) = price(Value::Null);
+    assert_eq!((status, &answer["in_force"]), (201, &json!(true)), "{answer}");
+    let listed = admin.get(&prices);
+    let in_force: Vec<&Value> =
+        listed["data"].as_array().unwrap().iter().map(|price| &price["in_force"]).collect();
+    assert_eq!(in_force, [false, false, true], "{listed}");
+    let args = ["price", "list", &customer.service];
+    let place = ["--admin-url", &admin.url, "--admin-token", &admin.token];
+    let output = process::run(&[args.as_slice(), &place].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("IN FORCE"), "{text}");
+    let marked: Vec<&str> = text.lines().filter(|line| line.contains("yes")).collect();
+    assert!(matches!(marked[..], [line] if line.contains(" 3 ")), "{text}");
+}
+
+/// 20 USD once for the month, whatever it is summed by, and nothing for whoever has not called.
+#[test]
+fn a_subscriptions_fee_is_in_the_usage_once_and_apart_from_the_calls() {
+    let fee = 20_000_000_000_u64;
+    let price = json!({
+        "kind": "subscription", "fee_nanousd": fee, "allowance_tokens": 5,
+        "overage": per_token(3_000_000, 3_000_000, 3_000_000),
+    });
+    let mut customer = Customer::of(&price);
+    let rows: Vec<Row> = (0..4).map(|_| customer.call((10, 0, 10))).collect();
+    let cost = rows.iter().map(|row| row.cost_nanousd).sum::<u64>();
+    assert_eq!(cost, 3 * (80 - 5));
+    let admin = shared().instance.admin();
+    let (consumer_id, service) = (customer.key.consumer_id.clone(), customer.service.clone());
+    let owed = |query: &str| {
+        let usage = admin.get(&format!("usage?{query}"));
+        let rows = usage["data"].as_array().unwrap().clone();
+        let mine = rows.iter().filter(|row| {
+            let is = |name: &str, id: &str| row[name].is_null() || row[name] == *id;
+            is("consumer_id", &consumer_id) && is("service_id", &service)
+        });
+        let sum = |name: &str| mine.clone().map(|row| row[name].as_u64().unwrap()).sum::<u64>();
+        (sum("calls"), sum("cost_nanousd"), sum("fees_nanousd"))
+    };
+    for by in ["consumer", "service", "consumer,service", "day,consumer", "service,day,consumer"] {
+        poll::until("the calls in the ledger", || (owed(&format!("by={by}")).0 == 4).then_some(()));
+        assert_eq!(owed(&format!("by={by}")), (4, cost, fee), "{by}");
+    }
+    // The fee is due with the first call: a span has it if it has that call.
+    let first = &rows[0].occurred_at;
+    assert_eq!(owed(&format!("by=consumer&from={first}")), (4, cost, fee));
+    let later = &rows[1].occurred_at;
+    assert_eq!(owed(&format!("by=consumer&from={later}")).2, 0);
+    assert_eq!(owed(&format!("by=consumer&to={later}")).2, fee);
+    // The price of the months to come changes nothing in this one.
+    let mut other = price.clone();
+    other["fee_nanousd"] = json!(7);
+    admin.post(&format!("services/{}/prices", customer.service), &json!({ "price": other }));
+    customer.call((1, 0, 1));
+    assert_eq!(owed("by=consumer,service").2, fee);
+    let request = Request::get("/api/v1/account").key(&customer.key.text);
+    let account = shared().instance.call(&request).expect(200).json();
+    assert_eq!(account["month"]["subscription_fees_nanousd"], fee, "{account}");
+    let args = ["usage", "--by", "consumer,service", "--csv"];
+    let place = ["--admin-url", &admin.url, "--admin-token", &admin.token];
+    let output = process::run(&[args.as_slice(), &place].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().find(|line| line.contains(&customer.service)).unwrap();
+    assert!(line.ends_with(",20000000000,20.000000000"), "{line}");
 }

@@ -15,7 +15,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use shard::catalog::PriceModel;
+use shard::catalog::{PriceModel, PriceVersion};
 use shard::units::ServiceId;
 use std::sync::Arc;
 
@@ -128,12 +128,13 @@ pub(super) async fn prices(
         prices => Ok(prices),
     });
     let mut rows = read.await.map_err(refuse("service", id))?;
+    let in_force = in_force(&rows).map(|price| price.version);
     // By version: the order of creation, as in every list.
     rows.sort_by_key(|row| row.price.version);
     rows.retain(|row| i64::from(row.price.version) > page.after);
     rows.truncate(page.limit as usize);
     let place = |row: &PriceRow| i64::from(row.price.version);
-    Ok(page_of(&rows, page.limit, place, |row| shown_price(id, row)))
+    Ok(page_of(&rows, page.limit, place, |row| shown_price(id, row, in_force)))
 }
 
 pub(super) async fn add_price(
@@ -144,14 +145,20 @@ pub(super) async fn add_price(
     let id: ServiceId = parse_id("service", &id)?;
     let mut fields = Fields::of_body(&body, &["price", "effective_at"])?;
     let price = read_price(&mut fields);
-    let effective_at_unix_us = fields.instant("effective_at").unwrap_or_else(clock::unix_us);
+    let now_unix_us = clock::unix_us();
+    let effective_at_unix_us = fields.instant("effective_at").unwrap_or(now_unix_us);
+    if effective_at_unix_us < now_unix_us {
+        // Calls since then have been priced, and no record is ever changed.
+        fields.problem("effective_at", "lies in the past; leave it out for a price from now on");
+    }
     fields.finish()?;
     let add = move |db: &mut Connection| {
         let added = services::add_price(db, id, &price, effective_at_unix_us)?;
         Ok((services::get(db, id)?, added))
     };
     let (_, row) = desk.change_service(add).await.map_err(refuse("service", id))?;
-    Ok((StatusCode::CREATED, Json(shown_price(id, &row))))
+    let in_force = (effective_at_unix_us <= clock::unix_us()).then_some(row.price.version);
+    Ok((StatusCode::CREATED, Json(shown_price(id, &row, in_force))))
 }
 
 fn read_base_url(fields: &mut Fields) -> Option<String> {
@@ -235,9 +242,7 @@ fn read_price(fields: &mut Fields) -> PriceModel {
 }
 
 fn shown(row: &ServiceRow) -> Value {
-    let now_unix_us = clock::unix_us();
-    let begun = row.prices.iter().rev().find(|it| it.price.effective_at_unix_us <= now_unix_us);
-    let current = begun.or_else(|| row.prices.first()).map(|it| &it.price);
+    let current = in_force(&row.prices);
     json!({
         "id": row.id.to_string(),
         "name": row.name,
@@ -251,12 +256,20 @@ fn shown(row: &ServiceRow) -> Value {
     })
 }
 
-fn shown_price(service: ServiceId, row: &PriceRow) -> Value {
+/// Of prices in the order of their start: that of calls admitted now.
+fn in_force(prices: &[PriceRow]) -> Option<&PriceVersion> {
+    let now_unix_us = clock::unix_us();
+    let begun = prices.iter().rev().find(|it| it.price.effective_at_unix_us <= now_unix_us);
+    begun.or_else(|| prices.first()).map(|it| &it.price)
+}
+
+fn shown_price(service: ServiceId, row: &PriceRow, in_force: Option<u32>) -> Value {
     json!({
         "service_id": service.to_string(),
         "version": row.price.version,
         "price": price_json::write(&row.price.model),
         "effective_at": rfc3339(row.price.effective_at_unix_us),
+        "in_force": in_force == Some(row.price.version),
         "created_at": row.created_at,
     })
 }

@@ -450,6 +450,12 @@ fn with_usage() -> (Running, ConsumerId, ServiceId) {
             (consumer.to_string(), service.to_string()),
         )
         .unwrap();
+    ledger
+        .execute(
+            "INSERT INTO usage_fees VALUES (?1, ?2, '2026-11', '2026-11-23T08:00:00.0Z', 1, 500)",
+            (consumer.to_string(), service.to_string()),
+        )
+        .unwrap();
     (running, consumer, service)
 }
 
@@ -515,7 +521,7 @@ fn usage_is_summed_with_names() {
     let usage = running.get("/usage?by=day,consumer,service&from=2026-11-23&to=2026-11-23");
     let row = json!({"day": "2026-11-23", "consumer_id": consumer.to_string(), "consumer": "Ada",
         "service_id": service.to_string(), "service": "flat", "calls": 3, "input_tokens": 40,
-        "cached_tokens": 0, "output_tokens": 2, "cost_nanousd": 9});
+        "cached_tokens": 0, "output_tokens": 2, "cost_nanousd": 9, "fees_nanousd": 500});
     assert_eq!(usage["data"], json!([row]));
     for span in ["to=2026-11-23T00:00:00Z", "from=2026-11-24", "from=2026-11-23T00:00:01Z"] {
         let none = running.get(&format!("/usage?by=service&{span}"));

@@ -122,5 +122,6 @@ fn shown(desk: &Desk, by: &[By], sum: &Sum) -> Value {
     value["cached_tokens"] = sum.cached_tokens.into();
     value["output_tokens"] = sum.output_tokens.into();
     value["cost_nanousd"] = sum.cost.0.into();
+    value["fees_nanousd"] = sum.fees.0.into();
     value
 }

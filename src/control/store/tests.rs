@@ -129,9 +129,8 @@ fn sums_are_apart_by_what_was_asked() {
             assert_eq!(month_tokens(db, one, None, period)?, 220);
             assert_eq!(month_tokens(db, one, Some(chat), period)?, 20);
             let costs = month_costs(db, one, period)?;
-            let costs: Vec<_> =
-                costs.iter().map(|it| (it.service, it.cost, it.calls, it.tokens)).collect();
-            assert_eq!(costs, [(chat, NanoUsd(10), 2, 20), (flat, NanoUsd(100), 2, 200)]);
+            let costs: Vec<_> = costs.iter().map(|it| (it.cost, it.calls, it.tokens)).collect();
+            assert_eq!(costs, [(NanoUsd(10), 2, 20), (NanoUsd(100), 2, 200)]);
             Ok(())
         })
         .unwrap();

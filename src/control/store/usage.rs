@@ -1,10 +1,11 @@
 //! Sums of the ledger. The writer adds to it a batch (about 100 ms) behind the settled records.
 
-use super::{Failure, id_at, unsigned};
+use super::{Failure, unsigned};
 use crate::sqlite::{sum_at, wide_sum};
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params_from_iter};
 use shard::units::{ConsumerId, NanoUsd, Period, ServiceId};
+use std::collections::HashMap;
 
 /// What sums are apart by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub(crate) struct Sum {
     pub(crate) cached_tokens: i64,
     pub(crate) output_tokens: i64,
     pub(crate) cost: NanoUsd,
+    /// Monthly fees that fell due, apart from `cost`.
+    pub(crate) fees: NanoUsd,
 }
 
 /// Sums over `span`, ordered by their groups; `limit` of them after `offset`.
@@ -79,9 +82,65 @@ pub(crate) fn sums(
             cached_tokens: narrow(sum_at(row, first + 3)?),
             output_tokens: narrow(sum_at(row, first + 5)?),
             cost: cost_at(row, first + 7)?,
+            fees: NanoUsd(0),
         })
     })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let mut sums: Vec<Sum> = rows.collect::<Result<_, _>>()?;
+    add_fees(connection, by, span, &mut sums)?;
+    Ok(sums)
+}
+
+/// Adds to each sum the monthly fees of its group. A month's fee fell due with its first call by a
+/// subscription's price, so it belongs to that call's day and instant, and to no other; a group
+/// with a fee always has a call.
+fn add_fees(
+    connection: &Connection,
+    by: &[By],
+    span: &Span,
+    sums: &mut [Sum],
+) -> Result<(), Failure> {
+    let (Some(first), Some(last)) = (sums.first(), sums.last()) else { return Ok(()) };
+    let day = "substr(due_at, 1, 10)";
+    let (mut condition, mut values) = ("1".to_owned(), Vec::new());
+    for (bound, column) in [
+        (&span.from_day, format!("{day} >=")),
+        (&span.to_day, format!("{day} <=")),
+        (&span.from_instant, "due_at >=".to_owned()),
+        (&span.before_instant, "due_at <".to_owned()),
+    ] {
+        if let Some(bound) = bound {
+            condition += &format!(" AND {column} ?");
+            values.push(Value::Text(bound.clone()));
+        }
+    }
+    let names: Vec<&str> = by
+        .iter()
+        .map(|by| match by {
+            By::Consumer => "consumer_id",
+            By::Service => "service_id",
+            By::Day => day,
+        })
+        .collect();
+    let (names, places) = (names.join(", "), vec!["?"; by.len()].join(", "));
+    let (mut columns, mut grouping) = (String::new(), String::new());
+    if !by.is_empty() {
+        // Of the page at hand only.
+        condition += &format!(" AND ({names}) >= ({places}) AND ({names}) <= ({places})");
+        values.extend(first.group.iter().chain(&last.group).cloned().map(Value::Text));
+        (columns, grouping) = (format!("{names}, "), format!("GROUP BY {names}"));
+    }
+    let fee = wide_sum("fee_nanousd");
+    let mut statement = connection
+        .prepare(&format!("SELECT {columns}{fee} FROM usage_fees WHERE {condition} {grouping}"))?;
+    let rows = statement.query_map(params_from_iter(values), |row| {
+        let group = (0..by.len()).map(|column| row.get(column)).collect::<Result<_, _>>()?;
+        Ok((group, NanoUsd(narrow(sum_at(row, by.len())?))))
+    })?;
+    let fees: HashMap<Vec<String>, NanoUsd> = rows.collect::<Result<_, _>>()?;
+    for sum in sums {
+        sum.fees = fees.get(&sum.group).copied().unwrap_or_default();
+    }
+    Ok(())
 }
 
 const DAILY: &str = "SELECT consumer_id, service_id, day, calls, input_tokens, cached_tokens,
@@ -169,8 +228,9 @@ pub(crate) fn month_tokens(
 
 /// A consumer's month on one service.
 pub(crate) struct ServiceMonth {
-    pub(crate) service: ServiceId,
     pub(crate) cost: NanoUsd,
+    /// The month's fee, where its first call there made one due.
+    pub(crate) fee: NanoUsd,
     pub(crate) calls: u64,
     pub(crate) tokens: u64,
 }
@@ -183,15 +243,18 @@ pub(crate) fn month_costs(
 ) -> Result<Vec<ServiceMonth>, Failure> {
     let [input, output, cost] = ["input_tokens", "output_tokens", "cost_nanousd"].map(wide_sum);
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT service_id, {cost}, {CARRY}, sum(calls), {input}, {output} FROM usage_daily
-         WHERE period = ?1 AND consumer_id = ?2 GROUP BY service_id"
+        "SELECT {cost}, {CARRY}, sum(calls), {input}, {output},
+             coalesce((SELECT fee_nanousd FROM usage_fees AS fees
+                       WHERE fees.consumer_id = ?2 AND fees.service_id = usage_daily.service_id
+                           AND fees.period = ?1), 0)
+         FROM usage_daily WHERE period = ?1 AND consumer_id = ?2 GROUP BY service_id"
     ))?;
     let rows = statement.query_map((period_text(period), consumer.to_string()), |row| {
         Ok(ServiceMonth {
-            service: ServiceId(id_at(row, 0)?),
-            cost: cost_at(row, 1)?,
-            calls: unsigned(row.get(4)?),
-            tokens: unsigned(narrow(sum_at(row, 5)? + sum_at(row, 7)?)),
+            cost: cost_at(row, 0)?,
+            calls: unsigned(row.get(3)?),
+            tokens: unsigned(narrow(sum_at(row, 4)? + sum_at(row, 6)?)),
+            fee: NanoUsd(row.get(8)?),
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
