@@ -158,6 +158,7 @@ impl Instance {
             metrics: metrics.clone(),
             admin_listener,
             instance,
+            journals: shared.iter().map(|journal| journal.id).collect(),
         })
         .map_err(|why| failed("control does not start")(&why))?;
         let start = ShardStart {

@@ -117,6 +117,11 @@ pub struct Service {
 }
 
 impl Service {
+    /// Does the price of a token depend on its place in the consumer's month, now or ever?
+    pub fn depends_on_month(&self) -> bool {
+        self.prices.iter().any(|price| price.model.depends_on_month())
+    }
+
     /// The price that holds at `unix_us`: the latest begun, or the first if none has.
     pub fn price_at(&self, unix_us: i64) -> &PriceVersion {
         let begun = self.prices.partition_point(|price| price.effective_at_unix_us <= unix_us);

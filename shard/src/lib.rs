@@ -29,14 +29,14 @@ pub use key_cache::{Caller, Identity};
 pub use permit::Permit;
 
 use bucket::{Buckets, Take};
-use catalog::{Catalog, Plan, PriceVersion, Service};
+use catalog::{Catalog, CatalogChange, Item, Plan, PriceVersion, Service};
 use key_cache::{KeyCache, fingerprint};
 use limits::OUTBOX_MAX;
 use message::{KEY_TEXT_BYTES, KeyDigest, ToControl, ToShard};
 use months::{Month, MonthKey, Months};
 use permit::{Permits, Terms};
 use quota::{Quotas, Reserve};
-use record::Usage;
+use record::{Record, Usage};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -119,6 +119,16 @@ pub struct Priced {
     pub cost: NanoUsd,
     /// Version of the service's price that `cost` was made with.
     pub price_version: u32,
+    /// Tokens of a call that was admitted before its service's price depended on the month, and
+    /// that this shard has no word to add to: see [`Shard::tell_uncounted`].
+    pub uncounted_tokens: u64,
+}
+
+/// A service whose price has just come to depend on the month.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MonthsBegin {
+    service: ServiceId,
+    is_new: bool,
 }
 
 /// What the `x-ratelimit-…` headers tell the caller.
@@ -223,12 +233,57 @@ impl Shard {
             (0, usage.total().saturating_sub(terms.reserved_tokens))
         };
         self.quotas.settle(terms.consumer, terms.period, reserved, used, at.now);
-        let before = match &permit.month {
-            Some(tokens) => tokens.fetch_add(usage.total(), Ordering::Relaxed),
-            None => 0,
+        let (before, uncounted_tokens) = match &permit.month {
+            Some(tokens) => (tokens.fetch_add(usage.total(), Ordering::Relaxed), 0),
+            // By its own price it needs no place; but those behind it in the month do.
+            None => (0, self.count_late(&terms, usage.total())),
         };
         let PriceVersion { version, model, .. } = self.price_of(&terms);
-        Priced { cost: price::price(model, usage, before), price_version: *version }
+        let cost = price::price(model, usage, before);
+        Priced { cost, price_version: *version, uncounted_tokens }
+    }
+
+    /// Has control count what `settle` could not. `seq` is the record's place in the journal.
+    pub fn tell_uncounted(&mut self, record: &Record, seq: u64) {
+        let (shard, tokens) = (self.shard, record.usage.total());
+        let Record { consumer, service, period, .. } = *record;
+        // As many at the most as there were permits: no bound of its own is needed.
+        let told = ToControl::Uncounted { shard, consumer, service, period, tokens, seq };
+        self.outbox.push_back(told);
+    }
+
+    /// The service whose price depends on the month with this change, and did not before: then
+    /// control is to be told its cut.
+    pub fn months_begin_with(&self, change: &CatalogChange) -> Option<MonthsBegin> {
+        let Item::Service(service) = &change.item else { return None };
+        let old = self.catalog.services.get(change.index as usize);
+        let begins = service.depends_on_month() && !old.is_some_and(|old| old.depends_on_month());
+        begins.then_some(MonthsBegin { service: service.id, is_new: old.is_none() })
+    }
+
+    /// Tells control from where on a service's calls count for themselves. `next_seq` is one past
+    /// the shard's last settled record.
+    pub fn tell_month_cut(&mut self, begin: MonthsBegin, next_seq: u64) {
+        let MonthsBegin { service, is_new } = begin;
+        // Nobody has called a new one yet.
+        let next_seq = if is_new { 0 } else { next_seq };
+        let shard = self.shard;
+        self.outbox.push_back(ToControl::MonthCut { shard, service, next_seq });
+    }
+
+    /// Counts a call that has no word: what is left to be counted by control.
+    fn count_late(&mut self, terms: &Terms, tokens: u64) -> u64 {
+        if tokens == 0 || !self.service(terms.service).depends_on_month() {
+            return 0;
+        }
+        let Terms { consumer, service_id: service, period, .. } = *terms;
+        match self.months.word(&MonthKey { consumer, service, period }) {
+            Some(word) => {
+                word.fetch_add(tokens, Ordering::Relaxed);
+                0
+            }
+            None => tokens,
+        }
     }
 
     /// What the caller has left.
@@ -380,8 +435,8 @@ impl Shard {
             admitted_at_unix_us: at.unix_us,
         };
         // Calls under another price of the service have their place in the month too.
-        let depends_on_month = service.prices.iter().any(|price| price.model.depends_on_month());
-        let month = if depends_on_month { Some(self.month(&terms, at.now)?) } else { None };
+        let month =
+            if service.depends_on_month() { Some(self.month(&terms, at.now)?) } else { None };
         let reserved_tokens = self.reservable(caller, ask, terms.period, at)?;
         self.take_rate(caller, ask.retry, at.now)?;
         self.quotas.reserve(caller.consumer, terms.period, reserved_tokens);

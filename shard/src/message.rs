@@ -59,6 +59,33 @@ pub enum ToControl {
         /// Which month.
         period: Period,
     },
+    /// From now on a service's price depends on the consumer's month: the shard's settled records
+    /// up to here have their place in the month by the ledger. One from each shard comes for each
+    /// such service that was not there at the start.
+    MonthCut {
+        /// Who tells.
+        shard: u16,
+        /// Which service.
+        service: ServiceId,
+        /// One past the last settled record in the shard's journal.
+        next_seq: u64,
+    },
+    /// A call that was admitted before its service's price depended on the month, and settled
+    /// after: tokens that no word has yet.
+    Uncounted {
+        /// Who tells.
+        shard: u16,
+        /// Whose month.
+        consumer: ConsumerId,
+        /// On which service.
+        service: ServiceId,
+        /// Which month.
+        period: Period,
+        /// The call's.
+        tokens: u64,
+        /// Its record's place in the shard's journal.
+        seq: u64,
+    },
     /// Count the tokens of these texts; answered by [`ToShard::Counted`] in the same order.
     Count {
         /// Who asks.

@@ -55,6 +55,14 @@ impl Months {
         }
     }
 
+    /// The month's word, if it is here.
+    pub fn word(&mut self, key: &MonthKey) -> Option<Arc<AtomicU64>> {
+        match self.table.get(key)?.1 {
+            Month::Known(tokens) => Some(Arc::clone(tokens)),
+            Month::Asked(_) => None,
+        }
+    }
+
     /// Notes that control is being asked.
     pub fn asked(&mut self, key: MonthKey, now: Nanos) {
         self.table.insert(key, Month::Asked(now.after(MONTH_RETRY)));

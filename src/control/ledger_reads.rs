@@ -7,6 +7,7 @@ use super::months::Place;
 use super::store::{Failure, usage};
 use rusqlite::Connection;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Months of one read. It takes a few milliseconds, so that accounts have their turn in between.
 const BATCH_MAX: usize = 1_024;
@@ -66,11 +67,20 @@ pub(crate) struct Tokens {
     pub(crate) seeds: Vec<u64>,
     /// Of [`Batch::places`].
     pub(crate) places: Vec<u64>,
+    /// How far the ledger reaches into each shard's journal.
+    pub(crate) reached: Arc<[u64]>,
 }
 
-/// Reads the batch in one transaction: all months as they are at one moment.
-pub(crate) fn read(db: &mut Connection, batch: &Batch) -> Result<Tokens, Failure> {
+/// Reads the batch in one transaction: all months as they are at one moment. `journals` are the
+/// shards' own.
+pub(crate) fn read(
+    db: &mut Connection,
+    batch: &Batch,
+    journals: &[u128],
+) -> Result<Tokens, Failure> {
     let transaction = db.transaction()?;
+    let reached = |journal_id: &u128| usage::watermark(&transaction, *journal_id);
+    let reached = journals.iter().map(reached).collect::<Result<_, _>>()?;
     let seed =
         |(consumer, period): &Month| usage::month_tokens(&transaction, *consumer, None, *period);
     let seeds = batch.seeds.iter().map(seed).collect::<Result<_, _>>()?;
@@ -78,7 +88,7 @@ pub(crate) fn read(db: &mut Connection, batch: &Batch) -> Result<Tokens, Failure
         usage::month_tokens(&transaction, place.consumer, Some(place.service), place.period)
     };
     let places = batch.places.iter().map(place).collect::<Result<_, _>>()?;
-    Ok(Tokens { seeds, places })
+    Ok(Tokens { seeds, places, reached })
 }
 
 #[cfg(test)]

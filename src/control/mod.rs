@@ -162,6 +162,8 @@ pub struct ControlArgs {
     pub admin_listener: TcpListener,
     /// Names this process to the authority; a new one at each start.
     pub instance: u128,
+    /// The shards' journals as the ledger names them, by the shards' numbers.
+    pub journals: Arc<[u128]>,
 }
 
 /// The running thread.
@@ -194,17 +196,18 @@ impl ControlHandle {
 
 /// Starts the thread.
 pub fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
-    let ControlArgs { opened, config, mail, metrics, admin_listener, instance } = args;
+    let ControlArgs { opened, config, mail, metrics, admin_listener, instance, journals } = args;
     let Opened { runtime, store, book, names, vault, admin_token } = opened;
     admin_listener.set_nonblocking(true)?;
     let post = Post::new(mail.to_shards);
+    let process = run::Process { instance, journals };
     let (commands, commanded) = flume::bounded(16);
     let inbox = run::Inbox { from_shards: mail.from_shards, commanded };
     let workers = run::Workers::start(&config, &post)?;
     let settings = Settings { config, admin_token };
     let desk = Arc::new(Desk::new(settings, metrics, store, (book, names), post, vault));
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
-        runtime.block_on(run::run(desk, inbox, workers, admin_listener, instance));
+        runtime.block_on(run::run(desk, inbox, workers, admin_listener, process));
         runtime.shutdown_timeout(STOP_TIMEOUT);
     })?;
     Ok(ControlHandle { commands, thread })

@@ -5,7 +5,7 @@ use super::admin;
 use super::desk::{Desk, Settings};
 use super::leases::Leases;
 use super::ledger_reads::{self, Batch, LedgerReads, Tokens};
-use super::months::{Asked, Months, Place};
+use super::months::{Asked, Months, OnRead, Place};
 use super::post::Post;
 use super::store::usage;
 use super::tokenizer::Tokenizer;
@@ -28,6 +28,10 @@ const READS_MAX: usize = 1;
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
 /// Months that could not be read are read again after this.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// A month whose service's price came to depend on it just now is read again after this, until
+/// the ledger has what was settled before: about a batch of the writer.
+const LEDGER_CATCHES_UP: Nanos = Nanos::from_ms(5);
 
 /// What the owner of the thread asks for.
 pub(super) enum Command {
@@ -71,6 +75,18 @@ struct Loop {
     months: Months,
     ledger: LedgerReads,
     reads: flume::Sender<Read>,
+    /// Places to be read again, and when.
+    behind: Vec<Place>,
+    behind_until: Nanos,
+    journals: Arc<[u128]>,
+}
+
+/// This process, as others name it.
+pub(super) struct Process {
+    /// Itself, to the authority.
+    pub(super) instance: u128,
+    /// The shards' journals, to the ledger.
+    pub(super) journals: Arc<[u128]>,
 }
 
 /// Runs until told to stop.
@@ -79,7 +95,7 @@ pub(super) async fn run(
     inbox: Inbox,
     workers: Workers,
     admin_listener: TcpListener,
-    instance: u128,
+    process: Process,
 ) {
     tokio::spawn(serve_admin(Arc::clone(&desk), admin_listener));
     let mut refresh = tokio::time::interval(REFRESH_EVERY);
@@ -87,12 +103,24 @@ pub(super) async fn run(
     refresh.reset();
     desk.find_hosts(false);
     let (reads, read) = flume::bounded(READS_MAX);
-    let leases = Leases::new(instance, desk.post.shards() as u16, empty_at(&desk));
+    let shards = desk.post.shards();
+    let leases = Leases::new(process.instance, shards as u16, empty_at(&desk));
+    let months = Months::new(shards, desk.book().catalog());
     let Workers { verifier, checks, tokenizer } = workers;
-    let (months, ledger) = (Months::default(), LedgerReads::default());
-    let mut state = Loop { desk, verifier, tokenizer, leases, months, ledger, reads };
+    let mut state = Loop {
+        desk,
+        verifier,
+        tokenizer,
+        leases,
+        months,
+        ledger: LedgerReads::default(),
+        reads,
+        behind: Vec::new(),
+        behind_until: Nanos(0),
+        journals: process.journals,
+    };
     loop {
-        let due = until(state.leases.timeout());
+        let due = until(state.timeout());
         tokio::select! {
             message = inbox.from_shards.recv_async() => match message {
                 Ok(message) => state.on_messages(message, &inbox.from_shards),
@@ -163,6 +191,12 @@ impl Loop {
             ToControl::Month { shard, consumer, service, period } => {
                 self.find_month(shard, Place { consumer, service, period });
             }
+            ToControl::MonthCut { shard, service, next_seq } => {
+                self.months.cut(shard, service, next_seq);
+            }
+            ToControl::Uncounted { shard, consumer, service, period, tokens, seq } => {
+                self.months.count(Place { consumer, service, period }, shard, seq, tokens);
+            }
             ToControl::Count { shard, ticket, input, output } => {
                 self.tokenizer.ask(shard, ticket, input, output);
             }
@@ -211,16 +245,28 @@ impl Loop {
             batch.places.iter().for_each(|place| self.ledger.add_place(*place));
             return;
         };
-        for (month, tokens) in batch.seeds.iter().zip(tokens.seeds) {
+        let Tokens { seeds, places, reached } = tokens;
+        for (month, tokens) in batch.seeds.iter().zip(seeds) {
             self.leases.on_seed(*month, Some(tokens), clock::now());
         }
-        for (place, tokens) in batch.places.iter().zip(tokens.places) {
-            if let Some((shards, message)) = self.months.on_read(*place, tokens) {
-                for shard in shards {
-                    self.desk.post.tell(shard, message.clone());
+        for (place, tokens) in batch.places.iter().zip(places) {
+            match self.months.on_read(*place, tokens, &reached) {
+                OnRead::Answer(shards, message) => {
+                    for shard in shards {
+                        self.desk.post.tell(shard, message.clone());
+                    }
                 }
+                OnRead::Behind => self.behind.push(*place),
+                OnRead::Nothing => {}
             }
         }
+        self.behind_until = clock::now().after(LEDGER_CATCHES_UP);
+    }
+
+    /// When the loop has something to do unasked.
+    fn timeout(&self) -> Option<Nanos> {
+        let behind = (!self.behind.is_empty()).then_some(self.behind_until);
+        [self.leases.timeout(), behind].into_iter().flatten().min()
     }
 
     fn advance_leases(&mut self) {
@@ -231,16 +277,25 @@ impl Loop {
     }
 
     fn read_ledger(&mut self) {
+        if !self.behind.is_empty() && clock::now() >= self.behind_until {
+            self.behind.drain(..).for_each(|place| self.ledger.add_place(place));
+        }
         if let Some(batch) = self.ledger.next() {
-            tokio::spawn(read_months(Arc::clone(&self.desk), batch, self.reads.clone()));
+            let (desk, journals) = (Arc::clone(&self.desk), Arc::clone(&self.journals));
+            tokio::spawn(read_months(desk, batch, journals, self.reads.clone()));
         }
     }
 }
 
-async fn read_months(desk: Arc<Desk>, batch: Batch, reads: flume::Sender<Read>) {
+async fn read_months(
+    desk: Arc<Desk>,
+    batch: Batch,
+    journals: Arc<[u128]>,
+    reads: flume::Sender<Read>,
+) {
     let batch = Arc::new(batch);
     let asked = Arc::clone(&batch);
-    let read = desk.store.ledger(move |db| ledger_reads::read(db, &asked)).await;
+    let read = desk.store.ledger(move |db| ledger_reads::read(db, &asked, &journals)).await;
     if let Err(failure) = &read {
         tracing::error!(%failure, "months of the ledger were not read");
         tokio::time::sleep(READ_AGAIN_AFTER).await;

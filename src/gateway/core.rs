@@ -329,10 +329,19 @@ impl Core {
             }
             ToShard::Drain => return true,
             other => {
+                let mut shard = self.shard.borrow_mut();
+                let mut begins = None;
                 if let ToShard::Catalog(change) = &other {
+                    begins = shard.months_begin_with(change);
                     self.keep(change);
                 }
-                let woken = self.shard.borrow_mut().handle(other, clock::lately());
+                let woken = shard.handle(other, clock::lately());
+                if let Some(begin) = begins {
+                    // What is settled from here on counts for itself.
+                    let settled = self.journals[usize::from(self.index)].post_end();
+                    shard.tell_month_cut(begin, settled);
+                }
+                drop(shard);
                 if let Some(spot) = woken {
                     self.parking.wake(Spot::Shard(spot));
                 }

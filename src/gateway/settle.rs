@@ -213,6 +213,10 @@ impl Admitted {
             // The journal goes only after the last admitted call has been settled.
             None => unreachable!("a call outlived its journal"),
         };
+        if priced.uncounted_tokens > 0 {
+            core.shard.borrow_mut().tell_uncounted(&record, settled.seq);
+            core.post();
+        }
         core.hand_over(settled);
         let metrics = core.metrics();
         metrics.consumption(self.service, outcome, usage);

@@ -26,6 +26,7 @@ mod hostile_resets;
 mod hostile_slow;
 mod journal_damage;
 mod keys;
+mod kind_of_price;
 mod leaving;
 mod limits;
 mod metering;

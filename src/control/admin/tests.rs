@@ -55,7 +55,9 @@ impl Running {
         let url = format!("http://{}", admin_listener.local_addr().unwrap());
         let catalog = RefCell::new(Catalog::clone(&opened.catalog()));
         let metrics = Arc::new(Metrics::new(2));
-        let args = ControlArgs { opened, config, mail, metrics, admin_listener, instance: 1 };
+        let (instance, journals) = (1, Arc::new([1, 2]));
+        let args =
+            ControlArgs { opened, config, mail, metrics, admin_listener, instance, journals };
         let control = Some(spawn(args).unwrap());
         let agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
         Self { control, shards, catalog, url, agent, data_dir }
@@ -500,6 +502,11 @@ fn shards_get_tokens_of_rate_and_of_what_the_ledger_leaves() {
 fn shards_get_months_counts_and_accounts() {
     let (running, consumer, service) = with_usage();
     let (period, shard) = (Period(202_611), 0);
+    // The service is new: its price depends on the month from here on.
+    for (shard, next_seq) in [(0, 0), (1, 0)] {
+        let cut = ToControl::MonthCut { shard, service, next_seq };
+        running.shards[usize::from(shard)].to_control.send(cut).unwrap();
+    }
     let month = running.ask(ToControl::Month { shard, consumer, service, period });
     let ToShard::Month { tokens, .. } = month else { panic!("{month:?}") };
     assert_eq!(tokens.load(Relaxed), 42);

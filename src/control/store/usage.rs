@@ -3,7 +3,7 @@
 use super::{Failure, unsigned};
 use crate::sqlite::{sum_at, wide_sum};
 use rusqlite::types::Value;
-use rusqlite::{Connection, Row, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use shard::units::{ConsumerId, NanoUsd, Period, ServiceId};
 use std::collections::HashMap;
 
@@ -200,6 +200,16 @@ fn cost_at(row: &Row<'_>, column: usize) -> rusqlite::Result<NanoUsd> {
 /// Stops at the largest integer.
 fn narrow(sum: i128) -> i64 {
     i64::try_from(sum).unwrap_or(i64::MAX)
+}
+
+/// Settled records of a journal before this one are in the ledger.
+pub(crate) fn watermark(connection: &Connection, journal_id: u128) -> Result<u64, Failure> {
+    let journal_id = uuid::Uuid::from_u128(journal_id).hyphenated().to_string();
+    let found = connection
+        .prepare_cached("SELECT next_seq FROM ingest_watermark WHERE journal_id = ?1")?
+        .query_row([journal_id], |row| row.get(0))
+        .optional()?;
+    Ok(unsigned(found.unwrap_or_default()))
 }
 
 /// Has any call ever been admitted?
