@@ -2,6 +2,7 @@
 //! small library preloaded into it stands between it and fsync(2).
 
 use super::instance::Setup;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
@@ -23,7 +24,9 @@ impl Disk {
     /// Compiles the library. Nothing fails so far.
     pub fn new() -> Self {
         let dir = TempDir::new().unwrap();
-        std::fs::create_dir(dir.path().join("kept")).unwrap();
+        for inner in ["kept", "names"] {
+            std::fs::create_dir(dir.path().join(inner)).unwrap();
+        }
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/support/failing_disk.c");
         let mut compiler = Command::new("cc");
         compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(dir.path().join("disk.so"));
@@ -67,6 +70,67 @@ impl Disk {
             Sync { call, good: result == "good", path: words.next().unwrap().into() }
         };
         text.lines().map(sync).collect()
+    }
+
+    /// What a loss of power does to journals and store in `data_dir`, their process gone. Of each
+    /// file there is what its last good sync left, and of each directory the names that its last
+    /// sync found: what was made later is gone, and what was removed later is there again, unless
+    /// `removals_hold` (a disk may have written them all the same). Returns how many files
+    /// changed: of journals, and of the store.
+    pub fn lose_power(&self, data_dir: &Path, removals_hold: bool) -> (usize, usize) {
+        let root = data_dir.join("journal");
+        let journals = self.names_in(&root, removals_hold);
+        self.forget_names(&root, &journals);
+        let mut changed = (0, 0);
+        for journal in journals {
+            let dir = root.join(&journal);
+            let names = self.names_in(&dir, removals_hold);
+            std::fs::create_dir_all(&dir).unwrap();
+            self.forget_names(&dir, &names);
+            let kept_as = |name: &String| format!("{journal}-{name}");
+            changed.0 += names.iter().filter(|it| self.restore(&dir, it, &kept_as(it))).count();
+        }
+        let names = self.names_in(data_dir, removals_hold);
+        let store = ["tollgate.db", "tollgate.db-wal"];
+        for name in store {
+            assert!(names.contains(name), "{name} has no durable name");
+        }
+        let _ = std::fs::remove_file(data_dir.join("tollgate.db-shm"));
+        let of = data_dir.file_name().unwrap().to_str().unwrap();
+        changed.1 =
+            store.iter().filter(|it| self.restore(data_dir, it, &format!("{of}-{it}"))).count();
+        changed
+    }
+
+    /// The names in a directory after a loss of power.
+    fn names_in(&self, dir: &Path, removals_hold: bool) -> BTreeSet<String> {
+        let flat = dir.to_str().unwrap().replace('/', "%");
+        let text = std::fs::read_to_string(self.0.path().join("names").join(flat));
+        let durable = text.unwrap_or_default();
+        let durable = durable.lines().map(str::to_owned);
+        durable.filter(|name| !removals_hold || dir.join(name).exists()).collect()
+    }
+
+    /// Removes what has none of these names.
+    fn forget_names(&self, dir: &Path, names: &BTreeSet<String>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            if names.contains(entry.file_name().to_str().unwrap()) {
+                continue;
+            }
+            match entry.file_type().unwrap().is_dir() {
+                true => std::fs::remove_dir_all(entry.path()).unwrap(),
+                false => std::fs::remove_file(entry.path()).unwrap(),
+            }
+        }
+    }
+
+    /// Gives a file the content of its last sync: empty, where there was none. Has it changed?
+    fn restore(&self, dir: &Path, name: &str, kept_as: &str) -> bool {
+        let kept = std::fs::read(self.0.path().join("kept").join(kept_as)).unwrap_or_default();
+        let now = std::fs::read(dir.join(name)).ok();
+        std::fs::write(dir.join(name), &kept).unwrap();
+        now != Some(kept)
     }
 
     /// What a loss of power does to the journals below `data_dir`, their process gone: of each

@@ -6,9 +6,11 @@
  *   fail-once.EXT    fails the next sync of a file *.EXT with EIO (and is removed)
  *   fail-always.EXT  fails every one
  *   syncs            a line per sync of a journal's file or of a directory: call, result, path
- *   kept/            each journal file as it was when its last good sync began
+ *   kept/            each file of a journal or of the store as it was when its last good sync began
+ *   names/           the names in each directory when its last sync began, / in its path being %
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -40,7 +42,7 @@ static void keep(int fd, const char *path) {
     const char *file = strrchr(path, '/'), *journal = file;
     while (journal > path && journal[-1] != '/') journal--;
     snprintf(name, sizeof name, "%.*s-%s", (int)(file - journal), journal, file + 1);
-    snprintf(half, sizeof half, "%s/kept/.%d-%s", disk(), fd, name);
+    snprintf(half, sizeof half, "%s/kept/.%d-%d-%s", disk(), fd, gettid(), name);
     snprintf(whole, sizeof whole, "%s/kept/%s", disk(), name);
     int to = open(half, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     off_t at = 0;
@@ -50,6 +52,24 @@ static void keep(int fd, const char *path) {
         at += got;
     }
     if (to < 0 || got < 0 || close(to) != 0 || rename(half, whole) != 0) abort();
+}
+
+/* Notes which names the directory has; complete or not at all. */
+static void keep_names(int fd, const char *path) {
+    char flat[PATH_MAX], half[PATH_MAX + 64], whole[PATH_MAX + 64];
+    snprintf(flat, sizeof flat, "%s", path);
+    for (char *at = flat; *at; at++)
+        if (*at == '/') *at = '%';
+    snprintf(half, sizeof half, "%s/names/.%d-%d", disk(), fd, gettid());
+    snprintf(whole, sizeof whole, "%s/names/%s", disk(), flat);
+    FILE *to = fopen(half, "w");
+    DIR *dir = opendir(path);
+    if (!to || !dir) abort();
+    for (struct dirent *entry; (entry = readdir(dir));)
+        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
+            fprintf(to, "%s\n", entry->d_name);
+    closedir(dir);
+    if (fclose(to) != 0 || rename(half, whole) != 0) abort();
 }
 
 static int fails(const char *extension) {
@@ -70,10 +90,12 @@ static int sync_by(const char *call, int fd) {
     path[length] = 0;
     if (S_ISDIR(status.st_mode)) {
         note(call, "good", path);
+        keep_names(fd, path);
         return real(fd);
     }
     const char *extension = strrchr(path, '.');
     int is_journal = extension && strcmp(extension, ".tgj") == 0;
+    int is_store = extension && strncmp(extension, ".db", 3) == 0;
     if (extension && fails(extension)) {
         if (is_journal) note(call, "failed", path);
         errno = EIO;
@@ -83,6 +105,7 @@ static int sync_by(const char *call, int fd) {
         keep(fd, path);
         note(call, "good", path);
     }
+    if (is_store) keep(fd, path);
     return real(fd);
 }
 
