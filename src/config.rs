@@ -195,7 +195,13 @@ pub struct Config {
     pub log: Log,
     /// `[admin] token`; `None`: made at the first start and kept in `data_dir/admin.token`.
     pub admin_token: Option<String>,
+    /// `[admin] hosts`
+    pub admin_hosts: Hosts,
 }
+
+/// Host names in lower case, without ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hosts(pub Vec<String>);
 
 impl Default for Config {
     fn default() -> Self {
@@ -210,6 +216,7 @@ impl Default for Config {
             secrets: Secrets::default(),
             log: Log::default(),
             admin_token: None,
+            admin_hosts: Hosts::default(),
         }
     }
 }

@@ -39,6 +39,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("argon2", &["src/control/"]),
     ("monoio", &["src/gateway/net.rs", "perf/src/floor/monoio_relay.rs"]),
     ("clap", &["src/cli/", "src/main.rs"]),
+    ("clap_complete", &["src/cli/completions.rs"]),
+    ("clap_mangen", &["src/cli/completions.rs"]),
     ("ureq", &["src/cli/", "src/control/admin/tests.rs", "tests/e2e/"]),
     (
         "rusqlite",

@@ -2,7 +2,7 @@
 
 use super::Failure;
 use super::client::AdminArgs;
-use super::input::{count, object};
+use super::input::{NewName, count, object};
 use super::render::{self, Column};
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
@@ -20,12 +20,11 @@ pub struct PlanArgs {
 #[derive(Subcommand)]
 enum PlanVerb {
     /// Create a plan
-    #[command(after_help = "Example:\n  tollgate plan create --name team --rate-per-s 50 \
+    #[command(after_help = "Example:\n  tollgate plan create team --rate-per-s 50 \
                             --burst 100 --quota-tokens 5M")]
     Create {
-        /// Unique
-        #[arg(long)]
-        name: String,
+        #[command(flatten)]
+        name: NewName,
         #[command(flatten)]
         limits: Limits,
     },
@@ -112,7 +111,7 @@ const PLAN_COLUMNS: [Column; 6] = [
 /// Does what `tollgate plan …` asks for.
 pub fn plan(args: &PlanArgs) -> Result<String, Failure> {
     let body = match &args.verb {
-        PlanVerb::Create { name, limits } => limits.complete()?.body(Some(name)),
+        PlanVerb::Create { name, limits } => limits.complete()?.body(Some(name.text())),
         PlanVerb::Update { limits, .. } => changes(limits.body(None))?,
         PlanVerb::List | PlanVerb::Show { .. } => Value::Null,
     };
@@ -139,11 +138,10 @@ pub struct ConsumerArgs {
 #[derive(Subcommand)]
 enum ConsumerVerb {
     /// Create a consumer
-    #[command(after_help = "Example:\n  tollgate consumer create --name acme --plan basic")]
+    #[command(after_help = "Example:\n  tollgate consumer create acme --plan basic")]
     Create {
-        /// What it is called in reports
-        #[arg(long)]
-        name: String,
+        #[command(flatten)]
+        name: NewName,
         /// Its plan's name or id
         #[arg(long)]
         plan: String,
@@ -181,7 +179,7 @@ const CONSUMER_COLUMNS: [Column; 4] = [
 /// Does what `tollgate consumer …` asks for.
 pub fn consumer(args: &ConsumerArgs) -> Result<String, Failure> {
     let body = match &args.verb {
-        ConsumerVerb::Create { name, plan } => json!({"name": name, "plan": plan}),
+        ConsumerVerb::Create { name, plan } => json!({"name": name.text(), "plan": plan}),
         ConsumerVerb::Update { name, plan, .. } => changes(object([
             ("name", name.as_deref().map(Value::from)),
             ("plan", plan.as_deref().map(Value::from)),

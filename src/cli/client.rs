@@ -30,12 +30,12 @@ pub struct AdminArgs {
         default_value = "http://127.0.0.1:3001"
     )]
     admin_url: String,
-    /// Its bearer token [default: TOLLGATE_ADMIN__TOKEN, then DATA_DIR/admin.token]
+    /// Its bearer token [default: DATA_DIR/admin.token]
     #[arg(
         long,
         global = true,
         value_name = "TOKEN",
-        env = "TOLLGATE_ADMIN_TOKEN",
+        env = "TOLLGATE_ADMIN__TOKEN",
         hide_env_values = true
     )]
     admin_token: Option<String>,
@@ -50,14 +50,10 @@ pub struct AdminArgs {
 impl AdminArgs {
     /// A client with the token that is found first.
     pub fn client(&self) -> Result<Client, Failure> {
-        let token = self
-            .admin_token
-            .clone()
-            .or_else(|| std::env::var("TOLLGATE_ADMIN__TOKEN").ok())
-            .or_else(|| token_in(&self.data_dir))
-            .ok_or_else(|| {
+        let token =
+            self.admin_token.clone().or_else(|| token_in(&self.data_dir)).ok_or_else(|| {
                 Failure::WrongUse(format!(
-                    "no admin token: give --admin-token, set TOLLGATE_ADMIN_TOKEN, or point \
+                    "no admin token: give --admin-token, set TOLLGATE_ADMIN__TOKEN, or point \
                      --data-dir to where admin.token is (not readable in {})",
                     self.data_dir.display()
                 ))
@@ -277,7 +273,7 @@ fn refusal(status: u16, text: &str) -> ApiError {
     let error = &answer["error"];
     let message = match (status, error["message"].as_str()) {
         (401, _) => "the admin token was refused: give another by --admin-token or \
-                     TOLLGATE_ADMIN_TOKEN, or point --data-dir to where admin.token is"
+                     TOLLGATE_ADMIN__TOKEN, or point --data-dir to where admin.token is"
             .to_string(),
         (_, Some(message)) => message.to_string(),
         (_, None) => "the admin API refused".to_string(),

@@ -8,6 +8,24 @@ use std::net::SocketAddr;
 /// Digits after the point of an amount in USD: nano-USD.
 const USD_DECIMALS: usize = 9;
 
+/// The name of something new: `create NAME` or `create --name NAME`.
+#[derive(clap::Args, Debug)]
+pub struct NewName {
+    /// What it is called; no two of a kind may share a name
+    #[arg(value_name = "NAME", required_unless_present = "name")]
+    plain: Option<String>,
+    /// The same
+    #[arg(long, conflicts_with = "plain")]
+    name: Option<String>,
+}
+
+impl NewName {
+    /// The name.
+    pub fn text(&self) -> &str {
+        self.plain.as_deref().or(self.name.as_deref()).unwrap_or_default()
+    }
+}
+
 /// A count such as `250000`, `250_000`, `250k`, `10M` or `1G` (thousands, not 1024s).
 pub fn count(text: &str) -> Result<u64, String> {
     let allowed = || format!("{text:?} is not a count such as 250000, 250k, 10M or 1G");

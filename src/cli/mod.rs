@@ -7,6 +7,7 @@
 mod catalog;
 mod check;
 mod client;
+mod completions;
 mod demo;
 mod demo_file;
 mod demo_text;
@@ -27,7 +28,7 @@ mod fake_admin;
 
 use crate::config;
 use crate::control;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use log::LogArgs;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -68,6 +69,10 @@ enum Command {
     Secrets(secrets::SecretsArgs),
     /// A simulated model server
     Upstream(upstream::UpstreamArgs),
+    /// What a shell needs to complete these commands
+    Completions(completions::CompletionsArgs),
+    /// Manual pages
+    Man(completions::ManArgs),
 }
 
 /// Why a command did not do what was asked.
@@ -124,6 +129,8 @@ fn run(command: &Command, log: &LogArgs) -> Result<String, Failure> {
         Command::Journal(args) => journal::run(args, control::pricer),
         Command::Secrets(args) => secrets::run(args),
         Command::Upstream(args) => upstream::run(args),
+        Command::Completions(args) => Ok(completions::script(args, Cli::command())),
+        Command::Man(args) => completions::man(args, Cli::command()),
     }
 }
 

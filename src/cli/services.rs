@@ -3,7 +3,7 @@
 use super::Failure;
 use super::catalog::{changes, listed, shown};
 use super::client::AdminArgs;
-use super::input::{object, text_or_file};
+use super::input::{NewName, object, text_or_file};
 use super::price::PriceFlags;
 use super::render::Column;
 use clap::Subcommand;
@@ -23,15 +23,14 @@ pub struct ServiceArgs {
 enum ServiceVerb {
     /// Put a service up for sale
     #[command(after_help = "Examples:\n  \
-        tollgate service create --name chat --base-url http://10.0.0.5:8000 --per-token 2.50,10\n  \
-        tollgate service create --name chat-volume --base-url http://10.0.0.5:8000 \
+        tollgate service create chat --base-url http://10.0.0.5:8000 --per-token 2.50,10\n  \
+        tollgate service create chat-volume --base-url http://10.0.0.5:8000 \
         --tier 1M:3,15 --tier rest:1.80,9\n  \
-        tollgate service create --name chat-flat --base-url http://10.0.0.5:8000 \
+        tollgate service create chat-flat --base-url http://10.0.0.5:8000 \
         --fee 20 --allowance 5M --overage 1,4")]
     Create {
-        /// Unique; the model name in calls
-        #[arg(long)]
-        name: String,
+        #[command(flatten)]
+        name: NewName,
         #[command(flatten)]
         upstream: UpstreamFlags,
         #[command(flatten)]
@@ -103,7 +102,7 @@ const SERVICE_COLUMNS: [Column; 5] = [
 pub fn service(args: &ServiceArgs) -> Result<String, Failure> {
     let body = match &args.verb {
         ServiceVerb::Create { name, upstream, price } => {
-            upstream.body(Some(name), Some(price.required()?), None)?
+            upstream.body(Some(name.text()), Some(price.required()?), None)?
         }
         ServiceVerb::Update { upstream, enabled, .. } => {
             changes(upstream.body(None, None, *enabled)?)?

@@ -1,7 +1,7 @@
 //! How a value of each type is read from the file or the environment, and written into the
 //! example. A refusal is the text of what is allowed.
 
-use super::{AuthorityUrl, Durability, LogFormat, LogLevel, Shards, StoreUrl};
+use super::{AuthorityUrl, Durability, Hosts, LogFormat, LogLevel, Shards, StoreUrl};
 use shard::catalog::WhenLost;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,7 +13,9 @@ pub enum Given<'a> {
     Text(&'a str),
     /// An integer of the file; `None`: too large for any setting.
     Integer(Option<i128>),
-    /// A variable's text, which stands for either.
+    /// A list of strings of the file.
+    List(Vec<&'a str>),
+    /// A variable's text, which stands for any of them; a list as the file writes it.
     Variable(&'a str),
     /// Something that no setting is made of.
     Other,
@@ -23,7 +25,19 @@ impl Given<'_> {
     fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) | Self::Variable(text) => Some(text),
-            Self::Integer(_) | Self::Other => None,
+            Self::Integer(_) | Self::List(_) | Self::Other => None,
+        }
+    }
+
+    fn list(&self) -> Option<Vec<&str>> {
+        match self {
+            Self::List(items) => Some(items.clone()),
+            Self::Variable(text) => {
+                let inside = text.trim().strip_prefix('[')?.strip_suffix(']')?.trim();
+                let items = inside.strip_suffix(',').unwrap_or(inside);
+                items.split(',').filter(|_| !items.is_empty()).map(quoted_text).collect()
+            }
+            Self::Text(_) | Self::Integer(_) | Self::Other => None,
         }
     }
 
@@ -31,9 +45,14 @@ impl Given<'_> {
         match self {
             Self::Integer(value) => *value,
             Self::Variable(text) => text.replace('_', "").parse().ok(),
-            Self::Text(_) | Self::Other => None,
+            Self::Text(_) | Self::List(_) | Self::Other => None,
         }
     }
+}
+
+/// What stands between quotes.
+fn quoted_text(text: &str) -> Option<&str> {
+    text.trim().strip_prefix('"')?.strip_suffix('"')
 }
 
 /// A shorter bearer token could be guessed, wherever it comes from.
@@ -94,6 +113,26 @@ impl Field for PathBuf {
 
     fn render(&self) -> Option<String> {
         Some(quoted(&self.to_string_lossy()))
+    }
+}
+
+impl Field for Hosts {
+    fn assign(&mut self, given: &Given<'_>, _: Range) -> Result<(), String> {
+        let is_name = |name: &&str| {
+            let is_in_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            (1..=253).contains(&name.len()) && name.bytes().all(is_in_name)
+        };
+        let names = given
+            .list()
+            .filter(|names| names.iter().all(is_name))
+            .ok_or("a list of host names without ports, such as [\"admin.example.com\"]")?;
+        self.0 = names.iter().map(|name| name.to_ascii_lowercase()).collect();
+        Ok(())
+    }
+
+    fn render(&self) -> Option<String> {
+        let names: Vec<String> = self.0.iter().map(|name| quoted(name)).collect();
+        Some(format!("[{}]", names.join(", ")))
     }
 }
 

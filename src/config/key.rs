@@ -100,7 +100,7 @@ macro_rules! keys {
             doc: $doc,
             field: |config| &mut config.$($place).+,
             copy: |to, from| to.$($place).+.clone_from(&from.$($place).+),
-        },)*)* TOKEN];
+        },)*)* TOKEN, HOSTS];
     };
 }
 
@@ -115,6 +115,18 @@ const TOKEN: Key = Key {
           data_dir/admin.token, readable by its owner only.",
     field: |config| &mut config.admin_token,
     copy: |to, from| to.admin_token.clone_from(&from.admin_token),
+};
+
+const HOSTS: Key = Key {
+    table: "admin",
+    name: "hosts",
+    secret: false,
+    range: ANY,
+    reload: Live,
+    doc: "Names by which the admin port may be called, besides localhost and addresses. Another\n\
+          name in Host is refused: it may be one that a web page has bound to this address.",
+    field: |config| &mut config.admin_hosts,
+    copy: |to, from| to.admin_hosts.clone_from(&from.admin_hosts),
 };
 
 keys! {

@@ -231,7 +231,14 @@ fn found<'a>(text: &str, value: &'a Spanned<DeValue<'_>>) -> (Given<'a>, String)
         DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {
             (Given::Other, as_written())
         }
-        DeValue::Array(_) => (Given::Other, "an array".to_string()),
+        DeValue::Array(items) => {
+            let texts = items.iter().map(|item| match item.get_ref() {
+                DeValue::String(text) => Some(&**text),
+                _ => None,
+            });
+            let given = texts.collect::<Option<_>>().map_or(Given::Other, Given::List);
+            (given, "an array".to_string())
+        }
         DeValue::Table(_) => (Given::Other, "a table".to_string()),
     }
 }

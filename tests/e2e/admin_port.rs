@@ -40,7 +40,7 @@ fn a_request_that_does_not_come_is_told_so() {
     slow_head.send(b"GET /healthz HTTP/1.1\r\nhost: a").unwrap();
     let mut slow_body = open(&instance);
     let head = format!(
-        "POST /admin/v1/plans HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\
+        "POST /admin/v1/plans HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
          content-length: 100\r\n\r\n{{\"name\":"
     );
     slow_body.send(head.as_bytes()).unwrap();
@@ -105,4 +105,28 @@ fn a_client_that_takes_no_answer_is_cut_off() {
     let error = deaf.send(&requests).unwrap_err();
     assert_ne!(error.kind(), ErrorKind::WouldBlock, "still open");
     assert!(is_well(&instance));
+}
+
+#[test]
+fn a_name_that_is_not_its_own_is_refused() {
+    let config = "[admin]\nhosts = [\"Admin.example\"]\n";
+    let instance = Setup::default().shards(1).config(config).start();
+    let admin = instance.admin();
+    let status = |path: &str, host: &str| {
+        let bytes = format!(
+            "GET {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {}\r\n\r\n",
+            admin.token
+        );
+        let mut connection = Connection::open(&admin.url).unwrap();
+        connection.send(bytes.as_bytes()).unwrap();
+        connection.answer("GET").unwrap().status()
+    };
+    for path in ["/metrics", "/admin/v1/plans", "/openapi.json"] {
+        for good in ["127.0.0.1:3001", "localhost", "[::1]:3001", "admin.EXAMPLE:80", "10.0.0.1"] {
+            assert_eq!(status(path, good), 200, "{path} {good}");
+        }
+        for bad in ["evil.example", "localhost.evil.example", "admin.example.evil:3001"] {
+            assert_eq!(status(path, bad), 421, "{path} {bad}");
+        }
+    }
 }

@@ -35,8 +35,20 @@ fn json_of(args: &[&str]) -> Value {
 #[test]
 fn every_command_explains_itself() {
     let commands = [
-        "demo", "serve", "check", "upstream", "journal", "plan", "consumer", "key", "service",
-        "price", "usage",
+        "demo",
+        "serve",
+        "check",
+        "upstream",
+        "journal",
+        "plan",
+        "consumer",
+        "key",
+        "service",
+        "price",
+        "usage",
+        "secrets",
+        "completions",
+        "man",
     ];
     for command in commands {
         let output = process::run(&[command, "--help"]);
@@ -51,6 +63,57 @@ fn every_command_explains_itself() {
         let output = process::run(&wrong);
         assert_eq!(output.status.code(), Some(2), "{wrong:?}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_name_stands_with_or_without_its_flag() {
+    for kind in ["plan", "consumer", "service"] {
+        let more: &[&str] = match kind {
+            "plan" => &["--rate-per-s", "1", "--burst", "1", "--quota-tokens", "1"],
+            "consumer" => &["--plan", "basic"],
+            _ => &["--base-url", "http://127.0.0.1:9", "--per-token", "1,1"],
+        };
+        let (plain, flagged) = (unique("plain"), unique("flagged"));
+        assert!(done(&[&[kind, "create", &plain], more].concat()).contains(&plain));
+        assert!(done(&[&[kind, "create", "--name", &flagged], more].concat()).contains(&flagged));
+        let both = admin(&[&[kind, "create", "a", "--name", "b"], more].concat());
+        assert_eq!(both.status.code(), Some(2), "{kind}");
+        let none = admin(&[&[kind, "create"], more].concat());
+        assert_eq!(none.status.code(), Some(2), "{kind}");
+    }
+}
+
+#[test]
+fn the_admin_token_has_one_variable() {
+    let api = shared().instance.admin();
+    let with = |name: &str| {
+        let mut command = process::command(&["plan", "list", "--admin-url", &api.url]);
+        command.args(["--data-dir", "/nonexistent"]).env(name, &api.token).output().unwrap()
+    };
+    assert!(with("TOLLGATE_ADMIN__TOKEN").status.success());
+    assert_eq!(with("TOLLGATE_ADMIN_TOKEN").status.code(), Some(2));
+}
+
+#[test]
+fn shells_and_man_are_told_of_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = stdout(&process::run(&["completions", shell]));
+        assert!(script.contains("tollgate") && script.contains("journal"), "{shell}");
+    }
+    let script = stdout(&process::run(&["completions", "bash"]));
+    // What bash itself offers after `tollgate co`.
+    let ask = format!(
+        "{script}\nCOMP_WORDS=(tollgate co); COMP_CWORD=1; _tollgate tollgate co; echo ${{COMPREPLY[@]}}"
+    );
+    let offered = std::process::Command::new("bash").args(["-c", &ask]).output().unwrap();
+    assert_eq!(stdout(&offered).trim(), "consumer completions", "{}", stderr(&offered));
+    assert!(stdout(&process::run(&["man"])).contains(".TH tollgate"));
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("man1");
+    let pages = stdout(&process::run(&["man", "--dir", dir.to_str().unwrap()]));
+    for page in ["tollgate.1", "tollgate-key-create.1", "tollgate-usage.1"] {
+        assert!(pages.lines().any(|line| line == page) && dir.join(page).exists(), "{pages}");
     }
 }
 

@@ -45,6 +45,13 @@ impl ApiError {
         Self::of(StatusCode::UNAUTHORIZED, "invalid_admin_token", message)
     }
 
+    /// 421: a name that is not this port's.
+    pub(crate) fn misdirected() -> Self {
+        let message = "The admin port is not known by the name in Host. Call it by its address, or \
+                       add the name to `[admin] hosts` in the configuration.";
+        Self::of(StatusCode::MISDIRECTED_REQUEST, "misdirected_request", message)
+    }
+
     /// 404 of an object.
     pub(crate) fn no_such(kind: &str, id: &str) -> Self {
         Self::of(StatusCode::NOT_FOUND, "not_found", format!("There is no {kind} {id:?}."))

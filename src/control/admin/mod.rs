@@ -20,17 +20,19 @@ pub(crate) use serve::serve;
 
 use super::desk::Desk;
 use super::store::Failure;
+use crate::config::Hosts;
 use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::uri::Authority;
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use error::ApiError;
 use serde_json::{Value, json};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
@@ -80,6 +82,9 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Desk>>); 14] {
 
 /// Lets a call pass that carries the token or needs none, and sees it through.
 async fn guard(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> Response {
+    if !is_ours(&request, &desk.settings().config.admin_hosts) {
+        return ApiError::misdirected().into_response();
+    }
     let is_open = match request.uri().path() {
         "/healthz" | "/openapi.json" => true,
         "/metrics" => is_from_loopback(&request),
@@ -100,6 +105,19 @@ async fn guard(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> R
 fn is_from_loopback(request: &Request) -> bool {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     peer.is_some_and(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback())
+}
+
+/// Is the port called by an address or by a name of its own? A web page can bind a name of its own
+/// to this address and have a browser call it (DNS rebinding); it cannot bind an address.
+fn is_ours(request: &Request, hosts: &Hosts) -> bool {
+    // Browsers always name the host, and hyper has refused a second Host.
+    let Some(value) = request.headers().get(header::HOST) else { return true };
+    let Ok(authority) = value.to_str().unwrap_or_default().parse::<Authority>() else {
+        return false;
+    };
+    let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse::<IpAddr>().is_ok() || hosts.0.contains(&host)
 }
 
 fn has_token(request: &Request, token: &str) -> bool {

@@ -76,8 +76,7 @@ impl Request {
 
     /// As bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut head =
-            format!("{} {} HTTP/1.1\r\nhost: tollgate.test\r\n", self.method, self.target);
+        let mut head = format!("{} {} HTTP/1.1\r\nhost: localhost\r\n", self.method, self.target);
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }
