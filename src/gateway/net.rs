@@ -11,7 +11,7 @@
 use crate::clock;
 use io_uring::IoUring;
 use monoio::buf::IoBufMut;
-use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
+use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt};
 use monoio::net::{TcpListener, TcpStream};
 use monoio::time::TimeDriver;
 use monoio::{IoUringDriver, RuntimeBuilder};
@@ -279,6 +279,14 @@ impl Stream {
         });
         let result = ready.await;
         clock::tick();
+        result
+    }
+
+    /// Writes once: how many of `bytes` there was room for.
+    pub async fn write(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+        let (result, given_back) = self.inner.write(std::mem::take(bytes)).await;
+        clock::tick();
+        *bytes = given_back;
         result
     }
 

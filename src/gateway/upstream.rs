@@ -239,18 +239,19 @@ impl Link {
     }
 
     /// Sends the request; less than all of it where the answer is here before that and does not
-    /// depend on the rest. Most requests leave at once, in one system call right behind the look
-    /// at the connection that they leave on.
+    /// depend on the rest. Most requests leave at once, with all else that the shard's turn sends;
+    /// a peer woken in mid-turn by a system call of its own would take the shard's core.
     async fn send(
         &mut self,
         idle_timeout_ms: u64,
         limits: &HeadLimits,
         is_head: bool,
     ) -> Result<(), Fault> {
-        let mut sent = 0;
         self.arm(idle_timeout_ms);
+        let mut sent = 0;
+        let mut taken = self.socket.write(&mut self.output).await;
         loop {
-            let Ok(count) = self.socket.send_now(&self.output[sent..]) else {
+            let Ok(count) = taken else {
                 // What the upstream said before it hung up is its answer.
                 self.ceased = true;
                 let is_here = self.begun || self.listen(limits, is_head)?;
@@ -276,6 +277,7 @@ impl Link {
             if self.ceased {
                 return Ok(());
             }
+            taken = self.socket.send_now(&self.output[sent..]);
         }
     }
 

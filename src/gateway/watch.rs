@@ -255,6 +255,11 @@ impl Socket {
         self.stream.read(buffer).await
     }
 
+    /// See [`Stream::write`].
+    pub async fn write(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+        self.stream.write(bytes).await
+    }
+
     /// See [`Stream::write_all`].
     pub async fn write_all(&mut self, bytes: &mut Vec<u8>) -> io::Result<()> {
         self.stream.write_all(bytes).await
