@@ -8,6 +8,7 @@ use crate::journal::scan::{Found, Scan};
 use crate::journal::{JournalShared, quarantine, sync};
 use crate::mail::{Settled, WriterMail};
 use crate::metrics::Metrics;
+use crate::sqlite;
 use rusqlite::Connection;
 use shard::units::Nanos;
 use std::io;
@@ -18,9 +19,6 @@ use std::time::Duration;
 
 /// Pause between two looks into the channel.
 const TICK: Duration = Duration::from_millis(2);
-/// Pause after a batch: long enough for a change of control's, which asks for its turn every
-/// millisecond, to get it even where batches never end. Of a full batch's time it is a twentieth.
-const GIVE_WAY: Duration = Duration::from_millis(2);
 /// Pause after the store failed; doubled each time, to at most [`FAILED_PAUSE_MAX`].
 const FAILED_PAUSE_MIN: Duration = Duration::from_millis(20);
 const FAILED_PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -161,7 +159,7 @@ impl Writer {
                 }
             }
             match turn {
-                Turn::Busy => std::thread::park_timeout(GIVE_WAY),
+                Turn::Busy => {}
                 Turn::Idle => std::thread::park_timeout(TICK),
                 Turn::Failed(pause) => std::thread::park_timeout(pause),
             }
@@ -268,8 +266,10 @@ impl Writer {
         };
         let advances: Vec<_> = self.spools.iter().enumerate().map(advance).collect();
         let (connection, names) = (&mut self.connection, &mut self.names);
+        let turn = sqlite::take_turn();
         let written =
             ledger::write(connection, names, &self.origins, &self.batch, &mut [], &advances)?;
+        drop(turn);
         self.batch.clear();
         self.metrics.writer.rows.add(written.rows);
         self.metrics.writer.refused.add(written.refused);

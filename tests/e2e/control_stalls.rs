@@ -4,7 +4,7 @@
 use crate::support::admin::{Admin, per_token};
 use crate::support::instance::{Instance, Setup};
 use crate::support::load::{Log, Until};
-use crate::support::poll;
+use crate::support::poll::{self, PATIENCE};
 use crate::support::resolver::SilentResolver;
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -16,10 +16,10 @@ use ureq::http::Method;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// New keys of new consumers make their first call, and are refused within a second of their
-/// revocation. Prints the longest of each.
+/// revocation. Prints the longest of each, and how long the revocations' own answers took.
 fn come_and_go(instance: &Instance, keys: u32) {
     let admin = instance.admin();
-    let (mut first_calls, mut revocations) = (Duration::ZERO, Duration::ZERO);
+    let [mut first_calls, mut answers, mut refusals] = [Duration::ZERO; 3];
     for _ in 0..keys {
         let key = admin.key("enterprise");
         let call = instance.chat(&json!({})).key(&key.text);
@@ -28,12 +28,17 @@ fn come_and_go(instance: &Instance, keys: u32) {
         first_calls = first_calls.max(begun.elapsed());
         let begun = Instant::now();
         admin.done(Method::DELETE, &format!("keys/{}", key.id), None);
-        poll::within(SECOND.saturating_sub(begun.elapsed()), "a revoked key to be refused", || {
+        answers = answers.max(begun.elapsed());
+        poll::within(SECOND, "a revoked key to be refused", || {
             (instance.call(&call).status() == 401).then_some(())
         });
-        revocations = revocations.max(begun.elapsed());
+        refusals = refusals.max(begun.elapsed());
     }
-    println!("at most: first call {first_calls:?}, revocation {revocations:?}");
+    println!(
+        "at most: first call {first_calls:?}, revocation answered {answers:?}, refused {refusals:?}"
+    );
+    // A commit's sync is the disk's own time, which a busy machine does not promise.
+    assert!(answers < PATIENCE / 4, "a revocation waited {answers:?}");
 }
 
 #[test]
@@ -63,14 +68,13 @@ fn a_host_that_is_not_found_is_said_once() {
     let mut instance = Setup::default().shards(1).start();
     let admin = instance.admin();
     let id = admin.service("nowhere", "http://nowhere.invalid", &per_token(1, 1, 1));
-    let said = instance.process.wait_for("host is not found");
-    assert!(said.contains("nowhere.invalid"), "{said}");
+    instance.process.wait_for("nowhere.invalid");
     for path in ["/a", "/b", "/c"] {
         let change = json!({ "default_path": path });
         admin.done(Method::PATCH, &format!("services/{id}"), Some(&change));
     }
     let log = instance.process.log();
-    assert_eq!(log.matches("host is not found").count(), 1, "{log}");
+    assert_eq!(log.matches("nowhere.invalid").count(), 1, "{log}");
 }
 
 /// Adds a day with so many records to the ledger of an instance that has stopped.

@@ -121,7 +121,11 @@ impl Store {
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.changes.run(work).await
+        let in_turn = move |db: &mut Connection| {
+            let _turn = sqlite::take_turn();
+            work(db)
+        };
+        self.changes.run(in_turn).await
     }
 
     /// Reads what the shards wait for.

@@ -259,6 +259,7 @@ fn changes_of_prices_take_their_turn_with_the_ledgers_writer() {
     let writer = std::thread::spawn(move || {
         let mut batches = 0;
         while !until.load(std::sync::atomic::Ordering::Relaxed) {
+            let _turn = sqlite::take_turn();
             let transaction = ledger.transaction().unwrap();
             let insert = "INSERT INTO ingest_watermark VALUES (?1, 1, 0)
                           ON CONFLICT (journal_id) DO UPDATE SET next_seq = next_seq + 1";
@@ -270,7 +271,10 @@ fn changes_of_prices_take_their_turn_with_the_ledgers_writer() {
     });
     for version in 2..12 {
         let free = PriceModel::PerToken(TokenPrices::default());
-        let added = store.run_here(move |db| services::add_price(db, ServiceId(1), &free, 9));
+        let added = store.run_here(move |db| {
+            let _turn = sqlite::take_turn();
+            services::add_price(db, ServiceId(1), &free, 9)
+        });
         assert_eq!(added.unwrap().price.version, version);
     }
     is_over.store(true, std::sync::atomic::Ordering::Relaxed);
