@@ -157,9 +157,9 @@ pub struct Keys {
     pub verifier_threads: usize,
     /// Verifications that wait; past it 503 `overloaded`.
     pub verifier_queue_max: usize,
-    /// Failed verifications per minute and client address that may cost an Argon2.
+    /// Wrong texts of one key id that one client address may send per minute.
     pub failures_per_minute_per_address: u32,
-    /// The same per key id.
+    /// The same from all addresses together.
     pub failures_per_minute_per_key: u32,
 }
 
@@ -324,8 +324,8 @@ fn default_keys() -> Keys {
         argon2_memory_kib: 19_456,
         argon2_passes: 2,
         verifier_threads: 2,
-        verifier_queue_max: 64,
-        failures_per_minute_per_address: 60,
+        verifier_queue_max: 512,
+        failures_per_minute_per_address: 10,
         failures_per_minute_per_key: 30,
     }
 }

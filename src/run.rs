@@ -12,6 +12,7 @@ use crate::{control, data_dir, descriptors, sqlite, writer};
 use rusqlite::Connection;
 use rustix::thread::{CpuSet, sched_getaffinity};
 use shard::catalog::Catalog;
+use shard::known_ids::KnownIds;
 use shard::{Shard, ShardConfig};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -125,7 +126,8 @@ impl Instance {
         let data_dir = &config.server.data_dir;
         let mut connection = sqlite::open(data_dir).map_err(|why| RunError(why.to_string()))?;
         let opened = control::open(&config).map_err(|why| RunError(why.to_string()))?;
-        let (catalog, digest_key) = (opened.catalog(), opened.digest_key());
+        let (catalog, known_ids) = (opened.catalog(), opened.known_ids());
+        let digest_key = opened.digest_key();
         replay(data_dir, &mut connection)?;
         let (mails, control_mail, writer_mail) = mail::open(cpus.len());
         let metrics = Arc::new(Metrics::new(cpus.len()));
@@ -166,6 +168,7 @@ impl Instance {
             state: &state,
             metrics: &metrics,
             digest_key,
+            known_ids,
             catalog,
             shared,
         };
@@ -325,6 +328,7 @@ struct ShardStart<'a> {
     state: &'a Arc<ProcessState>,
     metrics: &'a Arc<Metrics>,
     digest_key: [u8; KEY_BYTES],
+    known_ids: Arc<KnownIds>,
     catalog: Arc<Catalog>,
     shared: Arc<[Arc<JournalShared>]>,
 }
@@ -347,6 +351,7 @@ impl ShardStart<'_> {
                 config: self.config.clone(),
                 state: self.state.clone(),
                 digest_key: self.digest_key,
+                known_ids: self.known_ids.clone(),
                 shard: Shard::new(shard, self.catalog.clone()),
                 journal,
                 journals: self.shared.clone(),

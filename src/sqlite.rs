@@ -23,6 +23,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0003_index_usage_by_time", include_str!("../migrations/sqlite/0003_index_usage_by_time.sql")),
     ("0004_widen_ledger", include_str!("../migrations/sqlite/0004_widen_ledger.sql")),
     ("0005_seal_credentials", include_str!("../migrations/sqlite/0005_seal_credentials.sql")),
+    ("0006_keep_key_digests", include_str!("../migrations/sqlite/0006_keep_key_digests.sql")),
 ];
 
 /// Why the store cannot be used.

@@ -11,6 +11,7 @@ pub mod bucket;
 pub mod catalog;
 mod clock_table;
 pub mod key_cache;
+pub mod known_ids;
 pub mod lease;
 pub mod limits;
 pub mod message;

@@ -19,7 +19,8 @@ pub const PERMITS_MAX: usize = 65_536;
 /// Messages to control that one shard has not yet sent.
 pub const OUTBOX_MAX: usize = 65_536;
 /// Keys about which one shard is asking control, or was turned away a moment ago.
-pub const VERIFIES_MAX: usize = 4_096;
+/// More than the keys that may all call at once after a start.
+pub const VERIFIES_MAX: usize = 16_384;
 /// After this long without a verdict control is asked again. Longer than its queue can take.
 pub const VERIFY_RETRY: Nanos = Nanos::from_s(10);
 /// How long a key that control would not look at is turned away unasked.

@@ -219,9 +219,10 @@ keys! {
         verifier_queue_max: Restart, (1, 65_536), keys.verifier_queue_max,
             "Keys that wait for them; past it 503 overloaded.";
         failures_per_minute_per_address: Live, (1, 1_000_000), keys.failures_per_minute_per_address,
-            "Wrong secrets per minute that one client address may have hashed.";
+            "Wrong secrets per minute that a client address may try for one key id; past it 503.\n\
+             The right one of a key that was verified before is let in whatever others try.";
         failures_per_minute_per_key: Live, (1, 1_000_000), keys.failures_per_minute_per_key,
-            "The same for one key id.";
+            "The same from all addresses together.";
     }
     secrets {
         digest_key_file: Restart, ANY, secrets.digest_key_file,

@@ -5,8 +5,10 @@
 //! the book cannot come back by a verification that was under way.
 
 use super::store::keys::KeyRow;
+use super::vault::{Digest, KeyName};
 use shard::catalog::{Catalog, CatalogChange};
-use shard::message::KeyGrant;
+use shard::known_ids::KnownIds;
+use shard::message::{KeyDigest, KeyGrant};
 use shard::units::{BucketId, ConsumerId, KeyId, Moment, Nanos, PlanId, ServiceId};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use std::sync::Arc;
 /// A key that is not revoked.
 struct Key {
     secret_hash: Arc<str>,
+    digest: Option<KeyDigest>,
     consumer: ConsumerId,
     bucket: BucketId,
     expires_at_unix_us: Option<i64>,
@@ -29,15 +32,40 @@ pub(crate) struct Consumer {
     pub(crate) plan: PlanId,
 }
 
+/// What a text of a key is held against. No `Debug`: it holds a secret's hash.
+pub(crate) enum Check {
+    /// The digest of the right text, which was verified before.
+    Digest(KeyDigest),
+    /// The Argon2id hash.
+    Hash(Arc<str>),
+}
+
 /// See the module. No `Debug`: it holds hashes of secrets.
-#[derive(Default)]
 pub(crate) struct Book {
+    known_ids: Arc<KnownIds>,
+    digest_key_name: KeyName,
     catalog: Catalog,
     consumers: HashMap<ConsumerId, Consumer>,
     keys: HashMap<KeyId, Key>,
 }
 
 impl Book {
+    /// Without entries. Digests under other keys than the named one are as good as none.
+    pub(crate) fn new(known_ids: KnownIds, digest_key_name: KeyName) -> Self {
+        Self {
+            known_ids: Arc::new(known_ids),
+            digest_key_name,
+            catalog: Catalog::default(),
+            consumers: HashMap::new(),
+            keys: HashMap::new(),
+        }
+    }
+
+    /// The ids of all keys that are or were here, for the shards to look into.
+    pub(crate) fn known_ids(&self) -> Arc<KnownIds> {
+        Arc::clone(&self.known_ids)
+    }
+
     /// The catalog as the shards have it, or will before anything sent after this.
     pub(crate) fn catalog(&self) -> &Catalog {
         &self.catalog
@@ -69,21 +97,33 @@ impl Book {
             self.keys.remove(&row.id);
             return;
         }
+        let is_ours = |digest: &Digest| digest.key_name == self.digest_key_name;
         let key = Key {
             secret_hash: Arc::clone(&row.secret_hash),
+            digest: row.digest.filter(is_ours).map(|digest| digest.digest),
             consumer: row.consumer,
             bucket: row.bucket,
             expires_at_unix_us: row.expires_at_unix_us,
             services: row.services.clone(),
         };
         self.keys.insert(row.id, key);
+        self.known_ids.insert(row.id);
     }
 
-    /// What the key's secret must match, if the key could be granted now.
-    pub(crate) fn secret_hash(&self, id: KeyId, at: Moment) -> Option<Arc<str>> {
+    /// The key's text was verified: what the store is to keep of it, if the key is still here.
+    pub(crate) fn set_digest(&mut self, id: KeyId, digest: KeyDigest) -> Option<Digest> {
+        self.keys.get_mut(&id)?.digest = Some(digest);
+        Some(Digest { key_name: self.digest_key_name, digest })
+    }
+
+    /// What the key's text must match, if the key could be granted now.
+    pub(crate) fn check(&self, id: KeyId, at: Moment) -> Option<Check> {
         let key = self.keys.get(&id)?;
         expires_at(key, at)?;
-        Some(Arc::clone(&key.secret_hash))
+        Some(match key.digest {
+            Some(digest) => Check::Digest(digest),
+            None => Check::Hash(Arc::clone(&key.secret_hash)),
+        })
     }
 
     /// What the key may do now, its secret having matched; `None`: nothing any more.
@@ -117,7 +157,7 @@ pub(crate) mod tests {
 
     /// A book with the plan 1, its consumer 1 and a key of theirs.
     pub(crate) fn book_with_key(id: KeyId, secret_hash: &str) -> Book {
-        let mut book = Book::default();
+        let mut book = Book::new(KnownIds::with_room_for(0), [0; 8]);
         let plan = Plan {
             id: PlanId(1),
             name: "p".into(),
@@ -141,6 +181,7 @@ pub(crate) mod tests {
             bucket: BucketId(1),
             name: None,
             secret_hash: secret_hash.into(),
+            digest: None,
             services: None,
             expires_at_unix_us: None,
             revoked_at: None,
@@ -168,6 +209,6 @@ pub(crate) mod tests {
         let mut row = key_row(KeyId(1), "h");
         row.revoked_at = Some("now".to_owned());
         book.set_key(&row);
-        assert_eq!((book.grant(KeyId(1), at), book.secret_hash(KeyId(1), at)), (None, None));
+        assert!(book.grant(KeyId(1), at).is_none() && book.check(KeyId(1), at).is_none());
     }
 }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Argon2 hashes of new keys under way at once.
-pub(super) const HASHES_MAX: usize = 2;
+const HASHES_MAX: usize = 2;
 /// A change of a service waits for its host's addresses this long; they may come later.
 const ADDRS_WITHIN: Duration = Duration::from_millis(500);
 
@@ -38,7 +38,7 @@ pub(crate) struct Desk {
     pub(crate) store: Store,
     pub(crate) post: Post,
     pub(crate) vault: Vault,
-    pub(crate) hashes: Semaphore,
+    pub(crate) hashes: Arc<Semaphore>,
     names: Names,
     book: Mutex<Book>,
     settings: Mutex<Arc<Settings>>,
@@ -61,7 +61,7 @@ impl Desk {
             store,
             post,
             vault,
-            hashes: Semaphore::new(HASHES_MAX),
+            hashes: Arc::new(Semaphore::new(HASHES_MAX)),
             names,
             book: Mutex::new(book),
             settings: Mutex::new(Arc::new(settings)),

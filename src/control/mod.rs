@@ -39,6 +39,7 @@ use names::Names;
 use post::Post;
 use rusqlite::Connection;
 use shard::catalog::Catalog;
+use shard::known_ids::KnownIds;
 use shard::price::price;
 use shard::record::Record;
 use shard::units::NanoUsd;
@@ -52,11 +53,6 @@ use store::{Failure, Page, Store, consumers, credentials, keys, services};
 use tokio::runtime::Runtime;
 use vault::Vault;
 
-/// Threads for new keys' hashes and nothing else; they end when idle.
-const BLOCKING_THREADS_MAX: usize = desk::HASHES_MAX;
-/// They end after this. The allocator gives freed memory (a hash takes 19 MiB) back to the host
-/// when it is a second old and a thread ends; see tuning.md, "memory of hashes".
-const BLOCKING_THREAD_IDLE: Duration = Duration::from_millis(1_500);
 /// What an admin call may still take when the thread has been told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -111,6 +107,11 @@ impl Opened {
         Arc::new(self.book.catalog().clone())
     }
 
+    /// The ids of the keys, kept up to date from now on.
+    pub fn known_ids(&self) -> Arc<KnownIds> {
+        self.book.known_ids()
+    }
+
     /// Under which shards make the digests of API keys.
     pub fn digest_key(&self) -> [u8; KEY_BYTES] {
         self.vault.digest_key()
@@ -129,15 +130,12 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
     let vault = Vault::open(config, store.run_here(|db| credentials::any(db))?.as_deref())?;
     let seal = Arc::clone(vault.seal());
     store.run_here(move |db| credentials::seal_plain(db, &seal))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS_MAX)
-        .thread_keep_alive(BLOCKING_THREAD_IDLE)
-        .thread_name("control-blocking")
-        .build()?;
     let seal = Arc::clone(vault.seal());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let digest_key_name = vault.digest_key_name();
     let (book, names) = store.run_here(move |db| {
-        let (mut book, names) = (Book::default(), Names::default());
+        let known_ids = KnownIds::with_room_for(keys::count(db)?);
+        let (mut book, names) = (Book::new(known_ids, digest_key_name), Names::default());
         book.set_catalog(catalog::load(db, &names, &seal)?);
         for row in consumers::list(db, Page::EVERYTHING)? {
             book.set_consumer(row.id, Consumer { name: row.name.into(), plan: row.plan });

@@ -7,13 +7,14 @@ use super::leases::Leases;
 use super::ledger_reads::{self, Batch, LedgerReads, Tokens};
 use super::months::{Asked, Months, OnRead, Place};
 use super::post::Post;
-use super::store::usage;
+use super::store::{keys, usage};
 use super::tokenizer::Tokenizer;
+use super::vault::Digest;
 use super::verifier::{Checked, Question, Verifier};
 use crate::clock;
 use crate::config::Config;
 use shard::message::{Account, ToControl, ToShard};
-use shard::units::{ConsumerId, NanoUsd, Nanos, Period};
+use shard::units::{ConsumerId, KeyId, NanoUsd, Nanos, Period};
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// A month whose service's price came to depend on it just now is read again after this, until
 /// the ledger has what was settled before: about a batch of the writer.
 const LEDGER_CATCHES_UP: Nanos = Nanos::from_ms(5);
+/// Digests of verified keys on their way to the store; hashing makes far fewer at a time.
+const UNSAVED_MAX: usize = 4_096;
 
 /// What the owner of the thread asks for.
 pub(super) enum Command {
@@ -79,6 +82,7 @@ struct Loop {
     behind: Vec<Place>,
     behind_until: Nanos,
     journals: Arc<[u128]>,
+    verified: flume::Sender<(KeyId, Digest)>,
 }
 
 /// This process, as others name it.
@@ -107,6 +111,8 @@ pub(super) async fn run(
     let leases = Leases::new(process.instance, shards as u16, empty_at(&desk));
     let months = Months::new(shards, desk.book().catalog());
     let Workers { verifier, checks, tokenizer } = workers;
+    let (verified, unsaved) = flume::bounded(UNSAVED_MAX);
+    tokio::spawn(save_digests(Arc::clone(&desk), unsaved));
     let mut state = Loop {
         desk,
         verifier,
@@ -118,6 +124,7 @@ pub(super) async fn run(
         behind: Vec::new(),
         behind_until: Nanos(0),
         journals: process.journals,
+        verified,
     };
     loop {
         let due = until(state.timeout());
@@ -155,6 +162,17 @@ async fn serve_admin(desk: Arc<Desk>, listener: TcpListener) {
     match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => admin::serve(desk, listener).await,
         Err(error) => tracing::error!(%error, "the admin API is not served"),
+    }
+}
+
+/// Gives the store the digests of keys that have just been verified, as many as there are at once.
+async fn save_digests(desk: Arc<Desk>, unsaved: flume::Receiver<(KeyId, Digest)>) {
+    while let Ok(first) = unsaved.recv_async().await {
+        let digests: Vec<_> = std::iter::once(first).chain(unsaved.try_iter()).collect();
+        let saved = desk.store.change(move |db| keys::set_digests(db, &digests)).await;
+        if let Err(failure) = saved {
+            tracing::error!(%failure, "verified keys will be hashed again after a restart");
+        }
     }
 }
 
@@ -219,8 +237,13 @@ impl Loop {
     /// The book is read and the verdict sent in one step: a revocation comes wholly before it or
     /// wholly after it, with its `Forget` after the verdict.
     fn on_checked(&mut self, checked: Checked) {
-        let (book, metrics) = (self.desk.book(), &self.desk.metrics.control);
-        let (shards, verdict) = self.verifier.checked(checked, &book, clock::moment(), metrics);
+        let (mut book, metrics) = (self.desk.book(), &self.desk.metrics.control);
+        let (shards, verdict) = self.verifier.checked(checked, &mut book, clock::moment(), metrics);
+        for verified in self.verifier.take_unsaved() {
+            if self.verified.try_send(verified).is_err() {
+                tracing::error!("a verified key will be hashed again after a restart");
+            }
+        }
         for shard in shards {
             let (digest, verdict) = (checked.digest, verdict.clone());
             self.desk.post.tell(shard, ToShard::Verdict { digest, verdict });

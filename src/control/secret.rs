@@ -10,13 +10,12 @@ use shard::message::KEY_TEXT_BYTES;
 use shard::units::KeyId;
 
 /// A new key's text and the hash to keep; the cause of a failure carries no secret.
-pub(crate) fn make(id: KeyId, config: &Keys) -> Result<(String, String), String> {
+pub(crate) fn make(id: KeyId, config: &Keys) -> Result<([u8; KEY_TEXT_BYTES], String), String> {
     let mut secret = [0u8; 16];
     getrandom::fill(&mut secret)
         .map_err(|error| format!("the host gave no randomness: {error}"))?;
     let text = key_text::compose(id.0, &secret);
     let hash = hash(&text, config)?;
-    let text = String::from_utf8(text.to_vec()).map_err(|_| "a key is not text".to_owned())?;
     Ok((text, hash))
 }
 

@@ -8,6 +8,7 @@
 use crate::config::{Config, DIGEST_KEY_FILE, ENCRYPTION_KEY_FILE, KEY_BYTES, KeyFile, read_key};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use shard::message::{KEY_TEXT_BYTES, KeyDigest};
 use shard::units::ServiceId;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -22,6 +23,27 @@ const NONCE_BYTES: usize = 24;
 
 /// Tells keys apart without giving them away.
 pub(crate) type KeyName = [u8; NAME_BYTES];
+
+/// A verified API key's keyed digest: who sends a text with this digest has the key. Under
+/// another digest key it says nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct Digest {
+    pub(crate) key_name: KeyName,
+    pub(crate) digest: KeyDigest,
+}
+
+impl Digest {
+    /// As a column of the store.
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        [&self.key_name[..], &self.digest].concat()
+    }
+
+    /// From a column of the store.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (key_name, digest) = bytes.split_first_chunk()?;
+        Some(Self { key_name: *key_name, digest: digest.try_into().ok()? })
+    }
+}
 
 /// A key of the instance.
 pub(crate) struct Key([u8; KEY_BYTES]);
@@ -141,6 +163,17 @@ impl Vault {
     /// Under this the digests of API keys are made.
     pub(crate) fn digest_key(&self) -> [u8; KEY_BYTES] {
         self.digest.0
+    }
+
+    /// What the store keeps of a verified key.
+    pub(crate) fn digest_of(&self, text: &[u8; KEY_TEXT_BYTES]) -> Digest {
+        let digest = *blake3::keyed_hash(&self.digest.0, text).as_bytes();
+        Digest { key_name: self.digest.name(), digest }
+    }
+
+    /// Tells whether a digest was made under this key.
+    pub(crate) fn digest_key_name(&self) -> KeyName {
+        self.digest.name()
     }
 
     /// For upstream credentials.

@@ -1,14 +1,20 @@
-//! Answers shards that have met a key for the first time. Argon2id runs on threads of its own,
-//! a bounded number with a bounded queue, and only for a key id that exists, within the budgets
-//! of failures. Each text is checked once for all shards, at the same time or later.
+//! Answers shards that have met a key for the first time. A key that was verified before, by any
+//! process, is told by its digest, at once and whatever else waits. Only for a key without one (an
+//! earlier version's, or under another digest key) is its text hashed: Argon2id on threads of its
+//! own, a bounded number with a bounded queue, in which no key has more than its share. Each text
+//! is checked once for all shards, at the same time or later.
+//!
+//! Wrong texts are charged to the key that they name, and to the address only within that key: no
+//! caller pays for another one's mistakes behind the same address.
 //!
 //! What is kept of a check is whether this text matches that key's hash: true for ever, because
 //! a key's secret never changes (a rotated key has a new id). The verdict is made from the book
 //! when it is sent, so nothing here has to be dropped at a revocation.
 
-use super::book::Book;
+use super::book::{Book, Check};
 use super::failures::Failures;
 use super::secret;
+use super::vault::Digest;
 use crate::config::Keys;
 use crate::metrics::ControlMetrics;
 use crate::wire::key_text;
@@ -17,11 +23,13 @@ use shard::units::{KeyId, Moment};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use subtle::ConstantTimeEq;
 
-/// Texts that matched, remembered for the instance's other shards.
-const MATCHED_MAX: usize = 131_072;
-/// Texts that did not.
+/// Texts that were wrong.
 const WRONG_MAX: usize = 16_384;
+/// Texts of one key that are hashed or wait for it: the right one among wrong ones, and no room
+/// that other keys need.
+const FLIGHTS_PER_KEY_MAX: usize = 2;
 
 /// A shard's question. No `Debug`: it holds a key.
 pub(crate) struct Question {
@@ -60,10 +68,10 @@ struct Flight {
 pub(crate) struct Verifier {
     jobs: flume::Sender<Job>,
     flights: HashMap<KeyDigest, Flight>,
-    matched: Recent,
     wrong: Recent,
-    by_network: Failures<IpAddr>,
+    by_network: Failures<(IpAddr, KeyId)>,
     by_key: Failures<KeyId>,
+    unsaved: Vec<(KeyId, Digest)>,
 }
 
 impl Verifier {
@@ -92,10 +100,10 @@ impl Verifier {
         Self {
             jobs,
             flights: HashMap::new(),
-            matched: Recent::new(MATCHED_MAX),
             wrong: Recent::new(WRONG_MAX),
             by_network: Failures::new(config.failures_per_minute_per_address),
             by_key: Failures::new(config.failures_per_minute_per_key),
+            unsaved: Vec::new(),
         }
     }
 
@@ -117,14 +125,49 @@ impl Verifier {
             metrics.verified_refused.add(1);
             return Some(Verdict::Refused);
         };
-        let Some(secret_hash) = book.secret_hash(key, at) else {
-            metrics.verified_refused.add(1);
-            return Some(Verdict::Refused);
-        };
-        if self.matched.has(&question.digest) {
-            metrics.verified_cached.add(1);
-            return Some(verdict(book, key, at));
+        match book.check(key, at) {
+            None => {
+                metrics.verified_refused.add(1);
+                Some(Verdict::Refused)
+            }
+            Some(Check::Digest(digest)) if bool::from(digest.ct_eq(&question.digest)) => {
+                metrics.verified_cached.add(1);
+                Some(verdict(book, key, at))
+            }
+            Some(Check::Digest(_)) => Some(self.wrong_text(question, key, at, metrics)),
+            Some(Check::Hash(hash)) => self.ask_hash(question, key, hash, at, metrics),
         }
+    }
+
+    /// The text is not the key's: no hash has to say so.
+    fn wrong_text(
+        &mut self,
+        question: &Question,
+        key: KeyId,
+        at: Moment,
+        metrics: &ControlMetrics,
+    ) -> Verdict {
+        let network = network_of(question.peer);
+        if !self.wrong.has(&question.digest) {
+            if !self.may_fail(network, key, at) {
+                metrics.verified_busy.add(1);
+                return Verdict::Busy;
+            }
+            self.wrong.insert(question.digest);
+            self.charge(network, key, at);
+        }
+        metrics.verified_refused.add(1);
+        Verdict::Refused
+    }
+
+    fn ask_hash(
+        &mut self,
+        question: &Question,
+        key: KeyId,
+        secret_hash: Arc<str>,
+        at: Moment,
+        metrics: &ControlMetrics,
+    ) -> Option<Verdict> {
         if self.wrong.has(&question.digest) {
             metrics.verified_refused.add(1);
             return Some(Verdict::Refused);
@@ -135,8 +178,8 @@ impl Verifier {
         }
         let network = network_of(question.peer);
         let digest = question.digest;
-        let is_allowed =
-            self.by_network.may_fail(network, at.now) && self.by_key.may_fail(key, at.now);
+        let of_key = self.flights.values().filter(|flight| flight.key == key).count();
+        let is_allowed = of_key < FLIGHTS_PER_KEY_MAX && self.may_fail(network, key, at);
         let job = Job { digest, text: question.text, secret_hash };
         if !is_allowed || self.jobs.try_send(job).is_err() {
             metrics.verified_busy.add(1);
@@ -146,11 +189,20 @@ impl Verifier {
         None
     }
 
+    fn may_fail(&self, network: IpAddr, key: KeyId, at: Moment) -> bool {
+        self.by_network.may_fail((network, key), at.now) && self.by_key.may_fail(key, at.now)
+    }
+
+    fn charge(&mut self, network: IpAddr, key: KeyId, at: Moment) {
+        self.by_network.charge((network, key), at.now);
+        self.by_key.charge(key, at.now);
+    }
+
     /// A thread is done: the verdict, and who waits for it.
     pub(crate) fn checked(
         &mut self,
         checked: Checked,
-        book: &Book,
+        book: &mut Book,
         at: Moment,
         metrics: &ControlMetrics,
     ) -> (Vec<u16>, Verdict) {
@@ -158,12 +210,12 @@ impl Verifier {
             return (Vec::new(), Verdict::Refused);
         };
         let verdict = if checked.matches {
-            self.matched.insert(checked.digest);
+            let digest = book.set_digest(flight.key, checked.digest);
+            self.unsaved.extend(digest.map(|digest| (flight.key, digest)));
             verdict(book, flight.key, at)
         } else {
             self.wrong.insert(checked.digest);
-            self.by_network.charge(flight.network, at.now);
-            self.by_key.charge(flight.key, at.now);
+            self.charge(flight.network, flight.key, at);
             Verdict::Refused
         };
         match verdict {
@@ -171,6 +223,11 @@ impl Verifier {
             _ => metrics.verified_refused.add(1),
         }
         (flight.shards, verdict)
+    }
+
+    /// Digests that the store has not got yet: one for each key verified by its hash.
+    pub(crate) fn take_unsaved(&mut self) -> Vec<(KeyId, Digest)> {
+        std::mem::take(&mut self.unsaved)
     }
 }
 
@@ -249,7 +306,6 @@ mod tests {
     fn started() -> (Verifier, flume::Receiver<Checked>, Book, Question) {
         let (verifier, checks) = Verifier::start(&config()).unwrap();
         let (text, hash) = secret::make(KEY, &config()).unwrap();
-        let text = text.as_bytes().try_into().unwrap();
         let question = Question { shard: 0, digest: [1; 32], text, peer: PEER };
         (verifier, checks, book_with_key(KEY, &hash), question)
     }
@@ -260,28 +316,51 @@ mod tests {
 
     #[test]
     fn a_right_key_is_checked_once_for_all_shards() {
-        let (mut verifier, checks, book, mut question) = started();
+        let (mut verifier, checks, mut book, mut question) = started();
         let metrics = ControlMetrics::default();
         assert_eq!(verifier.ask(&question, &book, at(), &metrics), None);
         question.shard = 1;
         assert_eq!(verifier.ask(&question, &book, at(), &metrics), None);
         let checked = checks.recv().unwrap();
-        let (shards, verdict) = verifier.checked(checked, &book, at(), &metrics);
+        let (shards, verdict) = verifier.checked(checked, &mut book, at(), &metrics);
         assert_eq!(shards, [0, 1]);
         assert!(is_granted(&verdict));
         question.shard = 2;
         assert!(is_granted(&verifier.ask(&question, &book, at(), &metrics).unwrap()));
         assert_eq!((metrics.verified_granted.get(), metrics.verified_cached.get()), (1, 1));
         assert!(checks.is_empty());
+        let saved: Vec<KeyId> = verifier.take_unsaved().iter().map(|(key, _)| *key).collect();
+        assert_eq!(saved, [KEY]);
+        assert!(verifier.take_unsaved().is_empty());
+    }
+
+    /// With a digest no text is hashed, and the right one is granted whatever others have spent.
+    #[test]
+    fn a_key_verified_before_waits_for_nobody() {
+        let (jobs, waiting) = flume::bounded(1);
+        let mut verifier = Verifier::new(&config(), jobs);
+        let (mut book, metrics) = (book_with_key(KEY, "h"), ControlMetrics::default());
+        book.set_digest(KEY, [1; 32]);
+        for secret in 2..5 {
+            let wrong = verifier.ask(&question(0, secret), &book, at(), &metrics);
+            assert_eq!(wrong, Some(Verdict::Refused));
+        }
+        let wrong = verifier.ask(&question(0, 9), &book, at(), &metrics);
+        assert_eq!(wrong, Some(Verdict::Busy), "the key's budget is spent");
+        assert!(is_granted(&verifier.ask(&question(0, 1), &book, at(), &metrics).unwrap()));
+        assert!(waiting.is_empty());
     }
 
     #[test]
     fn a_wrong_secret_and_an_unknown_key_are_refused() {
-        let (mut verifier, checks, book, _) = started();
+        let (mut verifier, checks, mut book, _) = started();
         let metrics = ControlMetrics::default();
         assert_eq!(verifier.ask(&question(0, 9), &book, at(), &metrics), None);
         let checked = checks.recv().unwrap();
-        assert_eq!(verifier.checked(checked, &book, at(), &metrics), (vec![0], Verdict::Refused));
+        assert_eq!(
+            verifier.checked(checked, &mut book, at(), &metrics),
+            (vec![0], Verdict::Refused)
+        );
         let again = verifier.ask(&question(1, 9), &book, at(), &metrics);
         assert_eq!(again, Some(Verdict::Refused));
         let unknown = Question { text: key_text::compose(8, &[1; 16]), ..question(0, 2) };
@@ -299,29 +378,47 @@ mod tests {
         let mut row = key_row(KEY, "");
         row.revoked_at = Some("now".to_owned());
         book.set_key(&row);
-        let (_, verdict) = verifier.checked(checked, &book, at(), &metrics);
+        let (_, verdict) = verifier.checked(checked, &mut book, at(), &metrics);
         assert_eq!(verdict, Verdict::Refused);
         let later = verifier.ask(&question, &book, at(), &metrics);
         assert_eq!(later, Some(Verdict::Refused));
     }
 
+    /// A book with this key and its neighbours, none of them verified before.
+    fn book_with_keys() -> Book {
+        let mut book = book_with_key(KEY, "h");
+        (8..20).for_each(|id| book.set_key(&key_row(KeyId(id), "h")));
+        book
+    }
+
+    fn question_of(key: u64, secret: u8) -> Question {
+        let text = key_text::compose(key, &[secret; 16]);
+        Question { shard: 0, digest: *blake3::hash(&text).as_bytes(), text, peer: PEER }
+    }
+
+    fn fail(verifier: &mut Verifier, book: &mut Book, question: &Question) {
+        let metrics = ControlMetrics::default();
+        assert_eq!(verifier.ask(question, book, at(), &metrics), None);
+        let checked = Checked { digest: question.digest, matches: false };
+        verifier.checked(checked, book, at(), &metrics);
+    }
+
     #[test]
-    fn failures_use_up_an_addresss_budget_and_nobody_elses() {
+    fn failures_use_up_an_addresss_budget_for_one_key_and_no_other() {
         let (jobs, waiting) = flume::bounded(100);
         let mut verifier = Verifier::new(&config(), jobs);
-        let (book, metrics) = (book_with_key(KEY, "h"), ControlMetrics::default());
+        let (mut book, metrics) = (book_with_keys(), ControlMetrics::default());
         for secret in 0..3 {
-            assert_eq!(verifier.ask(&question(0, secret), &book, at(), &metrics), None);
-            let checked = Checked { digest: [secret; 32], matches: false };
-            verifier.checked(checked, &book, at(), &metrics);
+            fail(&mut verifier, &mut book, &question_of(KEY.0, secret));
         }
-        let refused = verifier.ask(&question(0, 3), &book, at(), &metrics);
+        let refused = verifier.ask(&question_of(KEY.0, 3), &book, at(), &metrics);
         assert_eq!(refused, Some(Verdict::Busy));
-        let elsewhere = Question { peer: [10, 0, 0, 1].into(), ..question(0, 3) };
+        assert_eq!(verifier.ask(&question_of(8, 1), &book, at(), &metrics), None, "a neighbour");
+        let elsewhere = Question { peer: [10, 0, 0, 1].into(), ..question_of(KEY.0, 3) };
         assert_eq!(verifier.ask(&elsewhere, &book, at(), &metrics), None);
         let later = Moment { now: at().now.after(Nanos::from_s(60)), unix_us: 0 };
-        assert_eq!(verifier.ask(&question(0, 4), &book, later, &metrics), None);
-        assert_eq!(waiting.len(), 5);
+        assert_eq!(verifier.ask(&question_of(KEY.0, 4), &book, later, &metrics), None);
+        assert_eq!(waiting.len(), 6);
     }
 
     #[test]
@@ -329,24 +426,29 @@ mod tests {
         let (jobs, _waiting) = flume::bounded(100);
         let mut verifier =
             Verifier::new(&Keys { failures_per_minute_per_key: 1, ..config() }, jobs);
-        let (book, metrics) = (book_with_key(KEY, "h"), ControlMetrics::default());
-        assert_eq!(verifier.ask(&question(0, 0), &book, at(), &metrics), None);
-        verifier.checked(Checked { digest: [0; 32], matches: false }, &book, at(), &metrics);
-        let elsewhere = Question { peer: [10, 0, 0, 1].into(), ..question(0, 1) };
+        let (mut book, metrics) = (book_with_keys(), ControlMetrics::default());
+        fail(&mut verifier, &mut book, &question_of(KEY.0, 0));
+        let elsewhere = Question { peer: [10, 0, 0, 1].into(), ..question_of(KEY.0, 1) };
         assert_eq!(verifier.ask(&elsewhere, &book, at(), &metrics), Some(Verdict::Busy));
     }
 
     #[test]
-    fn a_full_queue_makes_no_one_wait() {
+    fn a_full_queue_makes_no_one_wait_and_no_key_fills_it() {
         let (jobs, _waiting) = flume::bounded(config().verifier_queue_max);
         let mut verifier = Verifier::new(&config(), jobs);
-        let (book, metrics) = (book_with_key(KEY, "h"), ControlMetrics::default());
-        for secret in 0..4 {
-            assert_eq!(verifier.ask(&question(0, secret), &book, at(), &metrics), None);
+        let (book, metrics) = (book_with_keys(), ControlMetrics::default());
+        for secret in 0..2 {
+            let asked = verifier.ask(&question_of(KEY.0, secret), &book, at(), &metrics);
+            assert_eq!(asked, None);
         }
-        let refused = verifier.ask(&question(0, 4), &book, at(), &metrics);
+        let third = verifier.ask(&question_of(KEY.0, 2), &book, at(), &metrics);
+        assert_eq!(third, Some(Verdict::Busy));
+        for key in 8..10 {
+            assert_eq!(verifier.ask(&question_of(key, 0), &book, at(), &metrics), None);
+        }
+        let refused = verifier.ask(&question_of(10, 0), &book, at(), &metrics);
         assert_eq!(refused, Some(Verdict::Busy));
-        assert_eq!(metrics.verified_busy.get(), 1);
+        assert_eq!(metrics.verified_busy.get(), 2);
     }
 
     #[test]

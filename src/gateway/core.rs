@@ -15,6 +15,7 @@ use crate::metrics::{Counter, Metrics, ShardMetrics};
 use crate::wire::error::ApiError;
 use shard::Shard;
 use shard::catalog::{CatalogChange, Item, Service};
+use shard::known_ids::KnownIds;
 use shard::message::{Account, ToControl, ToShard};
 use shard::units::Nanos;
 use std::cell::{Cell, RefCell};
@@ -80,6 +81,8 @@ pub struct Core {
     pub state: Arc<ProcessState>,
     /// Key of the digests that API keys are cached under; the same on every shard.
     pub digest_key: [u8; 32],
+    /// Which keys control may know; it adds to them.
+    pub known_ids: Arc<KnownIds>,
     /// The pure state.
     pub shard: RefCell<Shard>,
     /// `None` once the shard has drained.
@@ -127,6 +130,8 @@ pub struct Parts {
     /// See [`Core`].
     pub digest_key: [u8; 32],
     /// See [`Core`].
+    pub known_ids: Arc<KnownIds>,
+    /// See [`Core`].
     pub shard: Shard,
     /// See [`Core`].
     pub journal: Journal,
@@ -145,6 +150,7 @@ impl Core {
             index: parts.index,
             state: parts.state,
             digest_key: parts.digest_key,
+            known_ids: parts.known_ids,
             services: RefCell::new(parts.shard.catalog().services.iter().map(handle).collect()),
             shard: RefCell::new(parts.shard),
             journal: RefCell::new(Some(parts.journal)),

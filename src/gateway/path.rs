@@ -25,7 +25,7 @@ use crate::wire::request::{Method, path_at_sight};
 use shard::key_cache::{Caller, Identity, fingerprint};
 use shard::lease;
 use shard::message::KEY_TEXT_BYTES;
-use shard::units::Nanos;
+use shard::units::{KeyId, Nanos};
 use shard::{Admission, Ask, Refusal, WaitFor};
 use std::time::Duration;
 
@@ -113,9 +113,10 @@ async fn known_sender(core: &Core, client: &mut Client) -> Result<Caller, Stop> 
 
 async fn identify(core: &Core, client: &Client) -> Result<Caller, Stop> {
     let text = client.credential();
-    if key_text::parse(text).is_none() {
+    let Some(parsed) = key_text::parse(text) else {
         return Err(ApiError::InvalidApiKey.into());
-    }
+    };
+    let id = KeyId(parsed.id);
     let mut key = [0u8; KEY_TEXT_BYTES];
     key.copy_from_slice(text);
     let digest = *blake3::keyed_hash(&core.digest_key, &key).as_bytes();
@@ -124,6 +125,10 @@ async fn identify(core: &Core, client: &Client) -> Result<Caller, Stop> {
         match identity {
             Identity::Known(caller) => return Ok(caller),
             Identity::Refused => return Err(ApiError::InvalidApiKey.into()),
+            // Nobody's: control is not asked, and no other caller waits behind it.
+            Identity::Busy | Identity::Wait { .. } if !core.known_ids.may_have(id) => {
+                return Err(ApiError::InvalidApiKey.into());
+            }
             Identity::Busy => return Err(ApiError::Overloaded.into()),
             Identity::Wait { verify } => {
                 if verify {

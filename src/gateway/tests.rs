@@ -69,6 +69,7 @@ fn fixture(durability: Durability, room: usize) -> Fixture {
         config: Arc::new(config),
         state: Arc::new(ProcessState { ready: AtomicBool::new(true), ..Default::default() }),
         digest_key: [0; 32],
+        known_ids: Arc::new(shard::known_ids::KnownIds::with_room_for(0)),
         shard: Shard::new(shard, catalog()),
         journals: [journal.shared()].into(),
         journal,

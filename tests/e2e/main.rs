@@ -27,6 +27,7 @@ mod hostile_slow;
 mod journal_damage;
 mod keys;
 mod kind_of_price;
+mod known_keys;
 mod leaving;
 mod limits;
 mod metering;

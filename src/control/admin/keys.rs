@@ -10,12 +10,14 @@ use crate::control::secret;
 use crate::control::store::keys::{self, KeyRow, NewKey};
 use crate::control::store::{Failure, new_id};
 use crate::control::time_text::rfc3339;
+use crate::control::vault::Digest;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 use shard::units::{BucketId, ConsumerId, KeyId, ServiceId};
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 const NAME_CHARS_MAX: usize = 256;
 const SERVICES_MAX: usize = 1_000;
@@ -62,9 +64,10 @@ pub(super) async fn create(
     }
     let services = read_services(&desk, &mut fields);
     fields.finish()?;
-    let (id, text, secret_hash) = make(&desk).await.map_err(refuse("key", ""))?;
+    let Made { id, text, secret_hash, digest } = make(&desk).await.map_err(refuse("key", ""))?;
     let bucket = BucketId(new_id().map_err(refuse("key", ""))?);
-    let new = NewKey { id, consumer, bucket, name, secret_hash, services, expires_at_unix_us };
+    let new =
+        NewKey { id, consumer, bucket, name, secret_hash, digest, services, expires_at_unix_us };
     let made = desk.change_keys(move |db| Ok([keys::insert(db, &new)?])).await;
     let [row] = made.map_err(refuse("key", ""))?;
     Ok((StatusCode::CREATED, Json(shown_once(&row, &text))))
@@ -85,13 +88,15 @@ pub(super) async fn rotate(
         let message = format!("The key is {} and cannot be rotated.", status(&old));
         return Err(ApiError::conflict("id", message));
     }
-    let (new_id, text, secret_hash) = make(&desk).await.map_err(refuse("key", ""))?;
+    let Made { id: new_id, text, secret_hash, digest } =
+        make(&desk).await.map_err(refuse("key", ""))?;
     let new = NewKey {
         id: new_id,
         consumer: old.consumer,
         bucket: old.bucket,
         name: old.name,
         secret_hash,
+        digest,
         services: old.services,
         expires_at_unix_us: old.expires_at_unix_us,
     };
@@ -116,15 +121,34 @@ pub(super) async fn revoke(
     Ok(Json(shown(&row)))
 }
 
-/// A new key's id, text and hash.
-async fn make(desk: &Arc<Desk>) -> Result<(KeyId, String, String), Failure> {
+/// A new key. No `Debug`: it holds its text.
+struct Made {
+    id: KeyId,
+    text: String,
+    secret_hash: String,
+    digest: Digest,
+}
+
+/// Makes a key on a thread of its own: hashing takes tens of milliseconds and of MB, and both the
+/// thread and its memory are gone when it is done. The turn ends with the thread, also where
+/// nobody waits for it any more.
+async fn make(desk: &Arc<Desk>) -> Result<Made, Failure> {
     let id = KeyId(new_id()?);
-    let internal = |error: tokio::task::JoinError| Failure::Internal(error.to_string());
-    let _turn = desk.hashes.acquire().await;
+    let turn = Arc::clone(&desk.hashes).acquire_owned().await;
     let config = desk.settings().config.keys.clone();
-    let made = tokio::task::spawn_blocking(move || secret::make(id, &config)).await;
-    let (text, secret_hash) = made.map_err(internal)?.map_err(Failure::Internal)?;
-    Ok((id, text, secret_hash))
+    let (answer, answered) = oneshot::channel();
+    let hashing = std::thread::Builder::new().name("hash-key".to_owned()).spawn(move || {
+        // Whoever asked may have left.
+        let _ = answer.send(secret::make(id, &config));
+        drop(turn);
+    });
+    let internal = |error: &dyn std::fmt::Display| Failure::Internal(error.to_string());
+    hashing.map_err(|error| internal(&error))?;
+    let made = answered.await.map_err(|error| internal(&error))?;
+    let (text, secret_hash) = made.map_err(Failure::Internal)?;
+    let digest = desk.vault.digest_of(&text);
+    let text = String::from_utf8(text.to_vec()).map_err(|error| internal(&error.utf8_error()))?;
+    Ok(Made { id, text, secret_hash, digest })
 }
 
 fn read_consumer(desk: &Desk, fields: &mut Fields) -> ConsumerId {

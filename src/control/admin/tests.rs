@@ -40,6 +40,7 @@ struct Running {
     url: String,
     agent: ureq::Agent,
     data_dir: tempfile::TempDir,
+    digest_key: [u8; 32],
 }
 
 impl Running {
@@ -54,13 +55,14 @@ impl Running {
         let admin_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let url = format!("http://{}", admin_listener.local_addr().unwrap());
         let catalog = RefCell::new(Catalog::clone(&opened.catalog()));
+        let digest_key = opened.digest_key();
         let metrics = Arc::new(Metrics::new(2));
         let (instance, journals) = (1, Arc::new([1, 2]));
         let args =
             ControlArgs { opened, config, mail, metrics, admin_listener, instance, journals };
         let control = Some(spawn(args).unwrap());
         let agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-        Self { control, shards, catalog, url, agent, data_dir }
+        Self { control, shards, catalog, url, agent, data_dir, digest_key }
     }
 
     /// The same store, by a new process as it were.
@@ -130,7 +132,8 @@ impl Running {
 
     fn verify(&self, shard: u16, key: &str) -> Verdict {
         let text: [u8; KEY_TEXT_BYTES] = key.as_bytes().try_into().unwrap();
-        let (digest, peer) = (*blake3::hash(&text).as_bytes(), Ipv4Addr::LOCALHOST.into());
+        let (digest, peer) =
+            (*blake3::keyed_hash(&self.digest_key, &text).as_bytes(), Ipv4Addr::LOCALHOST.into());
         let mail = &self.shards[usize::from(shard)];
         mail.to_control.send(ToControl::Verify { shard, digest, text, peer }).unwrap();
         match self.mail(shard.into()) {

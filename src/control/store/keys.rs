@@ -1,13 +1,14 @@
 //! The table `keys`.
 
 use super::{Failure, Page, created_now, id_at};
+use crate::control::vault::Digest;
 use rusqlite::{Connection, Row};
 use serde_json::Value;
 use shard::units::{BucketId, ConsumerId, KeyId, ServiceId};
 use std::sync::Arc;
 
 const SELECT: &str = "SELECT place, id, consumer_id, bucket_id, name, secret_hash, services,
-    expires_at_unix_us, revoked_at, created_at FROM keys";
+    expires_at_unix_us, revoked_at, created_at, digest FROM keys";
 
 /// A row. No `Debug`: it holds the secret's hash.
 #[derive(Clone)]
@@ -18,6 +19,8 @@ pub(crate) struct KeyRow {
     pub(crate) bucket: BucketId,
     pub(crate) name: Option<String>,
     pub(crate) secret_hash: Arc<str>,
+    /// Once it has been verified.
+    pub(crate) digest: Option<Digest>,
     pub(crate) services: Option<Arc<[ServiceId]>>,
     pub(crate) expires_at_unix_us: Option<i64>,
     pub(crate) revoked_at: Option<String>,
@@ -31,6 +34,7 @@ pub(crate) struct NewKey {
     pub(crate) bucket: BucketId,
     pub(crate) name: Option<String>,
     pub(crate) secret_hash: String,
+    pub(crate) digest: Digest,
     pub(crate) services: Option<Arc<[ServiceId]>>,
     pub(crate) expires_at_unix_us: Option<i64>,
 }
@@ -43,7 +47,8 @@ pub(crate) fn insert(connection: &Connection, key: &NewKey) -> Result<KeyRow, Fa
         .map(|services| Value::from_iter(services.iter().map(ToString::to_string)).to_string());
     connection.execute(
         "INSERT INTO keys (id, consumer_id, bucket_id, name, secret_hash, services,
-             expires_at_unix_us, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+             expires_at_unix_us, created_at, digest)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         (
             key.id.to_string(),
             key.consumer.to_string(),
@@ -53,9 +58,32 @@ pub(crate) fn insert(connection: &Connection, key: &NewKey) -> Result<KeyRow, Fa
             services,
             key.expires_at_unix_us,
             created_now(),
+            key.digest.to_bytes(),
         ),
     )?;
     get(connection, key.id)
+}
+
+/// Keeps the digests of keys that have been verified.
+pub(crate) fn set_digests(
+    connection: &mut Connection,
+    digests: &[(KeyId, Digest)],
+) -> Result<(), Failure> {
+    let transaction = connection.transaction()?;
+    {
+        let mut update = transaction.prepare("UPDATE keys SET digest = ?2 WHERE id = ?1")?;
+        for (key, digest) in digests {
+            update.execute((key.to_string(), digest.to_bytes()))?;
+        }
+    }
+    Ok(transaction.commit()?)
+}
+
+/// How many there are, revoked ones too.
+pub(crate) fn count(connection: &Connection) -> Result<usize, Failure> {
+    let count =
+        connection.query_row("SELECT count(*) FROM keys", (), |row| row.get::<_, i64>(0))?;
+    Ok(usize::try_from(count).unwrap_or(0))
 }
 
 /// Inserts `successor` and lets the key `old` live until `old_ends_at_unix_us` at the most;
@@ -142,5 +170,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<KeyRow> {
         expires_at_unix_us: row.get(7)?,
         revoked_at: row.get(8)?,
         created_at: row.get(9)?,
+        digest: row.get::<_, Option<Vec<u8>>>(10)?.and_then(|bytes| Digest::from_bytes(&bytes)),
     })
 }

@@ -4,6 +4,7 @@
 
 use super::usage::{By, Span, month_costs, month_tokens, sums};
 use super::*;
+use crate::control::vault::Digest;
 use shard::catalog::{PriceModel, TokenPrices};
 use shard::units::{ConsumerId, NanoUsd, Period, PlanId, ServiceId};
 
@@ -150,6 +151,7 @@ fn a_rotated_key_ends_no_later_than_it_would_have() {
                 bucket: shard::units::BucketId(4),
                 name: None,
                 secret_hash: "x".to_owned(),
+                digest: Digest { key_name: [1; 8], digest: [2; 32] },
                 services: Some([ServiceId(3)].into()),
                 expires_at_unix_us,
             };

@@ -16,6 +16,13 @@ pub fn with_another_secret(key: &str, number: u32) -> String {
     forged
 }
 
+/// A key for a test to put into the store: its id and its text.
+pub fn planted(number: u32) -> (String, String) {
+    let id = format!("3{}{}", "0".repeat(4), base32(number));
+    let text = sealed(&format!("tg_{id}{}", secret(number)));
+    (id, text)
+}
+
 fn secret(number: u32) -> String {
     "5".repeat(19) + &base32(number)
 }
