@@ -103,10 +103,8 @@ fn shells_and_man_are_told_of_every_command() {
     }
     let script = stdout(&process::run(&["completions", "bash"]));
     // What bash itself offers after `tollgate co`.
-    let ask = format!(
     let ask = "COMP_WORDS=(tollgate co); COMP_CWORD=1; _tollgate tollgate co";
     let ask = format!("{script}\n{ask}; echo ${{COMPREPLY[@]}}");
-    );
     let offered = std::process::Command::new("bash").args(["-c", &ask]).output().unwrap();
     assert_eq!(stdout(&offered).trim(), "consumer completions", "{}", stderr(&offered));
     assert!(stdout(&process::run(&["man"])).contains(".TH tollgate"));
