@@ -77,12 +77,17 @@ fn wrong_keys_at_full_speed_buy_next_to_no_hashing() {
     let hashing = held::ticks_of(&instance, "verify-");
 
     // Not a key by its looks: nobody is asked.
-    let statuses = beside(&instance, || flood(&instance, CALLS, |it| format!("tg_{it:0>45}")));
+    let statuses = beside(&instance, "keys that are none", || {
+        flood(&instance, CALLS, |it| format!("tg_{it:0>45}"))
+    });
     assert_eq!(statuses, Statuses::from([(401, CALLS)]));
     assert_eq!(verifications(&instance, &[]), asked);
 
     // Well-formed, and nobody's: looked up, never hashed.
-    all_refused(&beside(&instance, || flood(&instance, CALLS, forged::nobodys)), CALLS);
+    all_refused(
+        &beside(&instance, "keys of nobody", || flood(&instance, CALLS, forged::nobodys)),
+        CALLS,
+    );
     assert_eq!(held::ticks_of(&instance, "verify-"), hashing);
     let other = |number| forged::nobodys(CALLS + number);
     thread::scope(|scope| {
@@ -94,7 +99,7 @@ fn wrong_keys_at_full_speed_buy_next_to_no_hashing() {
     // Somebody's id with wrong secrets: hashed as often as the budgets say, then turned away.
     let refused = verifications(&instance, &[("result", "refused")]);
     let wrong = |number| forged::with_another_secret(&victim, number);
-    let statuses = beside(&instance, || flood(&instance, CALLS, wrong));
+    let statuses = beside(&instance, "wrong secrets", || flood(&instance, CALLS, wrong));
     all_refused(&statuses, CALLS);
     let hashes = verifications(&instance, &[("result", "refused")]) - refused;
     // A minute's budget, what was under way when it was spent, and what a slow run regains.
@@ -114,7 +119,7 @@ fn connections_that_come_and_go_at_full_speed_leave_nothing() {
     let instance = Setup::default().shards(2).config(CONFIG).start();
     warm(&instance);
     let before = held::descriptors_at_rest(&instance);
-    beside(&instance, || {
+    beside(&instance, "connections come and go", || {
         for number in 0..CALLS {
             let connection = Connection::open_from(STRANGER, instance.data_url()).unwrap();
             match number % 3 {

@@ -125,7 +125,7 @@ const CASES_OF_CHUNKS: &[(&str, &[u8])] = &[
 #[test]
 fn ambiguous_messages_are_refused_and_the_rest_unread() {
     let target = target();
-    beside(target.instance(), || {
+    beside(target.instance(), "ambiguous messages", || {
         for (name, bytes) in CASES_OF_HEADS {
             target.refuses(name, bytes, b"", 400);
         }

@@ -9,7 +9,7 @@ use crate::support::target::target;
 fn floods_are_refused_at_their_bounds() {
     const PEAK_KIB: u64 = 128 * 1024;
     let target = target();
-    beside(target.instance(), || {
+    beside(target.instance(), "oversized parts", || {
         for (name, template, piece, times, status) in [
             ("many fields", "<POST>", "a: b\r\n", 101, 431),
             ("very many fields", "<POST>", "a:\r\n", 100_000, 431),

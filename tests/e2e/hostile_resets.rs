@@ -85,7 +85,7 @@ fn a_reset_in_any_state_costs_only_its_sender() {
     let mut instance = Setup::default().shards(1).config(CONFIG).start();
     warm(&instance);
     let before = held::descriptors_at_rest(&instance);
-    beside(&instance, || {
+    beside(&instance, "resets in any state", || {
         for Case { name, bytes, wait } in cases(&instance) {
             for _ in 0..TIMES {
                 let mut connection = instance.open();
@@ -115,7 +115,7 @@ fn resets_from_many_at_once_do_not_pile_up() {
     warm(&instance);
     let before = held::descriptors_at_rest(&instance);
     let cases = cases(&instance);
-    beside(&instance, || {
+    beside(&instance, "resets at once", || {
         let mut open: Vec<Connection> = Vec::new();
         for number in 0..CLIENTS {
             let mut connection = instance.open();

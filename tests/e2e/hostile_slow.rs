@@ -42,7 +42,7 @@ fn a_request_has_its_deadlines_however_it_trickles() {
 
 fn heads_that_trickle(instance: &Instance) {
     let post = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n";
-    beside(instance, || {
+    beside(instance, "trickling heads", || {
         for (start, endless) in [
             ("", "GETGET"),
             ("GET /", "a"),
@@ -65,8 +65,8 @@ fn bodies_that_never_come(instance: &Instance) {
     let request = instance.chat(&json!({})).key(instance.key("bench"));
     let bytes = request.header("expect", "100-continue").to_bytes();
     let body_at = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
-    let mut waiting: Vec<Connection> = (0..40).map(|_| instance.open()).collect();
-    beside(instance, || {
+    beside(instance, "bodies that never come", || {
+        let mut waiting: Vec<Connection> = (0..40).map(|_| instance.open()).collect();
         for connection in &mut waiting {
             connection.send(&bytes[..body_at]).unwrap();
         }
@@ -95,7 +95,7 @@ fn calls_that_come_byte_by_byte_are_calls() {
         .collect();
     let mut connections: Vec<Connection> = (0..CLIENTS).map(|_| instance.open()).collect();
     let longest = requests.iter().map(Vec::len).max().unwrap();
-    beside(instance, || {
+    beside(instance, "calls byte by byte", || {
         for at in 0..longest {
             for (connection, request) in connections.iter_mut().zip(&requests) {
                 if let Some(byte) = request.get(at) {
@@ -125,7 +125,7 @@ fn who_reads_nothing_is_left_and_holds_little() {
     let large = Request::get(&path).key(instance.key("bench"));
     let large = large.header("x-mock-body-bytes", "40000000").to_bytes();
     let mut silent: Vec<Connection> = (0..READERS).map(|_| instance.open()).collect();
-    beside(&instance, || {
+    beside(&instance, "silent readers", || {
         for reader in &mut silent {
             reader.send(&large).unwrap();
         }
@@ -153,7 +153,7 @@ fn two_thousand_that_say_nothing_cost_little_and_go() {
     let before = held::descriptors_at_rest(&instance);
     let before_kib = held::peak_kib(&instance);
     let mut silent: Vec<Connection> = Vec::new();
-    beside(&instance, || {
+    beside(&instance, "silent connections", || {
         for number in 0..SILENT {
             let mut connection = instance.open();
             match number % 4 {
