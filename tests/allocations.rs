@@ -2,17 +2,20 @@
 //! found, it is admitted, journalled, metered, priced, settled and handed to the writer without
 //! one call of the allocator. A decision that allocates is slow on a good day and unbounded on a
 //! bad one.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "allocations/counting.rs"]
+mod counting;
 #[path = "../benches/messages.rs"]
 mod messages;
 #[path = "../benches/warm.rs"]
 mod warm;
+#[path = "allocations/whole_call.rs"]
+mod whole_call;
 
+use counting::Counting;
 use messages::{ANSWER_BODY, ANSWER_HEAD, DELTA, REQUEST_BODY, REQUEST_HEAD, USAGE_EVENT};
 use shard::record::Record;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use tollgate::config::Config;
 use tollgate::journal::{self, Journal, Pending};
 use tollgate::mail;
@@ -23,34 +26,6 @@ use tollgate::wire::sse::SseSplitter;
 use tollgate::wire::usage::{StreamMeter, usage_from_body};
 use warm::{PER_TOKEN, SUBSCRIPTION, TIERED, Warm, models};
 
-/// Counts what the calling thread asks for, and leaves the rest to the system.
-struct Counting;
-
-thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-#[expect(unsafe_code, reason = "the trait is unsafe")]
-// SAFETY: every call goes to the system's allocator as it came; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        // SAFETY: the caller keeps to the trait's contract, which is the system's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above; the pointer came from `alloc`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        // SAFETY: as above; the pointer came from `alloc`.
-        unsafe { System.realloc(pointer, layout, bytes) }
-    }
-}
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
@@ -60,9 +35,10 @@ const CALLS: u64 = 1_000;
 /// Allocations of a thousand runs, after as many that warm up.
 fn allocations(mut run: impl FnMut()) -> u64 {
     (0..CALLS).for_each(|_| run());
-    let before = COUNT.get();
+    let here = counting::place();
+    let before = counting::count(here);
     (0..CALLS).for_each(|_| run());
-    COUNT.get() - before
+    counting::count(here) - before
 }
 
 #[test]
