@@ -41,7 +41,15 @@ const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["src/cli/", "src/main.rs"]),
     ("clap_complete", &["src/cli/completions.rs"]),
     ("clap_mangen", &["src/cli/completions.rs"]),
-    ("ureq", &["src/cli/", "src/control/admin/tests.rs", "tests/e2e/"]),
+    (
+        "ureq",
+        &[
+            "src/cli/",
+            "src/control/admin/tests.rs",
+            "tests/e2e/",
+            "tests/allocations/whole_call.rs",
+        ],
+    ),
     (
         "rusqlite",
         &[

@@ -51,38 +51,10 @@ impl House {
             run::serve(config.clone(), &owner)
         });
         let addresses = addresses.recv_timeout(PATIENCE).unwrap();
-        let post = |path: &str, body: Value| -> Value {
-            let answer = ureq::post(format!("{}/admin/v1/{path}", addresses.admin_url))
-                .header("authorization", format!("Bearer {}", addresses.admin_token))
-                .send_json(body);
-            answer.unwrap().body_mut().read_json().unwrap()
-        };
-        let many = 10_000_000;
-        post(
-            "plans",
-            json!({
-                "name": "wide", "rate_per_s": many, "burst": many, "quota_tokens": 1_000_000_000_000_u64,
-            }),
-        );
-        let consumer = post("consumers", json!({ "name": "somebody", "plan": "wide" }));
-        let key = post("keys", json!({ "consumer_id": consumer["id"] }));
-        let service = post(
-            "services",
-            json!({
-                "name": "model",
-                "base_url": format!("http://{upstream}"),
-                "default_path": "/v1/chat/completions",
-                "price": {
-                    "kind": "per_token", "input_nanousd_per_mtok": 1,
-                    "cached_input_nanousd_per_mtok": 1, "output_nanousd_per_mtok": 1,
-                },
-            }),
-        );
+        let (key, service) = furnish(&addresses, upstream);
         let client = TcpStream::connect(addresses.data_url.trim_start_matches("http://")).unwrap();
         client.set_nodelay(true).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
-        let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let (key, service) = (text(&key["key"]), text(&service["id"]));
         Self { _data: data, served, client, key, service, answer: Vec::new() }
     }
 
@@ -101,8 +73,7 @@ impl House {
             .into_bytes()
     }
 
-    /// One call and all of its answer, which a machine that stops control for a quarter of a second
-    /// may refuse.
+    /// One call and all of its answer, which a machine that stops control for a second may refuse.
     fn call(&mut self, request: &[u8]) {
         let begun = Instant::now();
         while !self.is_served(request) {
@@ -131,6 +102,40 @@ impl House {
         rustix::process::kill_process(this, rustix::process::Signal::TERM).unwrap();
         self.served.join().unwrap().unwrap();
     }
+}
+
+/// A key with next to no limits, and the service on `upstream` that it may call.
+fn furnish(addresses: &Addresses, upstream: SocketAddr) -> (String, String) {
+    let post = |path: &str, body: Value| -> Value {
+        let answer = ureq::post(format!("{}/admin/v1/{path}", addresses.admin_url))
+            .header("authorization", format!("Bearer {}", addresses.admin_token))
+            .send_json(body);
+        answer.unwrap().body_mut().read_json().unwrap()
+    };
+    let many = 10_000_000;
+    post(
+        "plans",
+        json!({
+            "name": "wide", "rate_per_s": many, "burst": many,
+            "quota_tokens": 1_000_000_000_000_u64,
+        }),
+    );
+    let consumer = post("consumers", json!({ "name": "somebody", "plan": "wide" }));
+    let key = post("keys", json!({ "consumer_id": consumer["id"] }));
+    let service = post(
+        "services",
+        json!({
+            "name": "model",
+            "base_url": format!("http://{upstream}"),
+            "default_path": "/v1/chat/completions",
+            "price": {
+                "kind": "per_token", "input_nanousd_per_mtok": 1,
+                "cached_input_nanousd_per_mtok": 1, "output_nanousd_per_mtok": 1,
+            },
+        }),
+    );
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    (text(&key["key"]), text(&service["id"]))
 }
 
 fn is_whole(answer: &[u8]) -> bool {
