@@ -23,6 +23,8 @@ const BUFFER_KEPT_BYTES: usize = 64 * 1024;
 /// it.
 const LINGER: Nanos = Nanos::from_ms(1_000);
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// More than this is sent piece by piece as there is room, so that its time begins anew with each.
+const ONE_WRITE_BYTES_MAX: usize = 64 * 1024;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -115,11 +117,28 @@ impl Client {
     /// Sends what `output` holds, and empties it.
     pub async fn send(&mut self, core: &Core) -> std::io::Result<()> {
         let patience = Nanos::from_ms(core.config().server.write_timeout_ms);
-        self.socket.watch().arm(clock::lately().after(patience), Ends::Both);
-        let result = self.socket.write_all(&mut self.output).await;
+        self.socket.watch().arm_taking(clock::lately(), patience, Ends::Both);
+        let result = match self.output.len() {
+            0..=ONE_WRITE_BYTES_MAX => self.socket.write_all(&mut self.output).await,
+            _ => self.send_in_pieces(patience).await,
+        };
         self.socket.watch().disarm();
         self.output.clear();
         result
+    }
+
+    async fn send_in_pieces(&mut self, patience: Nanos) -> std::io::Result<()> {
+        let mut sent = 0;
+        while sent < self.output.len() {
+            match self.socket.send_now(&self.output[sent..])? {
+                0 => self.socket.ready(false).await?,
+                count => {
+                    sent += count;
+                    self.socket.watch().arm_taking(clock::lately(), patience, Ends::Both);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Sends a part of an answer. How long that takes is the client's doing.

@@ -5,6 +5,10 @@
 //! the task that waited asks [`Watch::fired`] why. Precision is [`SWEEP_EVERY`]; what needs
 //! better (a parked request) has a timer of its own.
 //!
+//! A deadline may hold only while the peer takes nothing ([`Watch::arm_taking`]): the sweep asks the
+//! kernel how much of what was sent is not acknowledged, and where that has become less, the time
+//! begins anew.
+//!
 //! The same sweep looks after clients whose calls take long: nobody reads from a client while its
 //! upstream is waited for, so nobody would notice that it has left. A client that has reset its
 //! connection is gone. One that has only said that it sends no more may be half-closed and want
@@ -54,6 +58,10 @@ pub struct Watch {
     handle: Handle,
     deadline: Cell<Nanos>,
     ends: Cell<Ends>,
+    /// How long the peer may take nothing; `None`: the deadline holds whatever it does.
+    taking: Cell<Option<Nanos>>,
+    /// What was not acknowledged when last asked; `None`: not asked since it was armed.
+    unacknowledged: Cell<Option<u32>>,
     fired: Cell<bool>,
     open: Cell<bool>,
     /// Of an upstream's socket: the client that is being served, and since when.
@@ -68,6 +76,32 @@ impl Watch {
     pub fn arm(&self, deadline: Nanos, ends: Ends) {
         self.deadline.set(deadline);
         self.ends.set(ends);
+        self.taking.set(None);
+    }
+
+    /// From now on, end what waits on the socket when its peer has taken nothing for `patience`.
+    pub fn arm_taking(&self, now: Nanos, patience: Nanos, ends: Ends) {
+        self.arm(now.after(patience), ends);
+        self.taking.set(Some(patience));
+        self.unacknowledged.set(None);
+    }
+
+    /// Has the peer taken some of what it was sent since last asked? Then its time begins anew.
+    /// Asked at the first sweep, to know where it stood, and when the time is over.
+    fn takes(&self, now: Nanos) -> bool {
+        let Some(patience) = self.taking.get().filter(|_| self.deadline.get() != NEVER) else {
+            return false;
+        };
+        let is_due = self.deadline.get() <= now;
+        if !is_due && self.unacknowledged.get().is_some() {
+            return false;
+        }
+        let Ok(left) = self.handle.unacknowledged_bytes() else { return false };
+        let took = self.unacknowledged.replace(Some(left)).is_some_and(|before| left < before);
+        if took && is_due {
+            self.deadline.set(now.after(patience));
+        }
+        took
     }
 
     /// No deadline.
@@ -145,6 +179,8 @@ impl Watches {
             handle: stream.handle(),
             deadline: Cell::new(NEVER),
             ends: Cell::new(Ends::Both),
+            taking: Cell::new(None),
+            unacknowledged: Cell::new(None),
             fired: Cell::new(false),
             open: Cell::new(true),
             client: RefCell::new(None),
@@ -184,7 +220,7 @@ impl Watches {
     /// long to wait before the next sweep.
     pub fn sweep(&self, now: Nanos) -> Duration {
         self.0.borrow_mut().retain(|watch| {
-            if watch.open.get() && watch.deadline.get() <= now {
+            if watch.open.get() && !watch.takes(now) && watch.deadline.get() <= now {
                 watch.fired.set(true);
                 watch.disarm();
                 match watch.ends.get() {

@@ -6,6 +6,7 @@ use crate::support::admin::per_token;
 use crate::support::http::Request;
 use crate::support::instance::{Instance, Setup};
 use crate::support::poll;
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use serde_json::json;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -139,4 +140,37 @@ fn overhead_is_not_the_time_that_a_client_takes_to_read() {
     let row = instance.ledger().row("slow-reader");
     assert_eq!(row.outcome, "completed");
     assert!(row.overhead_us < row.latency_us / 2, "{at_once_ms} ms at once, {row:?}");
+}
+
+#[test]
+fn who_takes_an_answer_slowly_gets_it_whole() {
+    const BYTES: usize = 12_000_000;
+    const PIECE: usize = 64 * 1024;
+    let config = "[server]\nwrite_timeout_ms = 500\n";
+    let instance = Setup::default().shards(1).config(config).start();
+    let mut stream = connect(&instance);
+    // The kernel takes little ahead of this client, so the server sees how slowly it reads.
+    set_socket_recv_buffer_size(&stream, PIECE).unwrap();
+    stream.set_read_timeout(Some(poll::PATIENCE)).unwrap();
+    let path = format!("/api/v1/consume/{}", instance.service("per_token"));
+    let request = Request::get(&path).key(instance.key("bench"));
+    let request = request
+        .header("x-mock-body-bytes", &BYTES.to_string())
+        .header("connection", "close")
+        .id("slow");
+    stream.write_all(&request.to_bytes()).unwrap();
+    let (begun, mut taken) = (Instant::now(), Vec::new());
+    // Never silent for long, and never fast: until several deadlines have passed.
+    while begun.elapsed() < Duration::from_secs(4) {
+        let mut piece = vec![0; PIECE];
+        let bytes = stream.read(&mut piece).unwrap();
+        taken.extend_from_slice(&piece[..bytes]);
+        let until = Instant::now() + Duration::from_millis(100);
+        poll::until("a while", || (Instant::now() >= until).then_some(()));
+    }
+    assert!(taken.len() < BYTES, "it was taken too fast to show anything");
+    stream.read_to_end(&mut taken).unwrap();
+    assert!(taken.len() > BYTES, "{} of {BYTES} bytes", taken.len());
+    assert_eq!(instance.ledger().row("slow").outcome, "completed");
+    instance.balance_books();
 }
