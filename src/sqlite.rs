@@ -24,6 +24,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0004_widen_ledger", include_str!("../migrations/sqlite/0004_widen_ledger.sql")),
     ("0005_seal_credentials", include_str!("../migrations/sqlite/0005_seal_credentials.sql")),
     ("0006_keep_key_digests", include_str!("../migrations/sqlite/0006_keep_key_digests.sql")),
+    (
+        "0007_index_consumer_names",
+        include_str!("../migrations/sqlite/0007_index_consumer_names.sql"),
+    ),
 ];
 
 /// Why the store cannot be used.

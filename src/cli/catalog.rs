@@ -167,6 +167,12 @@ enum ConsumerVerb {
         #[arg(long)]
         plan: Option<String>,
     },
+    /// Delete a consumer that never had a key
+    #[command(after_help = "Example:\n  tollgate consumer delete acme")]
+    Delete {
+        /// Id or name
+        consumer: String,
+    },
 }
 
 const CONSUMER_COLUMNS: [Column; 4] = [
@@ -184,7 +190,7 @@ pub fn consumer(args: &ConsumerArgs) -> Result<String, Failure> {
             ("name", name.as_deref().map(Value::from)),
             ("plan", plan.as_deref().map(Value::from)),
         ]))?,
-        ConsumerVerb::List | ConsumerVerb::Show { .. } => Value::Null,
+        ConsumerVerb::List | ConsumerVerb::Show { .. } | ConsumerVerb::Delete { .. } => Value::Null,
     };
     let client = args.admin.client()?;
     let answer = match &args.verb {
@@ -196,6 +202,7 @@ pub fn consumer(args: &ConsumerArgs) -> Result<String, Failure> {
         ConsumerVerb::Update { consumer, .. } => {
             client.patch(&client.path("consumers", consumer)?, &body)?
         }
+        ConsumerVerb::Delete { consumer } => client.delete(&client.path("consumers", consumer)?)?,
     };
     shown(&args.admin, &answer)
 }

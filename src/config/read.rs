@@ -176,7 +176,10 @@ impl FileReading<'_> {
             self.report(at, error.message().replace('\n', ", "));
         }
         for (name, value) in document.get_ref().iter() {
-            self.read_table(name.get_ref(), name.span().start, value);
+            // Behind a table's broken line its keys stand outside of any table: not their fault.
+            if errors.is_empty() || matches!(value.get_ref(), DeValue::Table(_)) {
+                self.read_table(name.get_ref(), name.span().start, value);
+            }
         }
         // A line that could not be read is reported once, not also for what it seems to say.
         let broken: Vec<usize> = errors

@@ -298,3 +298,21 @@ fn a_file_that_cannot_be_read_is_named() {
     let error = Config::load(Some(Path::new("/no/such/file.toml"))).unwrap_err().to_string();
     assert!(error.starts_with("/no/such/file.toml: not read: "), "{error}");
 }
+
+#[test]
+fn an_unclosed_table_is_reported_once() {
+    let refused = refusal("[server\nlisten = \"127.0.0.1:1\"\n");
+    assert_eq!(refused.lines().count(), 1, "{refused}");
+    assert!(refused.starts_with("t.toml:1:8: unclosed table"), "{refused}");
+}
+
+#[test]
+fn a_list_is_written_alike_in_both_places() {
+    let written = "[\"a.example\", \"b\"]";
+    let from_file = load(&format!("[admin]\nhosts = {written}"), &[]).unwrap();
+    assert_eq!(from_file.admin_hosts.0, ["a.example", "b"]);
+    assert_eq!(load("", &[("TOLLGATE_ADMIN__HOSTS", written)]), Ok(from_file));
+    for wrong in ["\"a\"", "[1]", "[\"a:1\"]", "[\"\"]", "["] {
+        assert!(load("", &[("TOLLGATE_ADMIN__HOSTS", wrong)]).is_err(), "{wrong}");
+    }
+}

@@ -91,6 +91,11 @@ impl Book {
         self.consumers.insert(id, consumer)
     }
 
+    /// Forgets a consumer that has no keys.
+    pub(crate) fn remove_consumer(&mut self, id: ConsumerId) {
+        self.consumers.remove(&id);
+    }
+
     /// Takes over a new or changed key; a revoked one is forgotten.
     pub(crate) fn set_key(&mut self, row: &KeyRow) {
         if row.revoked_at.is_some() {

@@ -173,6 +173,17 @@ impl Desk {
         Ok(row)
     }
 
+    /// Carries out the removal of a consumer; shards know consumers by their keys only.
+    pub(crate) async fn remove_consumer(
+        &self,
+        change: impl FnOnce(&mut Connection) -> Result<ConsumerRow, Failure> + Send + 'static,
+    ) -> Result<ConsumerRow, Failure> {
+        let _turn = self.people.lock().await;
+        let row = self.store.change(change).await?;
+        self.book().remove_consumer(row.id);
+        Ok(row)
+    }
+
     /// Carries out a change of keys: all of the rows that come back are forgotten by the shards.
     pub(crate) async fn change_keys<const N: usize>(
         &self,

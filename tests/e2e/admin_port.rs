@@ -1,11 +1,12 @@
-//! The admin port under clients that are slow, silent or too many: each is told or closed in time,
-//! and the instance keeps its descriptors for calls.
+//! The admin port under clients that are slow, silent, too many or misled: each is told or closed in
+//! time, and the instance keeps its descriptors for calls. And names that are their owner's alone.
 
 use crate::support::http::{Connection, Request};
 use crate::support::instance::{Instance, Setup};
 use crate::support::poll;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::ErrorKind;
+use ureq::http::Method;
 
 /// More than the port serves and refuses at once.
 const CROWD: usize = 400;
@@ -129,4 +130,25 @@ fn a_name_that_is_not_its_own_is_refused() {
             assert_eq!(status(path, bad), 421, "{path} {bad}");
         }
     }
+}
+
+#[test]
+fn a_consumers_name_is_its_own_until_it_is_deleted() {
+    let instance = start();
+    let admin = instance.admin();
+    let body = json!({ "name": "acme", "plan": "basic" });
+    let first = admin.post("consumers", &body);
+    let (status, refused) = admin.call(Method::POST, "consumers", Some(&body));
+    assert_eq!((status, &refused["error"]["param"]), (409, &json!("name")), "{refused}");
+    let other = admin.post("consumers", &json!({ "name": "other", "plan": "basic" }));
+    let path = |consumer: &Value| format!("consumers/{}", consumer["id"].as_str().unwrap());
+    let renamed = admin.call(Method::PATCH, &path(&other), Some(&json!({ "name": "acme" })));
+    assert_eq!(renamed.0, 409);
+    let key = admin.key_of(other["id"].as_str().unwrap(), &json!({}));
+    let (status, refused) = admin.call(Method::DELETE, &path(&other), None);
+    assert_eq!(status, 409);
+    assert!(refused["error"]["message"].as_str().unwrap().contains(&key.id), "{refused}");
+    assert_eq!(admin.call(Method::DELETE, &path(&first), None).0, 200);
+    assert_eq!(admin.call(Method::GET, &path(&first), None).0, 404);
+    admin.post("consumers", &body);
 }

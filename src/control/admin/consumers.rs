@@ -68,6 +68,15 @@ pub(super) async fn change(
     Ok(Json(shown(&changed.map_err(refuse("consumer", id))?)))
 }
 
+pub(super) async fn delete(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let id: ConsumerId = parse_id("consumer", &id)?;
+    let deleted = desk.remove_consumer(move |db| consumers::delete(db, id)).await;
+    Ok(Json(shown(&deleted.map_err(refuse("consumer", id))?)))
+}
+
 /// The plan with this id or name; its absence is a problem of the field.
 async fn find_plan(
     desk: &Desk,

@@ -63,7 +63,10 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Desk>>); 14] {
         ("/admin/v1/plans", get(plans::list).post(plans::create)),
         ("/admin/v1/plans/{id}", get(plans::show).patch(plans::change)),
         ("/admin/v1/consumers", get(consumers::list).post(consumers::create)),
-        ("/admin/v1/consumers/{id}", get(consumers::show).patch(consumers::change)),
+        (
+            "/admin/v1/consumers/{id}",
+            get(consumers::show).patch(consumers::change).delete(consumers::delete),
+        ),
         ("/admin/v1/keys", get(keys::list).post(keys::create)),
         ("/admin/v1/keys/{id}", get(keys::show).delete(keys::revoke)),
         ("/admin/v1/keys/{id}/rotate", post(keys::rotate)),
@@ -175,6 +178,7 @@ fn parse_id<T: std::str::FromStr>(kind: &str, text: &str) -> Result<T, ApiError>
 fn refuse(kind: &'static str, id: impl ToString) -> impl FnOnce(Failure) -> ApiError {
     let id = id.to_string();
     move |failure| match failure {
+        Failure::InUse(by) => ApiError::conflict("id", format!("The {kind} is in use by {by}.")),
         Failure::Missing => ApiError::no_such(kind, &id),
         Failure::Duplicate => {
             ApiError::conflict("name", format!("There is a {kind} with this name already."))

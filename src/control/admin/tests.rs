@@ -143,7 +143,10 @@ impl Running {
     }
 
     fn make_key(&self, plan: &str) -> Value {
-        let consumer = self.post("/consumers", &json!({"name": "c", "plan": plan}));
+        // Each consumer has a name of its own.
+        let count = self.get("/consumers?limit=200")["data"].as_array().unwrap().len();
+        let name = format!("c{count}");
+        let consumer = self.post("/consumers", &json!({"name": name, "plan": plan}));
         let key = self.post("/keys", &json!({"consumer_id": consumer["id"]}));
         for shard in 0..2 {
             assert!(matches!(self.mail(shard), ToShard::Forget { .. }));

@@ -25,6 +25,7 @@ pub(crate) fn insert(
     name: &str,
     plan: PlanId,
 ) -> Result<ConsumerRow, Failure> {
+    refuse_taken(connection, id, name)?;
     connection.execute(
         "INSERT INTO consumers (id, name, plan_id, created_at) VALUES (?1, ?2, ?3, ?4)",
         (id.to_string(), name, plan.to_string(), created_now()),
@@ -39,12 +40,44 @@ pub(crate) fn update(
     name: Option<&str>,
     plan: Option<PlanId>,
 ) -> Result<ConsumerRow, Failure> {
+    if let Some(name) = name {
+        refuse_taken(connection, id, name)?;
+    }
     connection.execute(
         "UPDATE consumers SET name = coalesce(?2, name), plan_id = coalesce(?3, plan_id)
          WHERE id = ?1",
         (id.to_string(), name, plan.map(|plan| plan.to_string())),
     )?;
     get(connection, id)
+}
+
+/// Two consumers may not share a name. Changes come one after another, so that nobody takes it
+/// between this and the change. A store may hold namesakes from before the rule: they stay.
+fn refuse_taken(connection: &Connection, id: ConsumerId, name: &str) -> Result<(), Failure> {
+    let is_taken: bool = connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM consumers WHERE name = ?2 AND id <> ?1)",
+        (id.to_string(), name),
+        |row| row.get(0),
+    )?;
+    if is_taken { Err(Failure::Duplicate) } else { Ok(()) }
+}
+
+/// Removes a consumer that has never had a key, and with it no record: answers what it was.
+pub(crate) fn delete(connection: &Connection, id: ConsumerId) -> Result<ConsumerRow, Failure> {
+    let row = get(connection, id)?;
+    let keys: (i64, Option<String>) = connection.query_row(
+        "SELECT count(*), min(id) FROM keys WHERE consumer_id = ?1",
+        [id.to_string()],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    if let (count, Some(first)) = keys {
+        let others = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+        return Err(Failure::InUse(format!(
+            "key {first}{others}: its records are billed by it, even where it is revoked"
+        )));
+    }
+    connection.execute("DELETE FROM consumers WHERE id = ?1", [id.to_string()])?;
+    Ok(row)
 }
 
 /// One consumer.

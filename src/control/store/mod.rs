@@ -38,6 +38,8 @@ pub(crate) enum Failure {
     Duplicate,
     /// The object does not exist.
     Missing,
+    /// The object cannot go: this uses it.
+    InUse(String),
     /// As many others wait as may.
     Busy,
     /// It took longer than it may.
@@ -51,6 +53,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Duplicate => f.write_str("another object has the name"),
             Self::Missing => f.write_str("the object does not exist"),
+            Self::InUse(by) => write!(f, "it is in use by {by}"),
             Self::Busy => f.write_str("too many others wait for the store"),
             Self::TooSlow => f.write_str("it took longer than it may"),
             Self::Internal(cause) => f.write_str(cause),

@@ -2,7 +2,11 @@
 
 use super::poll::PATIENCE;
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use ureq::http::{Method, Request};
+
+/// Each consumer has a name of its own.
+static CONSUMERS: AtomicU64 = AtomicU64::new(0);
 
 /// A client of one instance's admin API.
 pub struct Admin {
@@ -82,7 +86,8 @@ impl Admin {
 
     /// A key of a new consumer on this plan.
     pub fn key(&self, plan: &str) -> Key {
-        let consumer = self.post("consumers", &json!({ "name": "somebody", "plan": plan }));
+        let name = format!("somebody {}", CONSUMERS.fetch_add(1, Relaxed));
+        let consumer = self.post("consumers", &json!({ "name": name, "plan": plan }));
         self.key_of(text_of(&consumer["id"]).as_str(), &json!({}))
     }
 
