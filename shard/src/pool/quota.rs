@@ -63,6 +63,11 @@ impl Lease {
         }
     }
 
+    /// What the month has left by the authority's last word, less what it does not know of yet.
+    fn left(&self) -> u64 {
+        self.left.saturating_sub(self.overrun)
+    }
+
     /// Books a shard's report and notes its want.
     pub fn on_word(&mut self, word: &QuotaWant, limit: u64, now: Nanos) {
         self.last_word = now;
@@ -71,11 +76,9 @@ impl Lease {
         // What a call used over what its shard held is taken from what is free here, now or once
         // another shard gives it back; until then from what the month has left.
         self.overrun = self.overrun.saturating_add(word.overrun);
-        self.left = self.left.saturating_sub(word.overrun);
         let covered = self.overrun.min(self.slack);
         self.slack -= covered;
         self.overrun -= covered;
-        self.left = self.left.saturating_add(covered);
         if let Some(held) = self.held.get_mut(usize::from(word.shard)) {
             let used = word.consumed.saturating_sub(word.overrun);
             let gone = used.saturating_add(word.returned);
@@ -133,7 +136,7 @@ impl Lease {
             let others = self.held.iter().enumerate().map(|(shard, held)| {
                 if shard == usize::from(pending.shard) { 0 } else { held.tokens }
             });
-            let left = others.fold(self.left.saturating_add(self.slack), u64::saturating_add);
+            let left = others.fold(self.left().saturating_add(self.slack), u64::saturating_add);
             let exhausted = granted < pending.need && may_wait;
             let grant = QuotaGrant { consumer, period, granted, left, exhausted };
             out.push_back((pending.shard, ToShard::Quota(grant)));
@@ -142,7 +145,7 @@ impl Lease {
 
     /// Half of an even share while there is plenty; near the end no more than is needed.
     fn slice(&self, pending: &Pending) -> u64 {
-        let free = self.slack.saturating_add(self.left);
+        let free = self.slack.saturating_add(self.left());
         let plenty =
             if free > self.limit / 50 { free / (2 * self.held.len().max(1) as u64) } else { 0 };
         pending.want.min(plenty).max(pending.need)
@@ -189,6 +192,7 @@ impl Lease {
         let sum =
             |of: fn(&Pending) -> u64| self.pending.iter().map(of).fold(0, u64::saturating_add);
         let (want, need) = (sum(|pending| pending.want), sum(|pending| pending.need));
+        self.left = self.left();
         let ask = QuotaAsk {
             consumer,
             period,
@@ -225,7 +229,7 @@ impl Lease {
         }
         self.flight = None;
         self.slack = self.slack.saturating_add(answer.granted);
-        self.left = answer.left.saturating_sub(self.overrun);
+        self.left = answer.left;
         true
     }
 
