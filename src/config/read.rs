@@ -9,6 +9,7 @@ use super::{DIGEST_KEY_FILE, ENCRYPTION_KEY_FILE, read_key};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read as _;
+use std::ops::Range;
 use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -176,20 +177,18 @@ impl FileReading<'_> {
             self.report(at, error.message().replace('\n', ", "));
         }
         for (name, value) in document.get_ref().iter() {
-            // Behind a table's broken line its keys stand outside of any table: not their fault.
-            if errors.is_empty() || matches!(value.get_ref(), DeValue::Table(_)) {
-                self.read_table(name.get_ref(), name.span().start, value);
-            }
+            self.read_table(name.get_ref(), name.span().start, value);
         }
-        // A line that could not be read is reported once, not also for what it seems to say.
-        let broken: Vec<usize> = errors
+        // What could not be read is reported once, not also for what it seems to say.
+        let spoilt: Vec<Range<usize>> = errors
             .iter()
-            .map(|error| place(self.text, error.span().map_or(0, |span| span.start)).0)
+            .map(|error| spoilt_by(self.text, error.span().map_or(0, |span| span.start)))
             .collect();
+        let is_spoilt = |line: usize| spoilt.iter().any(|lines| lines.contains(&line));
         let mut index = 0;
         self.reading.problems.retain(|problem| {
             index += 1;
-            index <= broken.len() || problem.at.is_none_or(|(line, _)| !broken.contains(&line))
+            index <= spoilt.len() || problem.at.is_none_or(|(line, _)| !is_spoilt(line))
         });
         self.reading.problems.sort_by_key(|problem| problem.at);
     }
@@ -244,6 +243,17 @@ fn found<'a>(text: &str, value: &'a Spanned<DeValue<'_>>) -> (Given<'a>, String)
         }
         DeValue::Table(_) => (Given::Other, "a table".to_string()),
     }
+}
+
+/// The lines that mean nothing because the one at `offset` could not be read: itself, and the rest
+/// of its table where it should have begun one.
+fn spoilt_by(text: &str, offset: usize) -> Range<usize> {
+    let (first, _) = place(text, offset);
+    let begins_table = |line: &&str| line.trim_start().starts_with('[');
+    let mut lines = text.lines().skip(first - 1);
+    let bad = lines.next().is_some_and(|line| begins_table(&line));
+    let more = if bad { lines.take_while(|line| !begins_table(line)).count() } else { 0 };
+    first..first + 1 + more
 }
 
 /// Line and column of a byte, from 1.

@@ -5,9 +5,9 @@
 //! the task that waited asks [`Watch::fired`] why. Precision is [`SWEEP_EVERY`]; what needs
 //! better (a parked request) has a timer of its own.
 //!
-//! A deadline may hold only while the peer takes nothing ([`Watch::arm_taking`]): the sweep asks the
-//! kernel how much of what was sent is not acknowledged, and where that has become less, the time
-//! begins anew.
+//! A deadline may hold only while the peer takes nothing ([`Watch::arm_taking`]): the sweep asks
+//! the kernel how much of what was sent is not acknowledged, and where that has become less, the
+//! time begins anew.
 //!
 //! The same sweep looks after clients whose calls take long: nobody reads from a client while its
 //! upstream is waited for, so nobody would notice that it has left. A client that has reset its
