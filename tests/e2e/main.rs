@@ -40,6 +40,7 @@ mod refusals;
 mod reload;
 mod routes;
 mod secrets;
+mod serve;
 mod shared;
 mod slow_clients;
 mod spellings;
