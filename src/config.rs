@@ -84,7 +84,7 @@ pub struct Server {
     pub shards: Shards,
     /// Where the store, the journals and the admin token are kept.
     pub data_dir: PathBuf,
-    /// Connections that one shard keeps open; further ones are closed at once.
+    /// Connections that one shard keeps open; further ones are told so, or closed.
     pub max_connections: u32,
     /// Request line and headers together; past it 431.
     pub max_head_bytes: usize,
