@@ -140,8 +140,9 @@ keys! {
         data_dir: Restart, ANY, server.data_dir,
             "Where the embedded store, the journals and the admin token are kept.";
         max_connections: Live, (1, 1_000_000), server.max_connections,
-            "Connections that one shard keeps open; further ones are told 503, or closed where many\n\
-             come at once. Fewer where the bound on open files leaves no room for as many calls.";
+            "Connections that one shard keeps open; further ones are told 503, or closed where\n\
+             many come at once. Fewer where the bound on open files leaves no room for as many\n\
+             calls.";
         max_head_bytes: Live, (1024, 1 << 20), server.max_head_bytes,
             "Request line and headers together; past it 431.";
         max_uri_bytes: Live, (64, 1 << 20), server.max_uri_bytes,
