@@ -25,6 +25,11 @@ const CREDENTIAL_ENDINGS: [&[u8]; 12] = [
     b"credentials",
     b"jwt",
 ];
+/// Words that are secret only at a name's end, or behind one of [`OF_SECRETS`]: there are
+/// `x-max-token-count` and `x-key-frame` too.
+const SECRET_AT_THE_END: [&[u8]; 4] = [b"key", b"token", b"auth", b"jwt"];
+const OF_SECRETS: [&[u8]; 8] =
+    [b"api", b"auth", b"access", b"security", b"session", b"bearer", b"secret", b"subscription"];
 /// Beside these words a `key` is no credential: `idempotency-key`.
 const NO_SECRET_WORDS: [&[u8]; 2] = [b"idempotency", b"cache"];
 
@@ -130,7 +135,14 @@ impl Upstream<'_> {
 /// Does a field of this name carry a credential? Any word of it may say so.
 pub fn is_credential(name: &[u8]) -> bool {
     let words = || name.split(|byte| matches!(byte, b'-' | b'_' | b'.'));
-    let Some(word) = words().find(|word| is_secret_word(word)) else { return false };
+    let places = words().zip(words().skip(1).map(Some).chain([None]));
+    let mut before: &[u8] = b"";
+    let secret = places.into_iter().find_map(|(word, after)| {
+        let of_secrets = is_one_of(std::mem::replace(&mut before, word), &OF_SECRETS);
+        let counts = after.is_none() || of_secrets || !is_one_of(word, &SECRET_AT_THE_END);
+        (counts && is_secret_word(word)).then_some(word)
+    });
+    let Some(word) = secret else { return false };
     let is_key = word.len() >= 3 && same(&word[word.len() - 3..], b"key");
     !(is_key && words().any(|word| is_one_of(word, &NO_SECRET_WORDS)))
 }
@@ -220,6 +232,8 @@ mod tests {
             "token",
             "x-client-secret",
             "x-password",
+            "x-api-key-2",
+            "x_access_token_b",
             "x-vendor",
             "X_Vendor",
             "host",
@@ -249,6 +263,8 @@ mod tests {
             "anthropic-beta",
             "x-stainless-os",
             "x-max-tokens",
+            "x-mock-inter-token-ms",
+            "x-key-frame",
             "x-session-id",
         ] {
             assert!(takes(name), "{name}");
