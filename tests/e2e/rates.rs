@@ -231,7 +231,10 @@ fn all_plans_get_their_rates(shards: u16) {
         }
         for connections in CONNECTIONS {
             thread::scope(|scope| {
-                for terms in FAST {
+                // A call that finds no token waits a few ms for the next, so one connection alone
+                // can't demand more than 1000/s: it is held to the rate by waiting.
+                let can_demand = |terms: &Terms| connections > 1 || terms.rate < 1_000;
+                for terms in FAST.into_iter().filter(can_demand) {
                     scope.spawn(move || gets_its_rate(instance, terms, connections));
                 }
             });
