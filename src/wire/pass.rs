@@ -132,8 +132,9 @@ impl Upstream<'_> {
     }
 }
 
-/// Does a field of this name carry a credential? Any word of it may say so.
-pub fn is_credential(name: &[u8]) -> bool {
+/// Does a field of this name carry a credential? Some words say so anywhere in it, others only
+/// where [`SECRET_AT_THE_END`] allows.
+fn is_credential(name: &[u8]) -> bool {
     let words = || name.split(|byte| matches!(byte, b'-' | b'_' | b'.'));
     let places = words().zip(words().skip(1).map(Some).chain([None]));
     let mut before: &[u8] = b"";
