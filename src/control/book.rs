@@ -13,8 +13,10 @@ use shard::units::{BucketId, ConsumerId, KeyId, Moment, Nanos, PlanId, ServiceId
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A key that is not revoked.
+/// A key that the store does not have as revoked.
 struct Key {
+    /// It is refused already; the store is about to keep that.
+    is_revoked: bool,
     secret_hash: Arc<str>,
     digest: Option<KeyDigest>,
     consumer: ConsumerId,
@@ -104,6 +106,7 @@ impl Book {
         }
         let is_ours = |digest: &Digest| digest.key_name == self.digest_key_name;
         let key = Key {
+            is_revoked: self.keys.get(&row.id).is_some_and(|key| key.is_revoked),
             secret_hash: Arc::clone(&row.secret_hash),
             digest: row.digest.filter(is_ours).map(|digest| digest.digest),
             consumer: row.consumer,
@@ -115,6 +118,13 @@ impl Book {
         self.known_ids.insert(row.id);
     }
 
+    /// From now on the key is granted nothing, whatever else becomes of its row.
+    pub(crate) fn revoke(&mut self, id: KeyId) {
+        if let Some(key) = self.keys.get_mut(&id) {
+            key.is_revoked = true;
+        }
+    }
+
     /// The key's text was verified: what the store is to keep of it, if the key is still here.
     pub(crate) fn set_digest(&mut self, id: KeyId, digest: KeyDigest) -> Option<Digest> {
         self.keys.get_mut(&id)?.digest = Some(digest);
@@ -123,7 +133,7 @@ impl Book {
 
     /// What the key's text must match, if the key could be granted now.
     pub(crate) fn check(&self, id: KeyId, at: Moment) -> Option<Check> {
-        let key = self.keys.get(&id)?;
+        let key = self.living(id)?;
         expires_at(key, at)?;
         Some(match key.digest {
             Some(digest) => Check::Digest(digest),
@@ -133,7 +143,7 @@ impl Book {
 
     /// What the key may do now, its secret having matched; `None`: nothing any more.
     pub(crate) fn grant(&self, id: KeyId, at: Moment) -> Option<KeyGrant> {
-        let key = self.keys.get(&id)?;
+        let key = self.living(id)?;
         let plan = self.catalog.plan_by_id(self.consumers.get(&key.consumer)?.plan)?;
         Some(KeyGrant {
             key: id,
@@ -143,6 +153,10 @@ impl Book {
             expires_at: expires_at(key, at)?,
             services: key.services.clone(),
         })
+    }
+
+    fn living(&self, id: KeyId) -> Option<&Key> {
+        self.keys.get(&id).filter(|key| !key.is_revoked)
     }
 }
 
@@ -214,6 +228,16 @@ pub(crate) mod tests {
         let mut row = key_row(KeyId(1), "h");
         row.revoked_at = Some("now".to_owned());
         book.set_key(&row);
+        assert!(book.grant(KeyId(1), at).is_none() && book.check(KeyId(1), at).is_none());
+    }
+
+    #[test]
+    fn a_change_under_way_does_not_bring_a_revoked_key_back() {
+        let mut book = book_with_key(KeyId(1), "h");
+        let at = Moment::default();
+        book.revoke(KeyId(1));
+        assert!(book.grant(KeyId(1), at).is_none() && book.check(KeyId(1), at).is_none());
+        book.set_key(&key_row(KeyId(1), "h"));
         assert!(book.grant(KeyId(1), at).is_none() && book.check(KeyId(1), at).is_none());
     }
 }

@@ -1,5 +1,6 @@
 //! What the lease loop and the admin API share. A change of people goes in one order: the store,
-//! the book, the shards, the answer; one of terms tells the shards before the book. Everything
+//! the book, the shards, the answer; one of terms tells the shards before the book; a revocation
+//! tells book and shards before the store, which may be slow or full. Everything
 //! runs on control's thread; the book's lock is held for single steps and never across an await.
 
 use super::book::{Book, Consumer};
@@ -7,7 +8,7 @@ use super::catalog;
 use super::names::Names;
 use super::post::Post;
 use super::store::consumers::ConsumerRow;
-use super::store::keys::KeyRow;
+use super::store::keys::{self, KeyRow};
 use super::store::plans::PlanRow;
 use super::store::services::ServiceRow;
 use super::store::{Failure, Store};
@@ -17,6 +18,7 @@ use crate::metrics::Metrics;
 use rusqlite::Connection;
 use shard::catalog::{Item, Service};
 use shard::message::ToShard;
+use shard::units::KeyId;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -196,5 +198,16 @@ impl Desk {
             self.post.tell_all(&ToShard::Forget { key: row.id }).await;
         }
         Ok(rows)
+    }
+
+    /// Revokes a key. It is refused at once, whatever the store takes to keep that; on a failure,
+    /// until this process ends.
+    pub(crate) async fn revoke_key(&self, id: KeyId) -> Result<KeyRow, Failure> {
+        self.book().revoke(id);
+        self.post.tell_all(&ToShard::Forget { key: id }).await;
+        let _turn = self.people.lock().await;
+        let row = self.store.change(move |db| keys::revoke(db, id)).await?;
+        self.book().set_key(&row);
+        Ok(row)
     }
 }

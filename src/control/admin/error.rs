@@ -112,6 +112,15 @@ impl ApiError {
         Self::of(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 
+    /// 500: a revocation that holds, but will be forgotten; `cause` goes to the log.
+    pub(crate) fn not_kept(cause: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%cause, "a revocation could not be stored");
+        let message = "The key is refused from now on, but the store could not keep that: a \
+                       restart would accept it again. Mend the store (the instance's log says \
+                       what is wrong) and repeat the call.";
+        Self::of(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+    }
+
     /// The whole answer, for a connection that ends with it.
     pub(crate) fn as_http(&self) -> String {
         let (status, body) = (self.status, self.body().to_string());

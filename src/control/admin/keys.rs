@@ -116,9 +116,11 @@ pub(super) async fn revoke(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let id: KeyId = parse_id("key", &id)?;
-    let revoked = desk.change_keys(move |db| Ok([keys::revoke(db, id)?])).await;
-    let [row] = revoked.map_err(refuse("key", id))?;
-    Ok(Json(shown(&row)))
+    let revoked = desk.revoke_key(id).await.map_err(|failure| match failure {
+        Failure::Missing => ApiError::no_such("key", &id.to_string()),
+        failure => ApiError::not_kept(&failure),
+    });
+    Ok(Json(shown(&revoked?)))
 }
 
 /// A new key. No `Debug`: it holds its text.

@@ -73,3 +73,21 @@ impl Log {
         }
     }
 }
+
+/// Requests that [`flood`] sends at once.
+const PIPELINED: usize = 16;
+
+/// One client that costs the machine as little as one can: the same small call again and again,
+/// sixteen at once. Counts the answers.
+pub fn flood(instance: &Instance, answers: &AtomicU64, done: &AtomicBool) {
+    let call = instance.chat(&json!({})).key(instance.key("bench"));
+    let calls = call.to_bytes().repeat(PIPELINED);
+    let mut connection = Connection::open(instance.data_url()).unwrap();
+    while !done.load(Relaxed) {
+        connection.send(&calls).unwrap();
+        for _ in 0..PIPELINED {
+            connection.answer("POST").unwrap().expect(200);
+            answers.fetch_add(1, Relaxed);
+        }
+    }
+}
