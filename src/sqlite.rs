@@ -6,11 +6,14 @@
 //! Migrations only go forward and are never edited: each is kept with its checksum, and a file
 //! that no longer matches what was applied is refused.
 
+use rusqlite::hooks::Wal;
+use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, OpenFlags, Row, TransactionBehavior};
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The store's file inside `data_dir`.
@@ -83,6 +86,9 @@ pub fn open(data_dir: &Path) -> Result<Connection, StoreError> {
     // Not in the middle: a transaction that has read and then finds another's commit in its way
     // fails at once, however long it would have waited.
     connection.set_transaction_behavior(TransactionBehavior::Immediate);
+    // Changes alone come to a checkpoint at 128 MiB of log; with the writer at work none of theirs
+    // does (see `Checkpoints`).
+    connection.execute_batch("PRAGMA wal_autocheckpoint = 8192;")?;
     // FULL: a commit survives power loss; journal segments are deleted on its word. The page size
     // counts when the file is made: larger pages are written by fewer calls (tuning.md).
     connection.execute_batch(
@@ -136,6 +142,49 @@ impl Drop for Turn {
     fn drop(&mut self) {
         TURNS.numbers.lock().unwrap_or_else(PoisonError::into_inner).now += 1;
         TURNS.changed.notify_all();
+    }
+}
+
+/// The write-ahead log is copied into the file whenever so many pages (32 MiB) have been added to
+/// it. A copy costs each page a second write, and two syncs.
+const CHECKPOINT_PAGES: i32 = 2048;
+
+/// The checkpoints of a store, made by the connection that writes most. SQLite's own come within
+/// a commit: whoever waits for a turn, a revocation for one, would wait for a copy of 32 MiB too.
+#[derive(Default)]
+pub struct Checkpoints {
+    /// Pages in the log after the connection's last commit.
+    pages: Arc<AtomicI32>,
+    tried_at_pages: i32,
+}
+
+impl Checkpoints {
+    /// From now on `connection` makes checkpoints in [`Self::run_if_due`] and not on its own.
+    pub fn watch(&self, connection: &mut Connection) -> rusqlite::Result<()> {
+        let pages = Arc::clone(&self.pages);
+        connection.wal_hook(Some(move |_: &mut Wal, count| {
+            pages.store(count, Ordering::Relaxed);
+            Ok(())
+        }))
+    }
+
+    /// Copies the log if it has grown enough; to be called without a turn. The first pass lets
+    /// others write meanwhile. The second has only what they wrote to copy, and nobody adds to it:
+    /// a log that has been copied to its end is begun anew by the next write.
+    pub fn run_if_due(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let pages = self.pages.load(Ordering::Relaxed);
+        if pages < self.tried_at_pages {
+            self.tried_at_pages = 0;
+        }
+        // A long read keeps the log from being begun anew; then each try waits for more pages.
+        if pages - self.tried_at_pages < CHECKPOINT_PAGES {
+            return Ok(());
+        }
+        self.tried_at_pages = pages;
+        let pass = || connection.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE);
+        pass()?;
+        let _turn = take_turn();
+        pass().map(drop)
     }
 }
 

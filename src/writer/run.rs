@@ -8,7 +8,7 @@ use crate::journal::scan::{Found, Scan};
 use crate::journal::{JournalShared, quarantine, sync};
 use crate::mail::{Settled, WriterMail};
 use crate::metrics::Metrics;
-use crate::sqlite;
+use crate::sqlite::{self, Checkpoints};
 use rusqlite::Connection;
 use shard::units::Nanos;
 use std::io;
@@ -87,6 +87,7 @@ const NOT_STOPPING: u64 = u64::MAX;
 /// The writer's state, without its thread.
 pub(super) struct Writer {
     pub(super) connection: Connection,
+    checkpoints: Checkpoints,
     names: Names,
     config: UsageConfig,
     mail: WriterMail,
@@ -117,14 +118,17 @@ pub(super) enum Turn {
 
 impl Writer {
     pub(super) fn new(args: WriterArgs) -> Self {
-        let WriterArgs { connection, config, mail, journals, metrics } = args;
-        if let Err(error) = ledger::tune(&connection) {
+        let WriterArgs { mut connection, config, mail, journals, metrics } = args;
+        let checkpoints = Checkpoints::default();
+        let tuned = ledger::tune(&connection).and_then(|()| checkpoints.watch(&mut connection));
+        if let Err(error) = tuned {
             tracing::warn!(%error, "the writer's connection keeps its default settings");
         }
         let origin =
             |it: &Arc<JournalShared>| Origin { journal_id: it.id, instance_id: it.instance_id };
         Self {
             connection,
+            checkpoints,
             names: Names::default(),
             mail,
             origins: journals.iter().map(origin).collect(),
@@ -280,6 +284,10 @@ impl Writer {
         for spool in &self.spools {
             spool.journal.set_ingested(spool.end);
             spool.journal.delete_behind(spool.end);
+        }
+        if let Err(error) = self.checkpoints.run_if_due(&self.connection) {
+            // The batch is in; the log waits for the next one.
+            tracing::warn!(%error, "the store's write-ahead log was not copied into its file");
         }
         Ok(())
     }
