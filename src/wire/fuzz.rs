@@ -6,6 +6,7 @@
 use super::call::{CallFields, scan_call, write_with_include_usage};
 use super::chunked::{ChunkDecoder, ChunkError, Step};
 use super::json::{DEPTH_MAX, JsonError, Reader, scan_object};
+use super::json_string::string_end;
 use super::prompt::prompt_text;
 use super::request::{HeadLimits, RequestHead, parse_request_head};
 use super::response::{ResponseHead, parse_response_head};
@@ -105,9 +106,14 @@ fn events(stream: &[u8], cut: usize) -> Vec<NameAndData> {
     found
 }
 
-/// JSON is what serde_json takes for it, down to 64 levels, and says the same; and a call that
-/// asks for usage is the call that it was.
+/// JSON is what serde_json takes for it, down to 64 levels, and says the same; its strings end
+/// where a reader byte by byte sees them end; and a call that asks for usage is the call that it
+/// was.
 pub fn json(text: &[u8]) {
+    // Every place might be one where a string begins; some of each input are tried.
+    for start in (0..=text.len()).step_by(text.len() / 64 + 1) {
+        assert_eq!(string_end(text, start), reference::string_end(text, start));
+    }
     let mut reader = Reader::new(text);
     let verdict = loop {
         match reader.next_token() {

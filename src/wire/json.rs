@@ -4,7 +4,8 @@
 //! Accepts what serde_json accepts, but for nesting over 64 levels. Numbers have no range here, and
 //! a lone surrogate escape (`"\ud800"`), which the grammar allows, decodes as U+FFFD.
 
-use memchr::{memchr, memchr2};
+use super::json_string::string_end;
+use memchr::memchr;
 
 /// Levels of nesting.
 pub const DEPTH_MAX: u32 = 64;
@@ -402,34 +403,13 @@ impl<'a> Reader<'a> {
     /// From the opening quote past the closing one.
     fn string(&mut self) -> Result<Text<'a>, JsonError> {
         let start = self.at + 1;
-        let mut at = start + plain_bytes(self.text.get(start..).unwrap_or_default());
-        let mut escaped = false;
-        loop {
-            match self.text.get(at) {
-                Some(b'"') => {
-                    self.at = at + 1;
-                    return Ok(Text { raw: &self.text[start..at], escaped });
-                }
-                Some(b'\\') => {
-                    escaped = true;
-                    at += match self.text.get(at + 1) {
-                        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
-                        Some(b'u') if hex4(&self.text[at + 2..]).is_some() => 6,
-                        _ => return Err(JsonError::Malformed),
-                    };
-                }
-                Some(_) => {
-                    let rest = &self.text[at..];
-                    let plain = memchr2(b'"', b'\\', rest).ok_or(JsonError::Malformed)?;
-                    // Without an early exit, so that it runs over many bytes at once.
-                    if rest[..plain].iter().fold(false, |found, byte| found | (*byte < b' ')) {
-                        return Err(JsonError::Malformed);
-                    }
-                    at += plain;
-                }
-                None => return Err(JsonError::Malformed),
-            }
-        }
+        let plain_end = start + plain_bytes(self.text.get(start..).unwrap_or_default());
+        let (end, escaped) = match self.text.get(plain_end) {
+            Some(b'"') => (plain_end, false),
+            _ => string_end(self.text, plain_end).ok_or(JsonError::Malformed)?,
+        };
+        self.at = end + 1;
+        Ok(Text { raw: &self.text[start..end], escaped })
     }
 }
 

@@ -14,6 +14,7 @@ mod head;
 mod hyper_tests;
 mod image;
 pub mod json;
+mod json_string;
 pub mod key_text;
 pub mod pass;
 pub mod prompt;

@@ -12,6 +12,31 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use std::fmt;
 
+/// The place of the closing quote of the string whose characters begin at `start`, and whether
+/// there are escapes before it; `None`: it is no string. Byte by byte.
+pub fn string_end(text: &[u8], start: usize) -> Option<(usize, bool)> {
+    let (mut at, mut escaped) = (start, false);
+    loop {
+        match (*text.get(at)?, text.get(at + 1)) {
+            (b'"', _) => return Some((at, escaped)),
+            (b'\\', Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')) => at += 2,
+            (b'\\', Some(b'u')) => {
+                let digits = text.get(at + 2..at + 6)?;
+                if !digits.iter().all(u8::is_ascii_hexdigit) {
+                    return None;
+                }
+                at += 6;
+            }
+            (b'\\' | ..b' ', _) => return None,
+            _ => {
+                at += 1;
+                continue;
+            }
+        }
+        escaped = true;
+    }
+}
+
 /// A call's fields, each as its caller meant it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Call {
