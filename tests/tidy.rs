@@ -1,119 +1,24 @@
-//! Keeps the house in order: which part may name which, what `shard` must never touch, how large
-//! a file and a function may be, and what is banned. It reads the sources as text, so that a rule
-//! holds for code that no compiler has seen yet; each refusal says what to do instead.
+//! Keeps the house in order: which part may name which and what the pure parts must never touch
+//! (`tidy/walls.rs`), that nothing goes in a circle (`tidy/circles.rs`), how large a file and a
+//! function may be, and what is banned. It reads the sources as text, so that a rule holds for code
+//! that no compiler has seen yet; each refusal says what to do instead.
 
+#[path = "tidy/circles.rs"]
+mod circles;
 #[path = "tidy/source.rs"]
 mod source;
+#[path = "tidy/walls.rs"]
+mod walls;
 
 use source::{Source, Token};
 use std::fmt;
 use std::path::Path;
+use walls::{ARCHITECTURE, Parts};
 
 const FILE_LINES_MAX: usize = 600;
 const FILE_LINES_AIM: usize = 300;
 const FUNCTION_LINES_MAX: usize = 70;
 const LINE_COLUMNS_MAX: usize = 100;
-
-/// The parts of the program, and what each may name besides itself. A part that is not here
-/// (`main`, `lib`, `run`, `cli`) is wiring and may name all of them.
-const EDGES: &[(&str, &[&str])] = &[
-    ("wire", &["shard::units", "shard::message::KEY_TEXT_BYTES"]),
-    ("mail", &["shard"]),
-    ("clock", &["shard::units"]),
-    ("config", &["shard"]),
-    ("metrics", &["shard"]),
-    ("sqlite", &[]),
-    ("journal", &["config", "mail", "shard"]),
-    ("gateway", &["wire", "mail", "shard", "journal", "metrics", "config", "clock"]),
-    ("control", &["mail", "shard", "sqlite", "metrics", "config", "clock", "wire::key_text"]),
-    ("writer", &["mail", "shard", "journal", "sqlite", "config", "metrics", "clock"]),
-    ("model_server", &["gateway::net"]),
-];
-
-/// Crates that only some files may name.
-const CRATES: &[(&str, &[&str])] = &[
-    ("tokio", &["src/control/", "src/writer/"]),
-    ("axum", &["src/control/"]),
-    ("hyper", &["src/control/", "src/wire/hyper_tests.rs"]),
-    ("hyper_util", &["src/control/"]),
-    ("argon2", &["src/control/"]),
-    ("monoio", &["src/gateway/net.rs", "perf/src/floor/monoio_relay.rs"]),
-    ("clap", &["src/cli/", "src/main.rs"]),
-    ("clap_complete", &["src/cli/completions.rs"]),
-    ("clap_mangen", &["src/cli/completions.rs"]),
-    (
-        "ureq",
-        &[
-            "src/cli/",
-            "src/control/admin/tests.rs",
-            "tests/e2e/",
-            "tests/allocations/whole_call.rs",
-        ],
-    ),
-    (
-        "rusqlite",
-        &[
-            "src/sqlite.rs",
-            "src/control/",
-            "src/writer/",
-            "src/run.rs",
-            "src/cli/journal.rs",
-            "perf/src/measure.rs",
-            "tests/e2e/",
-        ],
-    ),
-    ("memmap2", &["src/journal/"]),
-];
-
-/// All that `shard` may name of the standard library: no clock, socket, file, thread, lock or
-/// randomness.
-const SHARD_STD: &[&str] = &[
-    "alloc",
-    "array",
-    "borrow",
-    "boxed",
-    "cell",
-    "cmp",
-    "collections::BTreeMap",
-    "collections::BTreeSet",
-    "collections::BinaryHeap",
-    "collections::VecDeque",
-    "collections::btree_map",
-    "collections::hash_map",
-    "collections::vec_deque",
-    "convert",
-    "error",
-    "fmt",
-    "hash::BuildHasher",
-    "hash::Hash",
-    "hash::Hasher",
-    "hint",
-    "iter",
-    "marker",
-    "mem",
-    "net::IpAddr",
-    "net::Ipv4Addr",
-    "net::Ipv6Addr",
-    "net::SocketAddr",
-    "num",
-    "ops",
-    "option",
-    "ptr",
-    "rc",
-    "result",
-    "slice",
-    "str",
-    "string",
-    "sync::Arc",
-    "sync::atomic",
-    "time::Duration",
-    "u64",
-    "vec",
-];
-const SHARD_DEPENDENCIES: &[&str] = &["hashbrown", "foldhash"];
-
-/// Tests only: it reads the seed to replay from the environment.
-const SIMULATION: &str = "shard/src/simulation/";
 
 const UNSAFE_FILES: &[&str] = &[
     "src/gateway/net.rs",
@@ -152,9 +57,8 @@ impl fmt::Display for Finding {
 type Rule = fn(&Source) -> Vec<Finding>;
 
 const RULES: &[Rule] = &[
-    edges,
-    crates,
-    pure_shard,
+    walls::crates,
+    walls::pure,
     black_box,
     unsafe_code,
     clocks,
@@ -174,7 +78,11 @@ fn the_sources_are_tidy() {
     assert!(sources.len() > 50, "only {} sources found below {root:?}", sources.len());
     let mut findings: Vec<Finding> =
         sources.iter().flat_map(|source| RULES.iter().flat_map(|rule| rule(source))).collect();
-    findings.extend(dependencies(&read(root, "shard/Cargo.toml")));
+    let parts = Parts::read(&read(root, ARCHITECTURE));
+    findings.extend(sources.iter().flat_map(|source| parts.edges(source)));
+    findings.extend(parts.unused(&sources));
+    findings.extend(circles::rules(&sources));
+    findings.extend(walls::shard_dependencies(&read(root, "shard/Cargo.toml")));
     findings.extend(migrations(&migration_files(root), &read(root, "src/sqlite.rs")));
     for source in &sources {
         let lines = source.text.lines().count();
@@ -200,107 +108,6 @@ fn migration_files(root: &Path) -> Vec<String> {
 
 fn finding(source: &Source, line: usize, remedy: impl Into<String>) -> Finding {
     Finding { path: source.path.clone(), line, remedy: remedy.into() }
-}
-
-/// The part of the program that a file under `src` belongs to.
-fn part(path: &str) -> Option<&str> {
-    let name = path.strip_prefix("src/")?;
-    Some(name.split('/').next()?.trim_end_matches(".rs"))
-}
-
-fn starts_with(path: &[String], prefix: &str) -> bool {
-    let prefix: Vec<&str> = prefix.split("::").collect();
-    path.len() >= prefix.len() && path.iter().zip(&prefix).all(|(part, wanted)| part == wanted)
-}
-
-fn edges(source: &Source) -> Vec<Finding> {
-    let Some(from) = part(&source.path) else { return Vec::new() };
-    let Some((_, may)) = EDGES.iter().find(|(name, _)| *name == from) else { return Vec::new() };
-    let is_part = |name: &str| {
-        let wiring = ["cli", "run", "main", "lib"];
-        EDGES.iter().any(|(known, _)| *known == name) || wiring.contains(&name)
-    };
-    let mut found = Vec::new();
-    for (line, path) in source.paths() {
-        let named = match path[0].as_str() {
-            "crate" | "tollgate" => &path[1..],
-            "shard" => &path[..],
-            _ => continue,
-        };
-        let Some(to) = named.first() else { continue };
-        let counts = to == "shard" || is_part(to);
-        if counts && to != from && !may.iter().any(|prefix| starts_with(named, prefix)) {
-            let allowed = if may.is_empty() { "nothing".to_owned() } else { may.join(", ") };
-            let remedy = format!(
-                "`{from}` names `{}`, but may name only {allowed}: pass what it needs down as a \
-                 value, or let the two meet in `mail`",
-                named.join("::")
-            );
-            found.push(finding(source, line, remedy));
-        }
-    }
-    found
-}
-
-fn crates(source: &Source) -> Vec<Finding> {
-    let mut found = Vec::new();
-    for (line, path) in source.paths() {
-        for (name, places) in CRATES {
-            if path[0] == *name && !places.iter().any(|place| source.path.starts_with(place)) {
-                let remedy = format!(
-                    "`{name}` may be named in {} only: put the call behind a function there",
-                    places.join(", ")
-                );
-                found.push(finding(source, line, remedy));
-            }
-        }
-    }
-    found
-}
-
-fn pure_shard(source: &Source) -> Vec<Finding> {
-    if !source.path.starts_with("shard/src/") {
-        return Vec::new();
-    }
-    let mut found = Vec::new();
-    for (line, path) in source.paths() {
-        let is_std = ["std", "core", "alloc"].contains(&path[0].as_str());
-        let is_pure = SHARD_STD.iter().any(|prefix| starts_with(&path[1..], prefix));
-        let is_test = source.is_test(line) || source.path.starts_with(SIMULATION);
-        if is_std && !is_pure && !is_test {
-            let remedy = format!(
-                "`shard` names `{}`: it has no clock, socket, file, thread, lock or randomness; \
-                 take the value as an argument, or, if the name is pure, add it to SHARD_STD",
-                path.join("::")
-            );
-            found.push(finding(source, line, remedy));
-        }
-    }
-    found
-}
-
-fn dependencies(manifest: &str) -> Vec<Finding> {
-    let lines = manifest.lines().enumerate();
-    let inside = lines
-        .skip_while(|(_, line)| line.trim() != "[dependencies]")
-        .skip(1)
-        .take_while(|(_, line)| !line.starts_with('['));
-    let named = inside.filter_map(|(at, line)| {
-        let name = line.split(['=', '.']).next()?.trim();
-        (!name.is_empty() && !name.starts_with('#')).then_some((at + 1, name))
-    });
-    named
-        .filter(|(_, name)| !SHARD_DEPENDENCIES.contains(name))
-        .map(|(line, name)| Finding {
-            path: "shard/Cargo.toml".to_owned(),
-            line,
-            remedy: format!(
-                "`shard` depends on {name}; it may depend on {} only: write the few lines it \
-                 needs, or do that work outside of it",
-                SHARD_DEPENDENCIES.join(" and ")
-            ),
-        })
-        .collect()
 }
 
 fn black_box(source: &Source) -> Vec<Finding> {
@@ -485,43 +292,6 @@ mod bites {
         let found = rule(&Source::new(path, text));
         found.iter().for_each(|finding| assert!(finding.remedy.len() > 20, "{finding}"));
         found.into_iter().map(|finding| finding.line).collect()
-    }
-
-    #[test]
-    fn edges_point_down() {
-        let gateway = "use crate::wire::{head, call};\nuse crate::control::verifier;\n";
-        assert_eq!(lines(edges, "src/gateway/a.rs", gateway), [2]);
-        assert_eq!(lines(edges, "src/control/a.rs", "use crate::wire::{key_text, head};"), [1]);
-        assert_eq!(lines(edges, "src/gateway/mod.rs", "\nuse super::writer::run;"), [2]);
-        assert_eq!(lines(edges, "src/writer/a.rs", "tollgate::gateway::net::bind()"), [1]);
-        assert_eq!(lines(edges, "src/wire/a.rs", "use shard::units::A;\nuse shard::quota;"), [2]);
-        assert_eq!(lines(edges, "src/wire.rs", "use crate::clock;\nuse self::b::c;"), [1]);
-        assert_eq!(lines(edges, "src/mail.rs", "use crate::run::x; // crate::gateway"), [1]);
-        assert_eq!(lines(edges, "src/model_server/a.rs", "use crate::gateway::{net, path};"), [1]);
-        assert!(lines(edges, "src/run.rs", "use crate::{gateway::run, control::x};").is_empty());
-        assert!(lines(edges, "src/gateway/a.rs", "use super::mail;\nuse super::b::c;").is_empty());
-    }
-
-    #[test]
-    fn crates_stay_where_they_are_known() {
-        let text = "use tokio::net;\nmonoio::spawn();\nmine::tokio::x();";
-        assert_eq!(lines(crates, "src/gateway/run.rs", text), [1, 2]);
-        assert_eq!(lines(crates, "src/control/run.rs", text), [2]);
-        assert_eq!(lines(crates, "src/gateway/net.rs", text), [1]);
-    }
-
-    #[test]
-    fn shard_is_pure() {
-        let bad = "use std::time::{Duration, Instant};\nstd::thread::spawn();\n\
-                   use std::sync::{Arc, Mutex};\nuse std::net::{IpAddr, TcpStream};\n\
-                   use std::collections::HashMap;\nuse std::fs;\nuse std::{mem, io::Read};\n";
-        assert_eq!(lines(pure_shard, "shard/src/a.rs", bad), [1, 2, 3, 4, 5, 6, 7]);
-        assert!(lines(pure_shard, "src/a.rs", bad).is_empty());
-        let good = "use std::sync::Arc;\n#[cfg(test)]\nmod tests {\nuse std::fs::File;\n}\n";
-        assert!(lines(pure_shard, "shard/src/a.rs", good).is_empty());
-        let manifest = "[dependencies]\nhashbrown = \"1\"\nrand.workspace = true\n\n[dev-x]\nz = 1";
-        let found = dependencies(manifest);
-        assert_eq!(found.iter().map(|finding| finding.line).collect::<Vec<_>>(), [3]);
     }
 
     #[test]

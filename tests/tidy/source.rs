@@ -57,6 +57,11 @@ impl Source {
         found.iter().map(read).collect()
     }
 
+    /// `src/gateway/path.rs` is `gateway::path`.
+    pub fn module(&self) -> Vec<String> {
+        module_of(&self.path)
+    }
+
     /// Is the line part of a test?
     pub fn is_test(&self, line: usize) -> bool {
         self.test_lines.iter().any(|(from, to)| (*from..=*to).contains(&line))
@@ -134,7 +139,6 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// `src/gateway/path.rs` is `gateway::path`.
 fn module_of(path: &str) -> Vec<String> {
     let inside = path.rsplit_once("src/").map_or(path, |(_, inside)| inside);
     let name = inside.trim_end_matches(".rs").trim_end_matches("/mod");
