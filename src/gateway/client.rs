@@ -3,6 +3,7 @@
 
 mod body;
 
+use super::call::Next;
 use super::core::Core;
 use super::watch::{Ends, Probe, Socket};
 use crate::clock;
@@ -139,6 +140,13 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// Sends the last of an answer. Another request may follow if it was said so and the client
+    /// took the answer.
+    pub async fn send_end(&mut self, core: &Core, keep_alive: bool) -> Next {
+        let sent = self.send(core).await;
+        if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close }
     }
 
     /// Sends a part of an answer. How long that takes is the client's doing.

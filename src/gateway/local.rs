@@ -142,6 +142,5 @@ async fn send(
         http_10: client.head.http_10,
     };
     answer::write_json(client, status, body.to_string().as_bytes(), &own);
-    let sent = client.send(core).await;
-    (status, if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close })
+    (status, client.send_end(core, keep_alive).await)
 }

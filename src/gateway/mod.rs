@@ -8,6 +8,7 @@ mod call;
 mod client;
 mod connection;
 pub mod core;
+mod finish;
 mod local;
 mod meter;
 pub mod net;

@@ -2,8 +2,8 @@
 //! and each takes the proof of the one before.
 //!
 //! ```text
-//! parse → identify → admit → route → relay → meter → price → settle → journal → respond
-//! bytes   Caller     Admitted Request  chunks  Usage   Bill ───────────────────→ last byte
+//! parse → identify → admit → attempt → relay → meter → price → settle → durable → finish
+//! bytes   Caller     Admitted Link     Relayed Usage           Bill             last byte
 //! ```
 //!
 //! `client.rs` has parsed the head. From `admit` on there is an [`Admitted`]: it is consumed
@@ -13,11 +13,13 @@ use super::answer::{self, Refused, RetryAfter};
 use super::call::{Call, Next, Stop};
 use super::client::Client;
 use super::core::Core;
+use super::finish::finish;
 use super::park::Spot;
+use super::relay::{Relayed, no_answer, relay};
 use super::route::{Route, route};
 use super::settle::{Admitted, Beginning, RequestId};
 use super::understand::{Wanted, understand};
-use super::{local, net, relay, upstream};
+use super::{local, net, upstream};
 use crate::clock;
 use crate::wire::error::ApiError;
 use crate::wire::key_text;
@@ -83,19 +85,32 @@ async fn serve(core: &Core, client: &mut Client, call: &Call) -> Result<(u16, Ne
             let caller = known_sender(core, client).await?;
             let wanted = understand(core, client, call, &caller)?;
             let mut admitted = admit(core, client, caller, &wanted, &call.beginning).await?;
-            let asked = clock::lately();
-            client.expect_answer_head(asked);
-            let request = wanted.request(client);
-            let link = upstream::call(core, &request, &mut admitted.attempts, |out| {
-                wanted.compose(out, client, call);
-            });
-            match link.await {
-                Ok(link) => Ok(relay::answer(core, client, call, &wanted, admitted, link).await),
-                Err(fault) => {
-                    admitted.waited = client.waited.after(clock::lately().since(asked));
-                    Ok(relay::no_answer(core, client, call, admitted, fault).await)
-                }
-            }
+            let relayed = attempt(core, client, call, &wanted, &mut admitted).await;
+            admitted.waited = client.waited.after(relayed.waited);
+            let Relayed { status, outcome, usage, rest, .. } = relayed;
+            let bill = admitted.settle(core, status, outcome, &usage);
+            Ok(finish(core, client, call, &wanted, (status, rest), &bill).await)
+        }
+    }
+}
+
+/// Calls the upstream, and relays what it answers.
+async fn attempt(
+    core: &Core,
+    client: &mut Client,
+    call: &Call,
+    wanted: &Wanted,
+    admitted: &mut Admitted,
+) -> Relayed {
+    let asked = clock::lately();
+    client.expect_answer_head(asked);
+    let request = wanted.request(client);
+    let compose = |out: &mut Vec<u8>| wanted.compose(out, client, call);
+    match upstream::call(core, &request, &mut admitted.attempts, compose).await {
+        Ok(link) => relay(core, client, call, wanted, admitted, link).await,
+        Err(fault) => {
+            let waited = clock::lately().since(asked);
+            no_answer(core, client, fault, waited, None).await
         }
     }
 }
@@ -211,9 +226,7 @@ fn refused(core: &Core, caller: &Caller, refusal: &Refusal) -> Stop {
 async fn refuse(core: &Core, client: &mut Client, call: &Call, why: &Refused) -> (u16, Next) {
     let keep_alive = client.keeps_alive(core) && client.can_continue() && why.error.status() != 408;
     answer::write_refusal(client, why, call.shape, &call.beginning.request_id, keep_alive);
-    let sent = client.send(core).await;
-    let next = if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close };
-    (why.error.status(), next)
+    (why.error.status(), client.send_end(core, keep_alive).await)
 }
 
 fn count(core: &Core, call: &Call, status: u16) {

@@ -1,14 +1,13 @@
-//! The answer's way back. A small answer is read whole, metered, settled and sent in one write;
-//! a large one and an event stream are relayed as they come. Either way the record is in the
-//! journal before the answer's last byte leaves.
+//! The answer's way back, until it can be billed. A small answer is read whole before any of it
+//! leaves; a large one and an event stream are relayed as they come, all but their end. The rest
+//! is sent by `finish.rs`, once the record is in the journal.
 
-use super::answer::{self, Ending, Own, Refused, Theirs};
-use super::call::{Call, Next, meaning};
+use super::call::{Call, meaning};
 use super::client::Client;
 use super::core::Core;
 use super::meter::{self, is_billable};
-use super::settle::{Admitted, Bill};
-use super::stream;
+use super::settle::Admitted;
+use super::stream::{self, Course};
 use super::understand::Wanted;
 use super::upstream::{Fault, Link};
 use crate::clock;
@@ -16,8 +15,8 @@ use crate::wire::answer_form::has_array;
 use crate::wire::error::ApiError;
 use crate::wire::response::ResponseFraming;
 use crate::wire::usage::{Reported, usage_from_body};
-use shard::LimitsView;
-use shard::record::Outcome;
+use shard::record::{Outcome, Usage};
+use shard::units::Nanos;
 
 /// Answers up to here are held until they are whole, and say what they cost.
 pub const HELD_BYTES_MAX: usize = 256 * 1024;
@@ -28,49 +27,83 @@ const FORM_BYTES: usize = 4 * 1024;
 /// Status of a call whose client did not wait for one; nginx's number for it.
 const CLIENT_LEFT: u16 = 499;
 
-/// Answers a call whose upstream has begun to answer.
-pub async fn answer(
+/// What became of an answer: all that its record says of it, and what is still to be sent.
+pub struct Relayed {
+    /// The status that the client has got or will get.
+    pub status: u16,
+    /// How the call went.
+    pub outcome: Outcome,
+    /// What it used.
+    pub usage: Usage,
+    /// Time that went by waiting for the upstream.
+    pub waited: Nanos,
+    /// What is still to be sent.
+    pub rest: Rest,
+}
+
+/// What is still to be sent.
+pub enum Rest {
+    /// The upstream's answer, all of which its connection holds.
+    Whole(Link),
+    /// The end of an answer that has begun.
+    End(Course, Link),
+    /// How an answer that has begun breaks off, and why.
+    Failure(Course, ApiError),
+    /// A refusal: there is no answer. The connection of an upstream whose answer was nonsense is
+    /// as good as any.
+    Refusal(ApiError, Option<Link>),
+    /// Nothing: the client has left.
+    Nothing,
+}
+
+/// Relays what an upstream has begun to answer.
+pub async fn relay(
     core: &Core,
     client: &mut Client,
     call: &Call,
     wanted: &Wanted,
-    mut admitted: Admitted,
+    admitted: &mut Admitted,
     mut link: Link,
-) -> (u16, Next) {
+) -> Relayed {
     admitted.first_byte_at = Some(clock::lately());
     if link.head.is_event_stream && !link.is_done() {
         admitted.streamed = true;
         return stream::relay(core, client, call, wanted, admitted, link).await;
     }
-    let declared = match link.head.framing {
-        ResponseFraming::Length(length) => length,
-        _ => 0,
+    let is_whole = match hold(core, &mut link).await {
+        Ok(is_whole) => is_whole,
+        Err(fault) => return no_answer(core, client, fault, link.waited(), None).await,
     };
-    let held = declared <= HELD_BYTES_MAX as u64;
-    while held && link.body.len() <= HELD_BYTES_MAX {
-        match link.next_part(core).await {
-            Ok(Some(part)) => link.body.extend_from_slice(&link.input[part]),
-            Ok(None) => return whole(core, client, call, wanted, admitted, link).await,
-            Err(fault) => {
-                admitted.waited = client.waited.after(link.waited());
-                return no_answer(core, client, call, admitted, fault).await;
-            }
+    if is_nonsense(call, &link, is_whole) {
+        let (waited, link) = (link.waited(), Some(link).filter(|_| is_whole));
+        return no_answer(core, client, Fault::Failed, waited, link).await;
+    }
+    if !is_whole {
+        return stream::relay(core, client, call, wanted, admitted, link).await;
+    }
+    let (status, outcome) = (link.head.status, Outcome::Completed);
+    let reported = usage_from_body(&link.body);
+    let usage = match reported.whole() {
+        Some(counts) => meter::reported(counts),
+        None if is_billable(status) && !client.is_head() => {
+            meter::of_answer(core, reported, client.body(), &link.body).await
         }
+        None => meter::NONE_REPORTED,
+    };
+    Relayed { status, outcome, usage, waited: link.waited(), rest: Rest::Whole(link) }
+}
+
+/// Reads an answer's body until it is whole (true), or too large to be held.
+async fn hold(core: &Core, link: &mut Link) -> Result<bool, Fault> {
+    let most = match link.head.framing {
+        ResponseFraming::Length(length) if length > HELD_BYTES_MAX as u64 => FORM_BYTES,
+        _ => HELD_BYTES_MAX + 1,
+    };
+    while link.body.len() < most {
+        let Some(part) = link.next_part(core).await? else { return Ok(true) };
+        link.body.extend_from_slice(&link.input[part]);
     }
-    while link.body.len() < FORM_BYTES && !link.is_done() {
-        match link.next_part(core).await {
-            Ok(part) => link.body.extend_from_slice(&link.input[part.unwrap_or_default()]),
-            Err(fault) => {
-                admitted.waited = client.waited.after(link.waited());
-                return no_answer(core, client, call, admitted, fault).await;
-            }
-        }
-    }
-    if is_nonsense(call, &link, false) {
-        admitted.waited = client.waited.after(link.waited());
-        return no_answer(core, client, call, admitted, Fault::Failed).await;
-    }
-    stream::relay(core, client, call, wanted, admitted, link).await
+    Ok(false)
 }
 
 /// Is what the upstream calls a success not what its route promises? That is nonsense, and not
@@ -82,102 +115,22 @@ fn is_nonsense(call: &Call, link: &Link, is_whole: bool) -> bool {
     !has_array(&link.body, array).unwrap_or(!is_whole)
 }
 
-/// Answers a call whose upstream did not.
+/// What becomes of a call that its upstream, waited for so long, did not answer, or answered with
+/// nonsense on a connection that is still good.
 pub async fn no_answer(
     core: &Core,
-    client: &mut Client,
-    call: &Call,
-    admitted: Admitted,
+    client: &Client,
     fault: Fault,
-) -> (u16, Next) {
+    waited: Nanos,
+    link: Option<Link>,
+) -> Relayed {
     if client.has_left() {
         // Nothing of an answer went out, but its prompt went to the upstream.
         let usage = meter::complete(core, Reported::default(), client.body(), Vec::new()).await;
-        let _ = admitted.settle(core, CLIENT_LEFT, Outcome::ClientAborted, &usage);
-        return (CLIENT_LEFT, Next::Close);
+        let (status, outcome) = (CLIENT_LEFT, Outcome::ClientAborted);
+        return Relayed { status, outcome, usage, waited, rest: Rest::Nothing };
     }
     let (error, outcome) = meaning(fault);
-    let caller = admitted.caller;
-    let status = error.status();
-    let bill = admitted.settle(core, status, outcome, &meter::NONE_REPORTED);
-    let limits = core.shard.borrow().limits(&caller, clock::moment_lately());
-    if let Err(error) = core.durable(bill.seq).await {
-        return not_durable(core, client, call, error, limits).await;
-    }
-    let limits = Some(limits);
-    let refused = Refused { error, retry_after: None, limits };
-    let keep_alive = client.keeps_alive(core);
-    answer::write_refusal(client, &refused, call.shape, &call.beginning.request_id, keep_alive);
-    let sent = client.send(core).await;
-    (status, if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close })
-}
-
-async fn whole(
-    core: &Core,
-    client: &mut Client,
-    call: &Call,
-    wanted: &Wanted,
-    mut admitted: Admitted,
-    link: Link,
-) -> (u16, Next) {
-    let status = link.head.status;
-    admitted.waited = client.waited.after(link.waited());
-    if is_nonsense(call, &link, true) {
-        core.pools.put(core, wanted.service, link);
-        return no_answer(core, client, call, admitted, Fault::Failed).await;
-    }
-    let caller = admitted.caller;
-    let reported = usage_from_body(&link.body);
-    let usage = match reported.whole() {
-        Some(counts) => meter::reported(counts),
-        None if is_billable(status) && !client.is_head() => {
-            meter::of_answer(core, reported, client.body(), &link.body).await
-        }
-        None => meter::NONE_REPORTED,
-    };
-    let Bill { cost, seq } = admitted.settle(core, status, Outcome::Completed, &usage);
-    let limits = core.shard.borrow().limits(&caller, clock::moment_lately());
-    if let Err(error) = core.durable(seq).await {
-        return not_durable(core, client, call, error, limits).await;
-    }
-    let keep_alive = client.keeps_alive(core);
-    let own = Own {
-        request_id: &call.beginning.request_id,
-        limits: Some(&limits),
-        cost: Some(cost),
-        retry_after: None,
-        shape: call.shape,
-        keep_alive,
-        http_10: client.head.http_10,
-    };
-    let ending = match link.head.framing {
-        // The length of what a GET would have brought.
-        ResponseFraming::None if client.is_head() => {
-            link.head.content_length.map_or(Ending::NoBody, Ending::Length)
-        }
-        ResponseFraming::None => Ending::NoBody,
-        _ => Ending::Length(link.body.len() as u64),
-    };
-    let (upstream, bytes) = (wanted.upstream(), &link.head_bytes[..]);
-    let theirs = Theirs { upstream, head: &link.head, bytes };
-    answer::write_head(&mut client.output, status, &theirs, ending, &own);
-    client.output.extend_from_slice(&link.body);
-    core.pools.put(core, wanted.service, link);
-    let sent = client.send(core).await;
-    (status, if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close })
-}
-
-/// Refuses to hand out an answer whose record may be lost yet. The call itself is settled.
-async fn not_durable(
-    core: &Core,
-    client: &mut Client,
-    call: &Call,
-    error: ApiError,
-    limits: LimitsView,
-) -> (u16, Next) {
-    let refused = Refused { limits: Some(limits), ..Refused::from(error) };
-    answer::write_refusal(client, &refused, call.shape, &call.beginning.request_id, false);
-    // It is the last word on this connection, heard or not.
-    let _ = client.send(core).await;
-    (refused.error.status(), Next::Close)
+    let (status, usage) = (error.status(), meter::NONE_REPORTED);
+    Relayed { status, outcome, usage, waited, rest: Rest::Refusal(error, link) }
 }

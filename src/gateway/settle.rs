@@ -80,8 +80,9 @@ struct Checkpoint {
 }
 
 /// What settling brought.
-#[derive(Clone, Copy, Debug)]
 pub struct Bill {
+    /// Who is billed.
+    pub caller: Caller,
     /// Price of the call.
     pub cost: NanoUsd,
     /// Its record's place in the journal.
@@ -226,7 +227,7 @@ impl Admitted {
             metrics.usage_unreported(self.service, self.streamed);
         }
         metrics.overhead(u64::from(record.overhead_us));
-        Bill { cost: record.cost, seq: settled.seq }
+        Bill { caller: self.caller, cost: record.cost, seq: settled.seq }
     }
 }
 

@@ -7,6 +7,7 @@ use super::client::Client;
 use super::core::Core;
 use super::meter::{self, is_billable};
 use super::net;
+use super::relay::{Relayed, Rest};
 use super::settle::Admitted;
 use super::understand::Wanted;
 use super::upstream::{Fault, Link};
@@ -46,9 +47,9 @@ pub async fn relay(
     client: &mut Client,
     call: &Call,
     wanted: &Wanted,
-    mut admitted: Admitted,
+    admitted: &mut Admitted,
     mut link: Link,
-) -> (u16, Next) {
+) -> Relayed {
     let status = link.head.status;
     let ending = match link.head.framing {
         ResponseFraming::Length(length) if !admitted.streamed => Ending::Length(length),
@@ -69,43 +70,28 @@ pub async fn relay(
     let (upstream, bytes) = (wanted.upstream(), &link.head_bytes[..]);
     let theirs = Theirs { upstream, head: &link.head, bytes };
     answer::write_head(&mut client.output, status, &theirs, ending, &own);
-    let mut course = Course::new(admitted.streamed, wanted.hide_usage, ending);
+    let mut course = Course::new(admitted.streamed, wanted.hide_usage, ending, keep_alive);
     client.expect_chunk(ending == Ending::Chunked);
-    let end = course.run(core, client, &mut admitted, &mut link).await;
+    let end = course.run(core, client, admitted, &mut link).await;
     client.expect_chunk(false);
-    admitted.waited = client.waited.after(link.waited());
     let usage = course.usage(core, client.body(), status).await;
-    let outcome = match end {
-        End::Whole if course.upstream_gave_up => Outcome::UpstreamFailed,
-        End::Whole => Outcome::Completed,
-        End::Gone => Outcome::ClientAborted,
-        End::Broken(fault) => meaning(fault).1,
+    let waited = link.waited();
+    let (outcome, rest) = match end {
+        End::Whole if course.upstream_gave_up => (Outcome::UpstreamFailed, Rest::End(course, link)),
+        End::Whole => (Outcome::Completed, Rest::End(course, link)),
+        End::Gone => (Outcome::ClientAborted, Rest::Nothing),
+        End::Broken(fault) => {
+            let (error, outcome) = meaning(fault);
+            (outcome, Rest::Failure(course, error))
+        }
     };
-    let bill = admitted.settle(core, status, outcome, &usage);
-    let error = match end {
-        End::Gone => return (status, Next::Close),
-        End::Broken(fault) => core.durable(bill.seq).await.err().or(Some(meaning(fault).0)),
-        End::Whole => core.durable(bill.seq).await.err(),
-    };
-    if let Some(error) = error {
-        course.write_failure(&mut client.output, call, &error);
-        let _ = client.send(core).await;
-        return (status, Next::Close);
-    }
-    let is_kept = course.end(core, client, &mut link).await;
-    if ending == Ending::Chunked {
-        client.output.extend_from_slice(LAST_CHUNK);
-    }
-    let sent = client.send(core).await;
-    if is_kept {
-        core.pools.put(core, wanted.service, link);
-    }
-    (status, if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close })
+    Relayed { status, outcome, usage, waited, rest }
 }
 
 /// An answer on its way through.
-struct Course {
+pub struct Course {
     ending: Ending,
+    keep_alive: bool,
     is_stream: bool,
     hide_usage: bool,
     splitter: SseSplitter,
@@ -132,9 +118,10 @@ struct Course {
 }
 
 impl Course {
-    fn new(is_stream: bool, hide_usage: bool, ending: Ending) -> Self {
+    fn new(is_stream: bool, hide_usage: bool, ending: Ending, keep_alive: bool) -> Self {
         Self {
             ending,
+            keep_alive,
             is_stream,
             hide_usage,
             splitter: SseSplitter::default(),
@@ -193,19 +180,32 @@ impl Course {
         }
     }
 
-    /// Puts into the client's output what waited for the record, and what the upstream says after
-    /// the end marker. False: `link` was given up in the middle of a read.
-    async fn end(&mut self, core: &Core, client: &mut Client, link: &mut Link) -> bool {
+    /// Sends what waited for the record, and what the upstream says after the end marker.
+    pub async fn end(
+        mut self,
+        core: &Core,
+        client: &mut Client,
+        service: u32,
+        mut link: Link,
+    ) -> Next {
         client.output.append(&mut self.held);
         let mut is_kept = true;
         if self.said_all && !self.said_done && !link.is_done() {
-            // The client has the end before the upstream has come to its own.
+            // The client has the end before the upstream has come to its own. A read that is given
+            // up takes its connection with it.
             is_kept = client.send(core).await.is_ok()
-                && net::within(EXTRA_PATIENCE, self.take_extra(core, link)).await.is_some();
+                && net::within(EXTRA_PATIENCE, self.take_extra(core, &mut link)).await.is_some();
         }
         self.take_rest(&mut client.output);
         client.output.append(&mut self.held);
-        is_kept
+        if self.ending == Ending::Chunked {
+            client.output.extend_from_slice(LAST_CHUNK);
+        }
+        let next = client.send_end(core, self.keep_alive).await;
+        if is_kept {
+            core.pools.put(core, service, link);
+        }
+        next
     }
 
     async fn take_extra(&mut self, core: &Core, link: &mut Link) {
@@ -340,6 +340,17 @@ impl Course {
     }
 
     /// Ends a stream with an error event; a body that is not a stream just breaks off.
+    pub async fn fail(
+        self,
+        core: &Core,
+        client: &mut Client,
+        call: &Call,
+        error: &ApiError,
+    ) -> Next {
+        self.write_failure(&mut client.output, call, error);
+        client.send_end(core, false).await
+    }
+
     fn write_failure(&self, out: &mut Vec<u8>, call: &Call, error: &ApiError) {
         if !self.is_stream {
             // What is left may be all of it, and a probe's zero could pass for the last chunk.
