@@ -1,10 +1,13 @@
 //! Keeps the house in order: which part may name which and what the pure parts must never touch
-//! (`tidy/walls.rs`), that nothing goes in a circle (`tidy/circles.rs`), how large a file and a
-//! function may be, and what is banned. It reads the sources as text, so that a rule holds for code
-//! that no compiler has seen yet; each refusal says what to do instead.
+//! (`tidy/walls.rs`), that nothing goes in a circle (`tidy/circles.rs`), that the documents name
+//! what is there (`tidy/documents.rs`), how large a file and a function may be, and what is banned.
+//! It reads the sources as text, so that a rule holds for code that no compiler has seen yet; each
+//! refusal says what to do instead.
 
 #[path = "tidy/circles.rs"]
 mod circles;
+#[path = "tidy/documents.rs"]
+mod documents;
 #[path = "tidy/source.rs"]
 mod source;
 #[path = "tidy/walls.rs"]
@@ -82,6 +85,7 @@ fn the_sources_are_tidy() {
     findings.extend(sources.iter().flat_map(|source| parts.edges(source)));
     findings.extend(parts.unused(&sources));
     findings.extend(circles::rules(&sources));
+    findings.extend(documents::rules(root, &sources));
     findings.extend(walls::shard_dependencies(&read(root, "shard/Cargo.toml")));
     findings.extend(migrations(&migration_files(root), &read(root, "src/sqlite.rs")));
     for source in &sources {
