@@ -1,10 +1,10 @@
 //! Heads and bodies of answers: the headers that every answer carries, refusals, and what is
 //! answered without an upstream.
 
+use super::call::{Refused, RequestId, RetryAfter};
 use super::client::Client;
-use super::settle::RequestId;
 use crate::clock;
-use crate::wire::error::{ApiError, Shape};
+use crate::wire::error::Shape;
 use crate::wire::pass;
 use crate::wire::response::ResponseHead;
 use crate::wire::write::{write_duration, write_header, write_header_u64, write_status_line};
@@ -40,21 +40,6 @@ pub struct Own<'a> {
     pub keep_alive: bool,
     /// The client is HTTP/1.0: that the connection stays open must be said.
     pub http_10: bool,
-}
-
-/// When a refused call may be sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetryAfter {
-    /// From now.
-    pub span: Nanos,
-    /// Short enough that the milliseconds are worth telling: `retry-after-ms`, which the OpenAI
-    /// SDKs prefer.
-    pub in_ms: bool,
-}
-
-impl RetryAfter {
-    /// Where nobody knows.
-    pub const A_SECOND: Self = Self { span: Nanos::from_s(1), in_ms: false };
 }
 
 /// An upstream's answer, as far as its fields go on to the caller.
@@ -132,25 +117,6 @@ fn write_limits(out: &mut Vec<u8>, limits: &LimitsView) {
     };
     span(b"x-ratelimit-reset-requests: ", limits.reset_requests);
     span(b"x-ratelimit-reset-tokens: ", limits.reset_tokens);
-}
-
-/// A refusal on its way to the client.
-#[derive(Debug)]
-pub struct Refused {
-    /// What is wrong.
-    pub error: ApiError,
-    /// When it may be better.
-    pub retry_after: Option<RetryAfter>,
-    /// The caller's limits, where the caller is known and they matter.
-    pub limits: Option<LimitsView>,
-}
-
-impl From<ApiError> for Refused {
-    fn from(error: ApiError) -> Self {
-        // Every 503 says when to come back; one second is as good a guess as any.
-        let retry_after = (error.status() == 503).then_some(RetryAfter::A_SECOND);
-        Self { error, retry_after, limits: None }
-    }
 }
 
 /// Writes a refusal into the client's output.

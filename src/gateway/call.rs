@@ -1,12 +1,12 @@
-//! A call, as the stages of its way see it, and how each of them can end it.
+//! The ground that all stages of a call stand on: the call as they see it, and how each of them
+//! can end it.
 
-use super::answer::Refused;
 use super::route::Route;
-use super::settle::Beginning;
-use super::upstream::Fault;
 use crate::metrics::Endpoint;
 use crate::wire::error::{ApiError, Shape};
-use shard::record::Outcome;
+use shard::LimitsView;
+use shard::record::REQUEST_ID_BYTES_MAX;
+use shard::units::Nanos;
 
 /// One call: what is known of it before anything is decided.
 pub struct Call {
@@ -18,6 +18,50 @@ pub struct Call {
     pub shape: Shape,
     /// Its identity and its first instant.
     pub beginning: Beginning,
+}
+
+/// Where and when a call began.
+pub struct Beginning {
+    /// Identity of its record.
+    pub record_id: u128,
+    /// Its name.
+    pub request_id: RequestId,
+    /// When its first byte was here.
+    pub begun: Nanos,
+}
+
+/// What names a request in its answer and in its record.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestId {
+    text: [u8; REQUEST_ID_BYTES_MAX],
+    len: u8,
+    given: bool,
+}
+
+impl RequestId {
+    /// The caller's.
+    pub fn given(text: &[u8]) -> Option<Self> {
+        let mut kept = [0; REQUEST_ID_BYTES_MAX];
+        kept.get_mut(..text.len())?.copy_from_slice(text);
+        Some(Self { text: kept, len: text.len() as u8, given: true })
+    }
+
+    /// Ours: the record's.
+    pub fn ours(record_id: u128) -> Self {
+        let mut text = [0; REQUEST_ID_BYTES_MAX];
+        let written = uuid::Uuid::from_u128(record_id).hyphenated().encode_lower(&mut text).len();
+        Self { text, len: written as u8, given: false }
+    }
+
+    /// As text.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text[..usize::from(self.len)]
+    }
+
+    /// The caller's text, where it gave one.
+    pub fn if_given(&self) -> Option<&[u8]> {
+        self.given.then(|| self.as_bytes())
+    }
 }
 
 /// Why a call ends before it is relayed.
@@ -40,6 +84,40 @@ impl From<ApiError> for Stop {
     }
 }
 
+/// A refusal on its way to the client.
+#[derive(Debug)]
+pub struct Refused {
+    /// What is wrong.
+    pub error: ApiError,
+    /// When it may be better.
+    pub retry_after: Option<RetryAfter>,
+    /// The caller's limits, where the caller is known and they matter.
+    pub limits: Option<LimitsView>,
+}
+
+impl From<ApiError> for Refused {
+    fn from(error: ApiError) -> Self {
+        // Every 503 says when to come back; one second is as good a guess as any.
+        let retry_after = (error.status() == 503).then_some(RetryAfter::A_SECOND);
+        Self { error, retry_after, limits: None }
+    }
+}
+
+/// When a refused call may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryAfter {
+    /// From now.
+    pub span: Nanos,
+    /// Short enough that the milliseconds are worth telling: `retry-after-ms`, which the OpenAI
+    /// SDKs prefer.
+    pub in_ms: bool,
+}
+
+impl RetryAfter {
+    /// Where nobody knows.
+    pub const A_SECOND: Self = Self { span: Nanos::from_s(1), in_ms: false };
+}
+
 /// After a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -47,12 +125,4 @@ pub enum Next {
     KeepAlive,
     /// Close.
     Close,
-}
-
-/// What a fault is to the caller, and to the record.
-pub const fn meaning(fault: Fault) -> (ApiError, Outcome) {
-    match fault {
-        Fault::TimedOut => (ApiError::UpstreamTimeout, Outcome::TimedOut),
-        Fault::Failed | Fault::Stale => (ApiError::UpstreamError, Outcome::UpstreamFailed),
-    }
 }

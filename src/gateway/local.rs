@@ -1,7 +1,7 @@
 //! The routes that Tollgate answers itself: health, the caller's models, the caller's account.
 
-use super::answer::{self, Own, RetryAfter};
-use super::call::{Call, Next, Stop};
+use super::answer::{self, Own};
+use super::call::{Call, Next, RetryAfter, Stop};
 use super::client::Client;
 use super::core::{Core, Reply};
 use super::route::Route;

@@ -8,7 +8,6 @@ mod call;
 mod client;
 mod connection;
 pub mod core;
-mod finish;
 mod local;
 mod meter;
 pub mod net;
@@ -19,7 +18,6 @@ mod route;
 mod run;
 mod segments;
 mod settle;
-mod stream;
 #[cfg(test)]
 mod tests;
 mod understand;

@@ -9,15 +9,14 @@
 //! `client.rs` has parsed the head. From `admit` on there is an [`Admitted`]: it is consumed
 //! by `settle`, whatever happens to the client or the upstream.
 
-use super::answer::{self, Refused, RetryAfter};
-use super::call::{Call, Next, Stop};
+use super::answer;
+use super::call::{Beginning, Call, Next, Refused, RequestId, RetryAfter, Stop};
 use super::client::Client;
 use super::core::Core;
-use super::finish::finish;
 use super::park::Spot;
-use super::relay::{Relayed, no_answer, relay};
+use super::relay::{Relayed, finish, no_answer, relay};
 use super::route::{Route, route};
-use super::settle::{Admitted, Beginning, RequestId};
+use super::settle::Admitted;
 use super::understand::{Wanted, understand};
 use super::{local, net, upstream};
 use crate::clock;

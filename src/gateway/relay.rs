@@ -1,13 +1,17 @@
 //! The answer's way back, until it can be billed. A small answer is read whole before any of it
 //! leaves; a large one and an event stream are relayed as they come, all but their end. The rest
-//! is sent by `finish.rs`, once the record is in the journal.
+//! is sent by [`finish`], once the record is in the journal.
 
-use super::call::{Call, meaning};
+mod finish;
+mod stream;
+
+pub use finish::finish;
+
+use super::call::Call;
 use super::client::Client;
 use super::core::Core;
 use super::meter::{self, is_billable};
 use super::settle::Admitted;
-use super::stream::{self, Course};
 use super::understand::Wanted;
 use super::upstream::{Fault, Link};
 use crate::clock;
@@ -17,6 +21,7 @@ use crate::wire::response::ResponseFraming;
 use crate::wire::usage::{Reported, usage_from_body};
 use shard::record::{Outcome, Usage};
 use shard::units::Nanos;
+use stream::Course;
 
 /// Answers up to here are held until they are whole, and say what they cost.
 pub const HELD_BYTES_MAX: usize = 256 * 1024;
@@ -133,4 +138,12 @@ pub async fn no_answer(
     let (error, outcome) = meaning(fault);
     let (status, usage) = (error.status(), meter::NONE_REPORTED);
     Relayed { status, outcome, usage, waited, rest: Rest::Refusal(error, link) }
+}
+
+/// What a fault is to the caller, and to the record.
+const fn meaning(fault: Fault) -> (ApiError, Outcome) {
+    match fault {
+        Fault::TimedOut => (ApiError::UpstreamTimeout, Outcome::TimedOut),
+        Fault::Failed | Fault::Stale => (ApiError::UpstreamError, Outcome::UpstreamFailed),
+    }
 }

@@ -1,48 +1,15 @@
 //! An admitted call, from its PENDING in the journal to its record there. The one place that
 //! consumes a permit, so the one place that can bill.
 
+use super::call::Beginning;
 use super::core::Core;
 use crate::clock;
 use crate::journal::{JournalFull, Open, Pending};
 use crate::wire::error::ApiError;
 use shard::key_cache::Caller;
 use shard::permit::Permit;
-use shard::record::{Outcome, REQUEST_ID_BYTES_MAX, Record, Usage};
+use shard::record::{Outcome, Record, Usage};
 use shard::units::{NanoUsd, Nanos};
-
-/// What names a request in its answer and in its record.
-#[derive(Clone, Copy, Debug)]
-pub struct RequestId {
-    text: [u8; REQUEST_ID_BYTES_MAX],
-    len: u8,
-    given: bool,
-}
-
-impl RequestId {
-    /// The caller's.
-    pub fn given(text: &[u8]) -> Option<Self> {
-        let mut kept = [0; REQUEST_ID_BYTES_MAX];
-        kept.get_mut(..text.len())?.copy_from_slice(text);
-        Some(Self { text: kept, len: text.len() as u8, given: true })
-    }
-
-    /// Ours: the record's.
-    pub fn ours(record_id: u128) -> Self {
-        let mut text = [0; REQUEST_ID_BYTES_MAX];
-        let written = uuid::Uuid::from_u128(record_id).hyphenated().encode_lower(&mut text).len();
-        Self { text, len: written as u8, given: false }
-    }
-
-    /// As text.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.text[..usize::from(self.len)]
-    }
-
-    /// The caller's text, where it gave one.
-    pub fn if_given(&self) -> Option<&[u8]> {
-        self.given.then(|| self.as_bytes())
-    }
-}
 
 /// A call that has its permit and its place in the journal.
 #[must_use]
@@ -87,16 +54,6 @@ pub struct Bill {
     pub cost: NanoUsd,
     /// Its record's place in the journal.
     pub seq: u64,
-}
-
-/// Where and when a call began.
-pub struct Beginning {
-    /// Identity of its record.
-    pub record_id: u128,
-    /// Its name.
-    pub request_id: RequestId,
-    /// When its first byte was here.
-    pub begun: Nanos,
 }
 
 impl Admitted {

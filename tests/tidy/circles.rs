@@ -13,39 +13,21 @@ use std::collections::BTreeMap;
 
 /// Circles that are to be undone: without these edges there are none. The list can only shrink,
 /// since an edge that closes no circle any more has to be struck.
-const KNOWN_CIRCLES: &[(&str, &str)] = &[
-    ("control::price_json", "control::admin"),
-    ("gateway::call", "gateway::answer"),
-    ("gateway::core", "gateway::upstream"),
-    ("gateway::stream", "gateway::relay"),
-];
+const KNOWN_CIRCLES: &[(&str, &str)] =
+    &[("control::price_json", "control::admin"), ("gateway::core", "gateway::upstream")];
 
 /// The stages of a call: modules of `gateway`.
-const STAGES: &[&str] =
-    &["finish", "local", "meter", "relay", "settle", "stream", "understand", "upstream"];
+const STAGES: &[&str] = &["local", "meter", "relay", "settle", "understand", "upstream"];
 /// Who goes on from stage to stage.
 const PATH: &str = "gateway::path";
 /// Names of stages outside of `path` that are to be undone. This list too can only shrink.
 const KNOWN_STAGES: &[(&str, &str)] = &[
-    ("gateway::answer", "gateway::settle"),
-    ("gateway::call", "gateway::settle"),
-    ("gateway::call", "gateway::upstream"),
     ("gateway::core", "gateway::upstream"),
-    ("gateway::finish", "gateway::relay"),
-    ("gateway::finish", "gateway::settle"),
-    ("gateway::finish", "gateway::understand"),
-    ("gateway::finish", "gateway::upstream"),
     ("gateway::relay", "gateway::meter"),
     ("gateway::relay", "gateway::settle"),
-    ("gateway::relay", "gateway::stream"),
     ("gateway::relay", "gateway::understand"),
     ("gateway::relay", "gateway::upstream"),
     ("gateway::run", "gateway::meter"),
-    ("gateway::stream", "gateway::meter"),
-    ("gateway::stream", "gateway::relay"),
-    ("gateway::stream", "gateway::settle"),
-    ("gateway::stream", "gateway::understand"),
-    ("gateway::stream", "gateway::upstream"),
     ("gateway::understand", "gateway::upstream"),
 ];
 

@@ -1,15 +1,15 @@
 //! The end of a call that has been billed: what of its answer has not left yet is sent, or, where
 //! the record may still be lost, refused.
 
-use super::answer::{self, Ending, Own, Refused, Theirs};
-use super::call::{Call, Next};
-use super::client::Client;
-use super::core::Core;
-use super::relay::Rest;
-use super::settle::Bill;
-use super::understand::Wanted;
-use super::upstream::Link;
+use super::Rest;
 use crate::clock;
+use crate::gateway::answer::{self, Ending, Own, Theirs};
+use crate::gateway::call::{Call, Next, Refused};
+use crate::gateway::client::Client;
+use crate::gateway::core::Core;
+use crate::gateway::settle::Bill;
+use crate::gateway::understand::Wanted;
+use crate::gateway::upstream::Link;
 use crate::wire::error::ApiError;
 use crate::wire::response::ResponseFraming;
 

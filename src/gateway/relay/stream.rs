@@ -1,17 +1,17 @@
 //! Answers that are relayed as they come: event streams, and bodies too large to hold. Every
 //! piece goes on at once; only the end of the answer waits for its record.
 
-use super::answer::{self, Ending, Own, Theirs};
-use super::call::{Call, Next, meaning};
-use super::client::Client;
-use super::core::Core;
-use super::meter::{self, is_billable};
-use super::net;
-use super::relay::{Relayed, Rest};
-use super::settle::Admitted;
-use super::understand::Wanted;
-use super::upstream::{Fault, Link};
+use super::{Relayed, Rest, meaning};
 use crate::clock;
+use crate::gateway::answer::{self, Ending, Own, Theirs};
+use crate::gateway::call::{Call, Next};
+use crate::gateway::client::Client;
+use crate::gateway::core::Core;
+use crate::gateway::meter::{self, is_billable};
+use crate::gateway::net;
+use crate::gateway::settle::Admitted;
+use crate::gateway::understand::Wanted;
+use crate::gateway::upstream::{Fault, Link};
 use crate::wire::chunked::{CHUNK_END, LAST_CHUNK, write_chunk_head};
 use crate::wire::error::ApiError;
 use crate::wire::response::ResponseFraming;
