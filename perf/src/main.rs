@@ -3,6 +3,7 @@
 //!
 //! It knows the gateway only from outside, as a user does, and ends only what it started.
 
+mod count;
 mod figures;
 mod flame;
 mod floor;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["floor", rest @ ..] => serve_floor(rest),
         ["flame", rest @ ..] => draw_flame(rest),
+        ["count", rest @ ..] => count::run(rest, &folders()),
         ["look", admin, span_s] => flame::look(admin, span_s),
         _ => measure_all(&words),
     };
@@ -46,12 +48,15 @@ fn main() -> ExitCode {
 
 fn serve_floor(args: &[&str]) -> Result<(), String> {
     let address = |text: &str| text.parse().map_err(|_| format!("{text} is no address"));
+    let number = |text: &str| text.parse().map_err(|_| format!("{text} is no number"));
     let listen = |at: &str| TcpListener::bind(at).map_err(|error| format!("{at}: {error}"));
     let ended = match args {
-        ["answer", at] => floor::answer::serve(&listen(at)?),
-        ["relay", at, to] => floor::relay::serve(&listen(at)?, address(to)?),
-        ["monoio", at, to] => floor::monoio_relay::serve(listen(at)?, address(to)?),
-        _ => return Err("floor: answer, relay or monoio".to_owned()),
+        ["answer", room, at] => floor::answer::serve(&listen(at)?, number(room)?),
+        ["relay", room, at, to] => floor::relay::serve(&listen(at)?, address(to)?, number(room)?),
+        ["monoio", room, at, to] => {
+            floor::monoio_relay::serve(listen(at)?, address(to)?, number(room)?)
+        }
+        _ => return Err("floor: answer, relay or monoio, with room for so many bytes".to_owned()),
     };
     ended.map_err(|error| format!("a floor fails: {error}"))
 }

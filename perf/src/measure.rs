@@ -340,7 +340,7 @@ fn megabytes(process: &Process) -> Result<f64, String> {
 }
 
 /// Rows of the ledger, each of a call that was answered with 200 and metered as the upstream said.
-fn rows(ledger: &Path) -> Result<u64, String> {
+pub fn rows(ledger: &Path) -> Result<u64, String> {
     let sql = "SELECT count(*) FROM usage_records WHERE status = 200 AND outcome = 'completed' \
                AND input_tokens = 17 AND output_tokens = 16 AND tokens_source = 'reported'";
     let connection = Connection::open(ledger).map_err(|error| error.to_string())?;

@@ -19,6 +19,14 @@ pub struct Process {
     child: Child,
 }
 
+/// A thread of a process.
+pub struct Thread {
+    /// Its id.
+    pub id: i32,
+    /// Its name.
+    pub name: String,
+}
+
 impl Process {
     /// Starts a program on one core; what it says goes to `log`.
     pub fn start(core: usize, program: &Path, args: &[&str], log: &Path) -> Result<Self, String> {
@@ -43,6 +51,11 @@ impl Process {
         self.child.id()
     }
 
+    /// Its id, for the kernel.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     /// CPU time of all its threads, those that have ended included, in microseconds.
     pub fn cpu_us(&self) -> Result<u64, String> {
         let stat = read(&self.proc("stat"))?;
@@ -62,6 +75,19 @@ impl Process {
         let text = read(&self.proc(&format!("task/{thread}/schedstat")))?;
         let ns = text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
         ns.map(|ns| ns / 1_000).ok_or(format!("thread {name} says nothing of its time"))
+    }
+
+    /// CPU time of each of its threads that is alive, in nanoseconds. The kernel's count is exact
+    /// for those that wait; of one that runs, up to a tick is missing.
+    pub fn threads_cpu_ns(&self) -> Result<Vec<(Thread, u64)>, String> {
+        let threads = self.threads()?.into_iter().filter_map(|id| {
+            // One that ends meanwhile says nothing any more.
+            let name = read(&self.proc(&format!("task/{id}/comm"))).ok()?;
+            let text = read(&self.proc(&format!("task/{id}/schedstat"))).ok()?;
+            let ns = text.split_whitespace().next()?.parse().ok()?;
+            Some((Thread { id, name: name.trim_end().to_owned() }, ns))
+        });
+        Ok(threads.collect())
     }
 
     /// The id of its thread of that name.
@@ -94,8 +120,7 @@ impl Process {
 
     /// Asks it to end and waits until it has.
     pub fn end(mut self) -> Result<(), String> {
-        kill_process(Pid::from_child(&self.child), Signal::TERM)
-            .map_err(|error| error.to_string())?;
+        kill_process(self.pid(), Signal::TERM).map_err(|error| error.to_string())?;
         until("a process to end", END_PATIENCE, || {
             self.child.try_wait().map(|status| status.map(|_| ())).map_err(|e| e.to_string())
         })

@@ -1,7 +1,7 @@
 //! What is measured, started on ports of its own in a folder of its own: the gateway, nginx as
 //! its rival, and the floors; and the upstream behind all of them.
 
-use crate::floor::BODY;
+use crate::floor::{BODY, MESSAGE_BYTES_MAX};
 use crate::http;
 use crate::process::{Process, read, until};
 use serde_json::Value;
@@ -27,7 +27,15 @@ pub struct Place {
 impl Place {
     /// Makes one below `parent`.
     pub fn new(parent: &Path) -> Result<Self, String> {
-        let path = parent.join(format!("perf-run-{}", std::process::id()));
+        Self::at(parent.join(format!("perf-run-{}", std::process::id())))
+    }
+
+    /// One within this one.
+    pub fn within(&self, name: &str) -> Result<Self, String> {
+        Self::at(self.file(name))
+    }
+
+    fn at(path: PathBuf) -> Result<Self, String> {
         fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         let path = path.canonicalize().map_err(|error| error.to_string())?;
         Ok(Self { path })
@@ -96,10 +104,22 @@ impl Server {
         kind: &str,
         upstream: Option<SocketAddr>,
     ) -> Result<Self, String> {
+        Self::roomy_floor(place, named, kind, upstream, MESSAGE_BYTES_MAX)
+    }
+
+    /// The same, with room for longer messages.
+    pub fn roomy_floor(
+        place: &Place,
+        named: (&'static str, usize),
+        kind: &str,
+        upstream: Option<SocketAddr>,
+        message_bytes: usize,
+    ) -> Result<Self, String> {
         let own = std::env::current_exe().map_err(|error| error.to_string())?;
         let address = free_address()?;
         let (at, to) = (address.to_string(), upstream.map(|to| to.to_string()));
-        let mut args = vec!["floor", kind, at.as_str()];
+        let room = message_bytes.to_string();
+        let mut args = vec!["floor", kind, room.as_str(), at.as_str()];
         args.extend(to.as_deref());
         Self::start(place, named, address, &own, &args)
     }
@@ -113,6 +133,7 @@ impl Server {
 worker_rlimit_nofile 65536; pid {folder}/nginx.pid; error_log {folder}/nginx-error.log;
 events {{ worker_connections 32768; }}
 http {{
+  client_body_buffer_size 2m; client_max_body_size 16m;
   access_log off; keepalive_timeout 3600s; keepalive_requests 1000000000;
   client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
   uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;

@@ -15,14 +15,14 @@ pub const BODY: &str = concat!(
     r#""completion_tokens":16,"total_tokens":33,"prompt_tokens_details":{"cached_tokens":0}}}"#,
 );
 
-/// Serves until it fails.
-pub fn serve(listener: &TcpListener) -> io::Result<()> {
+/// Serves until it fails. A request is at most so long.
+pub fn serve(listener: &TcpListener, message_bytes: usize) -> io::Result<()> {
     let answer = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
          x-request-id: req_bfa9ae8d44b45a35\r\n\r\n{BODY}",
         BODY.len()
     );
-    let mut ring = Ring::new()?;
+    let mut ring = Ring::new(message_bytes)?;
     let mut connections: Vec<Option<Connection>> = Vec::new();
     let mut free = Vec::new();
     let mut events = Vec::new();

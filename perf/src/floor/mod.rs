@@ -2,12 +2,12 @@
 //! They understand nothing but where a message ends.
 
 pub mod answer;
-mod framing;
+pub mod framing;
 pub mod monoio_relay;
 pub mod relay;
-mod ring;
+pub mod ring;
 
 pub use answer::BODY;
 
-/// Room for one message; none here is longer.
-const MESSAGE_BYTES_MAX: usize = 8 * 1_024;
+/// Room for one message, where no other is asked for.
+pub const MESSAGE_BYTES_MAX: usize = 8 * 1_024;

@@ -1,7 +1,6 @@
 //! The same relay as `relay.rs`, written with monoio as the gateway sets it up: what the runtime
 //! itself costs. It must keep to the ring's set-up in `gateway/net.rs`.
 
-use super::MESSAGE_BYTES_MAX;
 use super::framing::message_len;
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
 use monoio::net::{TcpListener, TcpStream};
@@ -12,8 +11,12 @@ use std::net::SocketAddr;
 
 const RING_ENTRIES: u32 = 4096;
 
-/// Serves until it fails.
-pub fn serve(listener: std::net::TcpListener, upstream: SocketAddr) -> io::Result<()> {
+/// Serves until it fails. A message is at most so long.
+pub fn serve(
+    listener: std::net::TcpListener,
+    upstream: SocketAddr,
+    message_bytes: usize,
+) -> io::Result<()> {
     let mut ring = io_uring::IoUring::builder();
     ring.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
     let mut runtime = RuntimeBuilder::<TimeDriver<IoUringDriver>>::new()
@@ -25,16 +28,20 @@ pub fn serve(listener: std::net::TcpListener, upstream: SocketAddr) -> io::Resul
         loop {
             let (client, _) = listener.accept().await?;
             // A relay that ends badly shows in the load's count of broken connections.
-            drop(monoio::spawn(async move { drop(relay(client, upstream).await) }));
+            drop(monoio::spawn(async move { drop(relay(client, upstream, message_bytes).await) }));
         }
     })
 }
 
-async fn relay(mut client: TcpStream, upstream: SocketAddr) -> io::Result<()> {
+async fn relay(
+    mut client: TcpStream,
+    upstream: SocketAddr,
+    message_bytes: usize,
+) -> io::Result<()> {
     let mut upstream = TcpStream::connect_addr(upstream).await?;
     client.set_nodelay(true)?;
     upstream.set_nodelay(true)?;
-    let mut message = Vec::with_capacity(MESSAGE_BYTES_MAX);
+    let mut message = Vec::with_capacity(message_bytes);
     loop {
         message = pass_on(&mut client, &mut upstream, message).await?;
         message = pass_on(&mut upstream, &mut client, message).await?;

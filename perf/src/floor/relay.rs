@@ -6,9 +6,9 @@ use super::ring::{Event, Ring};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-/// Serves until it fails.
-pub fn serve(listener: &TcpListener, upstream: SocketAddr) -> io::Result<()> {
-    let mut ring = Ring::new()?;
+/// Serves until it fails. A message is at most so long.
+pub fn serve(listener: &TcpListener, upstream: SocketAddr, message_bytes: usize) -> io::Result<()> {
+    let mut ring = Ring::new(message_bytes)?;
     let mut pairs: Vec<Option<Pair>> = Vec::new();
     let mut free = Vec::new();
     let mut events = Vec::new();
@@ -28,7 +28,8 @@ pub fn serve(listener: &TcpListener, upstream: SocketAddr) -> io::Result<()> {
                     });
                     ring.clear(slot);
                     ring.receive(slot, &client);
-                    pairs[slot] = Some(Pair { client, upstream, stage: Stage::ReadRequest });
+                    pairs[slot] =
+                        Some(Pair { client, upstream, stage: Stage::ReadRequest, sent: 0 });
                 }
                 Event::Ended(slot) => {
                     pairs[slot] = None;
@@ -55,6 +56,8 @@ struct Pair {
     client: TcpStream,
     upstream: TcpStream,
     stage: Stage,
+    /// Bytes of the message, in a stage that sends.
+    sent: usize,
 }
 
 impl Pair {
@@ -63,7 +66,7 @@ impl Pair {
             Stage::ReadRequest => {
                 ring.received(slot, count);
                 if is_whole(ring.held(slot)) {
-                    self.stage = Stage::SendRequest;
+                    (self.stage, self.sent) = (Stage::SendRequest, 0);
                     ring.send(slot, &self.upstream, 0);
                 } else {
                     ring.receive(slot, &self.client);
@@ -72,20 +75,28 @@ impl Pair {
             Stage::ReadAnswer => {
                 ring.received(slot, count);
                 if is_whole(ring.held(slot)) {
-                    self.stage = Stage::SendAnswer;
+                    (self.stage, self.sent) = (Stage::SendAnswer, 0);
                     ring.send(slot, &self.client, 0);
                 } else {
                     ring.receive(slot, &self.upstream);
                 }
             }
             Stage::SendRequest => {
-                assert_eq!(count, ring.held(slot).len(), "sent in part");
+                self.sent += count;
+                if self.sent < ring.held(slot).len() {
+                    ring.send(slot, &self.upstream, self.sent);
+                    return;
+                }
                 self.stage = Stage::ReadAnswer;
                 ring.clear(slot);
                 ring.receive(slot, &self.upstream);
             }
             Stage::SendAnswer => {
-                assert_eq!(count, ring.held(slot).len(), "sent in part");
+                self.sent += count;
+                if self.sent < ring.held(slot).len() {
+                    ring.send(slot, &self.client, self.sent);
+                    return;
+                }
                 self.stage = Stage::ReadRequest;
                 ring.clear(slot);
                 ring.receive(slot, &self.client);

@@ -4,7 +4,6 @@
 //! A buffer must not move or go while the kernel may use it: buffers are boxed and never freed,
 //! and a busy one is not handed out.
 
-use super::MESSAGE_BYTES_MAX;
 use io_uring::{IoUring, opcode, squeue, types};
 use std::io;
 use std::mem::ManuallyDrop;
@@ -16,7 +15,7 @@ const ENTRIES: u32 = 1_024;
 const ACCEPT: u64 = u64::MAX;
 
 struct Buffer {
-    bytes: Box<[u8; MESSAGE_BYTES_MAX]>,
+    bytes: Box<[u8]>,
     len: usize,
     busy: bool,
 }
@@ -35,19 +34,21 @@ pub enum Event {
 pub struct Ring {
     uring: IoUring,
     buffers: ManuallyDrop<Vec<Buffer>>,
+    buffer_bytes: usize,
 }
 
 impl Ring {
-    /// For this thread alone.
-    pub fn new() -> io::Result<Self> {
+    /// For this thread alone, with buffers of this size.
+    pub fn new(buffer_bytes: usize) -> io::Result<Self> {
         let mut builder = IoUring::builder();
         builder.setup_single_issuer().setup_defer_taskrun();
-        Ok(Self { uring: builder.build(ENTRIES)?, buffers: ManuallyDrop::new(Vec::new()) })
+        let uring = builder.build(ENTRIES)?;
+        Ok(Self { uring, buffers: ManuallyDrop::new(Vec::new()), buffer_bytes })
     }
 
     /// One more slot.
     pub fn add_slot(&mut self) -> usize {
-        let bytes = Box::new([0; MESSAGE_BYTES_MAX]);
+        let bytes = vec![0; self.buffer_bytes].into_boxed_slice();
         self.buffers.push(Buffer { bytes, len: 0, busy: false });
         self.buffers.len() - 1
     }
