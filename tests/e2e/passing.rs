@@ -4,10 +4,8 @@
 use crate::shared::{shared, unique};
 use crate::support::http::Request;
 use crate::support::poll;
+use crate::support::scripted::echo;
 use serde_json::json;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
-use std::thread;
 
 /// Fields that say who the upstream is.
 const IDENTITY: &str = "server: gpu-7\r\nvia: 1.1 inner\r\nx-powered-by: Flask\r\n\
@@ -15,56 +13,13 @@ const IDENTITY: &str = "server: gpu-7\r\nvia: 1.1 inner\r\nx-powered-by: Flask\r
     anthropic-ratelimit-requests-limit: 9\r\nrequest-id: theirs\r\nlocation: /inner\r\n\
     content-location: http://10.0.0.7/inner\r\nx-kept: yes\r\n";
 
-/// An upstream that sends each field of a request back, in its answer's head and, as a line, in
-/// the body: its url.
-fn echo() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            thread::spawn(move || serve(stream));
-        }
-    });
-    url
-}
-
-fn serve(mut stream: TcpStream) {
-    let mut input = BufReader::new(stream.try_clone().unwrap());
-    loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if input.read_line(&mut head).unwrap_or(0) == 0 {
-                return;
-            }
-        }
-        let (_, fields) = head.split_once("\r\n").unwrap();
-        let fields = fields.trim_end();
-        let echoed: String = fields
-            .lines()
-            .filter(|line| !line.to_lowercase().starts_with("content-length"))
-            .map(|line| format!("{line}\r\n"))
-            .collect();
-        let body =
-            json!({ "got": fields, "usage": { "prompt_tokens": 1, "completion_tokens": 1 } })
-                .to_string();
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-             {IDENTITY}{echoed}\r\n{body}",
-            body.len()
-        );
-        if stream.write_all(answer.as_bytes()).is_err() {
-            return;
-        }
-    }
-}
-
 #[test]
 fn credentials_and_identities_pass_in_neither_direction() {
     let instance = &shared().instance;
     let key = instance.key("bench");
     let body = json!({
         "name": unique("echo"),
-        "base_url": echo(),
+        "base_url": echo(IDENTITY),
         "upstream_credential": { "header": "api-key", "value": "sk-of-the-service" },
         "price": crate::support::admin::per_token(1, 1, 1),
     });

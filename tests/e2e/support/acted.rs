@@ -1,13 +1,11 @@
-//! An upstream that a test acts out itself, byte by byte, and its service.
+//! Answers of an upstream in parts, and the service of one that writes such to whatever it reads.
 
 use super::admin::per_token;
 use super::http::Request;
 use super::instance::Instance;
 use super::poll;
-use std::io::{BufRead, BufReader, Read};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::thread;
+use super::scripted::{self, Then};
+use std::net::TcpStream;
 
 /// The head of an event stream.
 pub const STREAM: &str =
@@ -35,14 +33,9 @@ pub fn service(
     name: &str,
     act: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
 ) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let act = Arc::new(act);
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let act = Arc::clone(&act);
-            thread::spawn(move || serve(stream, &*act));
-        }
+    let url = scripted::start(move |call| {
+        call.read_body();
+        act(&mut call.output).map_or(Then::Close, |()| Then::Next)
     });
     let id = instance.admin().service(name, &url, &per_token(1_000_000, 1_000_000, 1_000_000));
     let models = Request::get("/v1/models").key(instance.key("bench"));
@@ -50,28 +43,4 @@ pub fn service(
         instance.call(&models).text().contains(&id).then_some(())
     });
     id
-}
-
-fn serve(mut stream: TcpStream, act: &dyn Fn(&mut TcpStream) -> std::io::Result<()>) {
-    stream.set_nodelay(true).unwrap();
-    let mut input = BufReader::new(stream.try_clone().unwrap());
-    loop {
-        let (mut head, mut length) = (String::new(), 0);
-        while !head.ends_with("\r\n\r\n") {
-            let before = head.len();
-            if input.read_line(&mut head).unwrap_or(0) == 0 {
-                return;
-            }
-            if let Some(value) = head[before..].strip_prefix("content-length: ") {
-                length = value.trim().parse().unwrap();
-            }
-        }
-        let mut body = vec![0; length];
-        if input.read_exact(&mut body).is_err() {
-            return;
-        }
-        if act(&mut stream).is_err() {
-            return;
-        }
-    }
 }
