@@ -9,12 +9,13 @@ use crate::support::instance::{Instance, Setup};
 use crate::support::poll;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::thread;
 
 /// Where the floods come from: this host, but nobody else's address.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
-const CONNECTIONS: u32 = 4;
+const CONNECTIONS: usize = 4;
 
 const CONFIG: &str = "[keys]\nargon2_memory_kib = 1024\nverifier_threads = 1\n\
     verifier_queue_max = 8\n\
@@ -22,15 +23,16 @@ const CONFIG: &str = "[keys]\nargon2_memory_kib = 1024\nverifier_threads = 1\n\
     [upstream]\npool_idle_timeout_ms = 300\n";
 
 /// Calls with a key each, as fast as they are answered: how often each status came.
-fn flood(instance: &Instance, calls: u32, key: impl Fn(u32) -> String + Sync) -> Statuses {
+fn flood(instance: &Instance, calls: Range<u32>, key: impl Fn(u32) -> String + Sync) -> Statuses {
     let statuses = Mutex::new(Statuses::new());
     thread::scope(|scope| {
         for lane in 0..CONNECTIONS {
             let (statuses, key) = (&statuses, &key);
+            let calls = calls.clone().skip(lane).step_by(CONNECTIONS);
             scope.spawn(move || {
                 let mut connection = Connection::open_from(STRANGER, instance.data_url()).unwrap();
-                for number in 0..calls / CONNECTIONS {
-                    let key = key(number * CONNECTIONS + lane);
+                for number in calls {
+                    let key = key(number);
                     let answer = connection.call(&Request::get("/v1/models").key(&key)).unwrap();
                     *statuses.lock().unwrap().entry(answer.status()).or_default() += 1;
                 }
@@ -41,6 +43,22 @@ fn flood(instance: &Instance, calls: u32, key: impl Fn(u32) -> String + Sync) ->
 }
 
 type Statuses = BTreeMap<u16, u32>;
+
+/// The same beside a bystander, turn by turn.
+fn flood_beside(
+    instance: &Instance,
+    name: &str,
+    calls: u32,
+    key: impl Fn(u32) -> String + Sync,
+) -> Statuses {
+    let mut all = Statuses::new();
+    beside(instance, name, |turn| {
+        for (status, count) in flood(instance, turn.share(calls), &key) {
+            *all.entry(status).or_default() += count;
+        }
+    });
+    all
+}
 
 /// Only refusals, as many as calls.
 fn all_refused(statuses: &Statuses, calls: u32) {
@@ -77,21 +95,17 @@ fn wrong_keys_at_full_speed_buy_next_to_no_hashing() {
     let hashing = held::ticks_of(&instance, "verify-");
 
     // Not a key by its looks: nobody is asked.
-    let statuses = beside(&instance, "keys that are none", || {
-        flood(&instance, CALLS, |it| format!("tg_{it:0>45}"))
-    });
+    let none = |number| format!("tg_{number:0>45}");
+    let statuses = flood_beside(&instance, "keys that are none", CALLS, none);
     assert_eq!(statuses, Statuses::from([(401, CALLS)]));
     assert_eq!(verifications(&instance, &[]), asked);
 
     // Well-formed, and nobody's: looked up, never hashed.
-    all_refused(
-        &beside(&instance, "keys of nobody", || flood(&instance, CALLS, forged::nobodys)),
-        CALLS,
-    );
+    let statuses = flood_beside(&instance, "keys of nobody", CALLS, forged::nobodys);
+    all_refused(&statuses, CALLS);
     assert_eq!(held::ticks_of(&instance, "verify-"), hashing);
-    let other = |number| forged::nobodys(CALLS + number);
     thread::scope(|scope| {
-        let flood = scope.spawn(|| flood(&instance, CALLS, other));
+        let flood = scope.spawn(|| flood(&instance, CALLS..2 * CALLS, forged::nobodys));
         lets_in(&instance, &newcomer);
         all_refused(&flood.join().unwrap(), CALLS);
     });
@@ -99,7 +113,7 @@ fn wrong_keys_at_full_speed_buy_next_to_no_hashing() {
     // Somebody's id with wrong secrets: hashed as often as the budgets say, then turned away.
     let refused = verifications(&instance, &[("result", "refused")]);
     let wrong = |number| forged::with_another_secret(&victim, number);
-    let statuses = beside(&instance, "wrong secrets", || flood(&instance, CALLS, wrong));
+    let statuses = flood_beside(&instance, "wrong secrets", CALLS, wrong);
     all_refused(&statuses, CALLS);
     let hashes = verifications(&instance, &[("result", "refused")]) - refused;
     // A minute's budget, what was under way when it was spent, and what a slow run regains.
@@ -115,12 +129,12 @@ fn wrong_keys_at_full_speed_buy_next_to_no_hashing() {
 
 #[test]
 fn connections_that_come_and_go_at_full_speed_leave_nothing() {
-    const CALLS: usize = 1_500;
+    const CALLS: u32 = 1_500;
     let instance = Setup::default().shards(2).config(CONFIG).start();
     warm(&instance);
     let before = held::descriptors_at_rest(&instance);
-    beside(&instance, "connections come and go", || {
-        for number in 0..CALLS {
+    beside(&instance, "connections come and go", |turn| {
+        for number in turn.share(CALLS) {
             let connection = Connection::open_from(STRANGER, instance.data_url()).unwrap();
             match number % 3 {
                 0 => connection.reset().unwrap(),

@@ -125,11 +125,11 @@ const CASES_OF_CHUNKS: &[(&str, &[u8])] = &[
 #[test]
 fn ambiguous_messages_are_refused_and_the_rest_unread() {
     let target = target();
-    beside(target.instance(), "ambiguous messages", || {
-        for (name, bytes) in CASES_OF_HEADS {
+    beside(target.instance(), "ambiguous messages", |turn| {
+        for (name, bytes) in turn.part(CASES_OF_HEADS) {
             target.refuses(name, bytes, b"", 400);
         }
-        for (name, chunks) in CASES_OF_CHUNKS {
+        for (name, chunks) in turn.part(CASES_OF_CHUNKS) {
             let head = &b"<POST>transfer-encoding: chunked\r\n\r\n"[..];
             target.refuses(name, &[head, chunks].concat(), b"", 400);
         }

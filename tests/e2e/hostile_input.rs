@@ -5,37 +5,41 @@ use crate::support::held;
 use crate::support::http::Request;
 use crate::support::target::target;
 
+/// What it is, how a message begins, what follows and how often, and the status that it gets.
+const FLOODS: &[(&str, &str, &str, usize, u16)] = &[
+    ("many fields", "<POST>", "a: b\r\n", 101, 431),
+    ("very many fields", "<POST>", "a:\r\n", 100_000, 431),
+    ("a long name", "<POST>", "a", 40_000, 431),
+    ("an endless name", "<POST>", "a", 4_000_000, 431),
+    ("an endless value", "<POST>a: ", "b", 4_000_000, 431),
+    ("many cookies", "<POST>", "cookie: a=b\r\n", 4_000, 431),
+    ("an endless target", "GET /", "a", 4_000_000, 414),
+    ("an endless method", "", "A", 1_000_000, 400),
+    ("endless empty lines", "", "\r\n", 1_000_000, 400),
+    ("an endless size", "<POST><TE>\r\n", "0", 1_000_000, 400),
+    ("an endless extension", "<POST><TE>\r\n", "1;aaaa", 1_000_000, 400),
+    ("many extensions", "<POST><TE>\r\n", "1;aaaaaaaaaa\r\nx\r\n", 9_000, 400),
+    ("endless trailers", "<POST><TE>\r\n0\r\n", "a: b\r\n", 9_000, 431),
+    ("a length past the bound", "<POST>content-length: 16777217\r\n\r\n", "", 0, 413),
+    (
+        "a length past all bounds",
+        "<POST>content-length: 18446744073709551615\r\n\r\n",
+        "x",
+        1_000_000,
+        413,
+    ),
+    ("a chunk past the bound", "<POST><TE>\r\nfffffffffffffff\r\n", "x", 17_000_000, 413),
+    ("chunks past the bound", "<POST><TE>\r\n", "4\r\nxxxx\r\n", 4_200_000, 413),
+];
+
 #[test]
 fn floods_are_refused_at_their_bounds() {
     const PEAK_KIB: u64 = 128 * 1024;
     let target = target();
-    beside(target.instance(), "oversized parts", || {
-        for (name, template, piece, times, status) in [
-            ("many fields", "<POST>", "a: b\r\n", 101, 431),
-            ("very many fields", "<POST>", "a:\r\n", 100_000, 431),
-            ("a long name", "<POST>", "a", 40_000, 431),
-            ("an endless name", "<POST>", "a", 4_000_000, 431),
-            ("an endless value", "<POST>a: ", "b", 4_000_000, 431),
-            ("many cookies", "<POST>", "cookie: a=b\r\n", 4_000, 431),
-            ("an endless target", "GET /", "a", 4_000_000, 414),
-            ("an endless method", "", "A", 1_000_000, 400),
-            ("endless empty lines", "", "\r\n", 1_000_000, 400),
-            ("an endless size", "<POST><TE>\r\n", "0", 1_000_000, 400),
-            ("an endless extension", "<POST><TE>\r\n", "1;aaaa", 1_000_000, 400),
-            ("many extensions", "<POST><TE>\r\n", "1;aaaaaaaaaa\r\nx\r\n", 9_000, 400),
-            ("endless trailers", "<POST><TE>\r\n0\r\n", "a: b\r\n", 9_000, 431),
-            ("a length past the bound", "<POST>content-length: 16777217\r\n\r\n", "", 0, 413),
-            (
-                "a length past all bounds",
-                "<POST>content-length: 18446744073709551615\r\n\r\n",
-                "x",
-                1_000_000,
-                413,
-            ),
-            ("a chunk past the bound", "<POST><TE>\r\nfffffffffffffff\r\n", "x", 17_000_000, 413),
-            ("chunks past the bound", "<POST><TE>\r\n", "4\r\nxxxx\r\n", 4_200_000, 413),
-        ] {
-            target.refuses(name, template.as_bytes(), piece.repeat(times).as_bytes(), status);
+    beside(target.instance(), "oversized parts", |turn| {
+        for (name, template, piece, times, status) in turn.part(FLOODS) {
+            let flood = piece.repeat(*times);
+            target.refuses(name, template.as_bytes(), flood.as_bytes(), *status);
         }
     });
     let peak_kib = held::peak_kib(target.instance());

@@ -85,12 +85,13 @@ fn a_reset_in_any_state_costs_only_its_sender() {
     let mut instance = Setup::default().shards(1).config(CONFIG).start();
     warm(&instance);
     let before = held::descriptors_at_rest(&instance);
-    beside(&instance, "resets in any state", || {
-        for Case { name, bytes, wait } in cases(&instance) {
+    let cases = cases(&instance);
+    beside(&instance, "resets in any state", |turn| {
+        for Case { name, bytes, wait } in turn.part(&cases) {
             for _ in 0..TIMES {
                 let mut connection = instance.open();
                 // The server may close first, where it refuses.
-                if connection.send(&bytes).is_ok() {
+                if connection.send(bytes).is_ok() {
                     wait(&mut connection);
                 }
                 connection.reset().unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -110,17 +111,17 @@ fn a_reset_in_any_state_costs_only_its_sender() {
 
 #[test]
 fn resets_from_many_at_once_do_not_pile_up() {
-    const CLIENTS: usize = 150;
+    const CLIENTS: u32 = 300;
     let mut instance = Setup::default().shards(2).config(CONFIG).start();
     warm(&instance);
     let before = held::descriptors_at_rest(&instance);
     let cases = cases(&instance);
-    beside(&instance, "resets at once", || {
+    beside(&instance, "resets at once", |turn| {
         let mut open: Vec<Connection> = Vec::new();
-        for number in 0..CLIENTS {
+        for number in turn.share(CLIENTS) {
             let mut connection = instance.open();
             // The pause between sending and the reset is what the others take.
-            let _ = connection.send(&cases[number % cases.len()].bytes);
+            let _ = connection.send(&cases[number as usize % cases.len()].bytes);
             open.push(connection);
         }
         for connection in open {

@@ -42,14 +42,16 @@ fn a_request_has_its_deadlines_however_it_trickles() {
 
 fn heads_that_trickle(instance: &Instance) {
     let post = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n";
-    beside(instance, "trickling heads", || {
-        for (start, endless) in [
-            ("", "GETGET"),
-            ("GET /", "a"),
-            ("GET /healthz HTTP/1.1\r\n", "x: y\r\n"),
-            (post, "x"),
-            (&format!("{post}x: "), " "),
-        ] {
+    let field = format!("{post}x: ");
+    let trickles = [
+        ("", "GETGET"),
+        ("GET /", "a"),
+        ("GET /healthz HTTP/1.1\r\n", "x: y\r\n"),
+        (post, "x"),
+        (&field, " "),
+    ];
+    beside(instance, "trickling heads", |turn| {
+        for (start, endless) in turn.part(&trickles) {
             let mut connection = instance.open();
             connection.send(start.as_bytes()).unwrap();
             let answer = trickle(&mut connection, endless.as_bytes()).unwrap();
@@ -65,7 +67,7 @@ fn bodies_that_never_come(instance: &Instance) {
     let request = instance.chat(&json!({})).key(instance.key("bench"));
     let bytes = request.header("expect", "100-continue").to_bytes();
     let body_at = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
-    beside(instance, "bodies that never come", || {
+    beside(instance, "bodies that never come", |_| {
         let mut waiting: Vec<Connection> = (0..40).map(|_| instance.open()).collect();
         for connection in &mut waiting {
             connection.send(&bytes[..body_at]).unwrap();
@@ -93,11 +95,12 @@ fn calls_that_come_byte_by_byte_are_calls() {
             request.to_bytes()
         })
         .collect();
-    let mut connections: Vec<Connection> = (0..CLIENTS).map(|_| instance.open()).collect();
     let longest = requests.iter().map(Vec::len).max().unwrap();
-    beside(instance, "calls byte by byte", || {
+    beside(instance, "calls byte by byte", |turn| {
+        let requests = turn.part(&requests);
+        let mut connections: Vec<Connection> = requests.iter().map(|_| instance.open()).collect();
         for at in 0..longest {
-            for (connection, request) in connections.iter_mut().zip(&requests) {
+            for (connection, request) in connections.iter_mut().zip(requests) {
                 if let Some(byte) = request.get(at) {
                     connection.send(&[*byte]).unwrap();
                 }
@@ -111,7 +114,7 @@ fn calls_that_come_byte_by_byte_are_calls() {
 
 #[test]
 fn who_reads_nothing_is_left_and_holds_little() {
-    const READERS: usize = 6;
+    const READERS: u32 = 6;
     /// Of a large answer 8 MiB are kept, to find its usage in; the rest waits at the upstream.
     /// The tables that count the tokens of what was sent come on top, once.
     const GROWTH_KIB: u64 = READERS as u64 * 10 * 1024 + 64 * 1024;
@@ -124,15 +127,17 @@ fn who_reads_nothing_is_left_and_holds_little() {
     let path = format!("/api/v1/consume/{}", instance.service("per_token"));
     let large = Request::get(&path).key(instance.key("bench"));
     let large = large.header("x-mock-body-bytes", "40000000").to_bytes();
-    let mut silent: Vec<Connection> = (0..READERS).map(|_| instance.open()).collect();
-    beside(&instance, "silent readers", || {
-        for reader in &mut silent {
+    let mut silent: Vec<Connection> = Vec::new();
+    beside(&instance, "silent readers", |turn| {
+        for _ in turn.share(READERS) {
+            let mut reader = instance.open();
             reader.send(&large).unwrap();
+            silent.push(reader);
         }
         poll::until("the readers to be given up", || {
             let rows = instance.ledger().rows();
             let left = rows.iter().filter(|row| row.outcome == "client_aborted").count();
-            (left == READERS).then_some(())
+            (left == silent.len()).then_some(())
         });
     });
     drop(silent);
@@ -146,14 +151,14 @@ fn who_reads_nothing_is_left_and_holds_little() {
 fn two_thousand_that_say_nothing_cost_little_and_go() {
     const SILENT: usize = 2_000;
     const GROWTH_KIB: u64 = 24 * 1024;
-    let config = "[server]\nhead_timeout_ms = 3000\nidle_timeout_ms = 3000\n\
+    let config = "[server]\nhead_timeout_ms = 2000\nidle_timeout_ms = 2000\n\
                   [upstream]\npool_idle_timeout_ms = 300\n";
     let instance = Setup::default().shards(1).config(config).start();
     warm(&instance);
     let before = held::descriptors_at_rest(&instance);
     let before_kib = held::peak_kib(&instance);
-    let mut silent: Vec<Connection> = Vec::new();
-    beside(&instance, "silent connections", || {
+    beside(&instance, "silent connections", |_| {
+        let mut silent: Vec<Connection> = Vec::new();
         for number in 0..SILENT {
             let mut connection = instance.open();
             match number % 4 {

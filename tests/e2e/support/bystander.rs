@@ -1,18 +1,23 @@
 //! Somebody who calls as one should while others misbehave: every call must succeed, and what the
-//! misbehaviour costs is told against the same calls without it, right before and right after.
+//! misbehaviour costs is told against the same calls without it. The two take turns, so that a
+//! machine that is busy with other things is as busy for the one as for the other.
 
 use super::instance::Instance;
+use super::load::Until;
 use super::poll;
 use serde_json::json;
 use std::io::Write;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Calls that an attack must outlast, or that follow it.
-const CALLS_MIN: usize = 20;
-/// Calls without the attack, before it and again after it.
-const CALLS_QUIET: usize = 50;
+/// How often an attack is taken up and left off.
+const TURNS: u32 = 3;
+/// Calls that a turn of an attack must outlast, or that follow it.
+const CALLS_MIN: usize = 8;
+/// Calls without the attack: before each of its turns, and after the last.
+const CALLS_QUIET: usize = 25;
 /// No bystander waits longer, whatever the others do.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
@@ -23,24 +28,45 @@ pub fn warm(instance: &Instance) {
     poll::until("the first call", || (instance.call(&call).status() == 200).then_some(()));
 }
 
-/// Runs `attack` beside a caller whose every call is served within a second; what the attack
-/// returned. Says how long the caller's calls took with the attack and without it.
-pub fn beside<T>(instance: &Instance, name: &str, attack: impl FnOnce() -> T) -> T {
+/// One turn of an attack.
+#[derive(Clone, Copy)]
+pub struct Turn(u32);
+
+impl Turn {
+    /// This turn's numbers of `0..count`. All turns together have each once.
+    pub fn share(self, count: u32) -> Range<u32> {
+        count * self.0 / TURNS..count * (self.0 + 1) / TURNS
+    }
+
+    /// This turn's part of what there is. All turns together have each once.
+    pub fn part<T>(self, all: &[T]) -> &[T] {
+        let share = self.share(u32::try_from(all.len()).unwrap());
+        &all[share.start as usize..share.end as usize]
+    }
+}
+
+/// Runs `attack` turn by turn beside a caller whose every call is served within a second. Says how
+/// long the caller's calls took while it ran, and how long between its turns.
+pub fn beside(instance: &Instance, name: &str, mut attack: impl FnMut(Turn)) {
     warm(instance);
-    let mut quiet = calls(instance, |done| done == CALLS_QUIET);
-    let over = AtomicBool::new(false);
-    let (result, attacked) = thread::scope(|scope| {
-        let until = |done| over.load(Relaxed) && done >= CALLS_MIN;
-        let bystander = scope.spawn(move || calls(instance, until));
-        let result = attack();
-        over.store(true, Relaxed);
-        (result, bystander.join().unwrap())
-    });
+    let (mut quiet, mut attacked) = (Vec::new(), Vec::new());
+    for turn in 0..TURNS {
+        quiet.extend(calls(instance, |done| done == CALLS_QUIET));
+        let over = AtomicBool::new(false);
+        attacked.extend(thread::scope(|scope| {
+            let until = |done| over.load(Relaxed) && done >= CALLS_MIN;
+            // Also where the attack fails.
+            let ends = Until(&over);
+            let bystander = scope.spawn(move || calls(instance, until));
+            attack(Turn(turn));
+            drop(ends);
+            bystander.join().unwrap()
+        }));
+    }
     quiet.extend(calls(instance, |done| done == CALLS_QUIET));
     // Not by println, which the test harness keeps to itself.
     let line = format!("bystander, {name}: {}; without {}\n", told(attacked), told(quiet));
     std::io::stderr().write_all(line.as_bytes()).unwrap();
-    result
 }
 
 /// Calls one by one, until it is enough of them. The caller changes its connection now and then,
@@ -71,6 +97,15 @@ fn told(mut took: Vec<Duration>) -> String {
     took.sort_unstable();
     let ms = |percent: usize| took[(took.len() * percent).div_ceil(100) - 1].as_secs_f64() * 1e3;
     format!("p50 {:.1} ms, p99 {:.1} ms ({} calls)", ms(50), ms(99), took.len())
+}
+
+#[test]
+fn turns_have_each_once() {
+    let all: Vec<u32> = (0..20).collect();
+    let turns = || (0..TURNS).map(Turn);
+    assert_eq!(turns().flat_map(|turn| turn.part(&all).to_vec()).collect::<Vec<_>>(), all);
+    assert_eq!(turns().flat_map(|turn| turn.share(20)).collect::<Vec<_>>(), all);
+    assert!(turns().all(|turn| turn.share(20).len() >= 6));
 }
 
 #[test]
