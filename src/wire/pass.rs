@@ -10,28 +10,44 @@ use super::head::is_hop_by_hop;
 const ENDS_HERE: [&[u8]; 5] =
     [b"host", b"content-length", b"expect", b"x-request-id", b"accept-encoding"];
 
-/// Endings of a name's words that say that the field carries a credential.
-const CREDENTIAL_ENDINGS: [&[u8]; 12] = [
-    b"authorization",
-    b"auth",
-    b"key",
-    b"token",
-    b"secret",
-    b"cookie",
-    b"cookies",
-    b"cookie2",
-    b"password",
-    b"credential",
-    b"credentials",
-    b"jwt",
+/// What a word of a field's name says of the field.
+#[derive(Clone, Copy)]
+enum Says {
+    /// It carries a credential. So says every longer word that ends in this one.
+    Secret,
+    /// The same, but of itself only at the name's end or behind an [`Says::OfSecrets`]: there are
+    /// `x-max-token-count` and `x-key-frame` too.
+    SecretAtTheEnd,
+    /// The next word, if it is one of those, counts wherever it stands.
+    OfSecrets,
+    /// A `key` beside it is no credential: `idempotency-key`.
+    NoSecret,
+}
+
+const WORDS: [(&[u8], Says); 21] = [
+    (b"authorization", Says::Secret),
+    (b"secret", Says::Secret),
+    (b"cookie", Says::Secret),
+    (b"cookies", Says::Secret),
+    (b"cookie2", Says::Secret),
+    (b"password", Says::Secret),
+    (b"credential", Says::Secret),
+    (b"credentials", Says::Secret),
+    (KEY_WORD, Says::SecretAtTheEnd),
+    (b"token", Says::SecretAtTheEnd),
+    (b"auth", Says::SecretAtTheEnd),
+    (b"jwt", Says::SecretAtTheEnd),
+    (b"api", Says::OfSecrets),
+    (b"auth", Says::OfSecrets),
+    (b"access", Says::OfSecrets),
+    (b"security", Says::OfSecrets),
+    (b"session", Says::OfSecrets),
+    (b"bearer", Says::OfSecrets),
+    (b"subscription", Says::OfSecrets),
+    (b"idempotency", Says::NoSecret),
+    (b"cache", Says::NoSecret),
 ];
-/// Words that are secret only at a name's end, or behind one of [`OF_SECRETS`]: there are
-/// `x-max-token-count` and `x-key-frame` too.
-const SECRET_AT_THE_END: [&[u8]; 4] = [b"key", b"token", b"auth", b"jwt"];
-const OF_SECRETS: [&[u8]; 8] =
-    [b"api", b"auth", b"access", b"security", b"session", b"bearer", b"secret", b"subscription"];
-/// Beside these words a `key` is no credential: `idempotency-key`.
-const NO_SECRET_WORDS: [&[u8]; 2] = [b"idempotency", b"cache"];
+const KEY_WORD: &[u8] = b"key";
 
 /// Fields of an answer that say who the upstream is, that bind a browser to it, or that the
 /// gateway answers for itself.
@@ -132,30 +148,30 @@ impl Upstream<'_> {
     }
 }
 
-/// Does a field of this name carry a credential? Some words say so anywhere in it, others only
-/// where [`SECRET_AT_THE_END`] allows.
+/// Does a field of this name carry a credential?
 fn is_credential(name: &[u8]) -> bool {
-    let words = || name.split(|byte| matches!(byte, b'-' | b'_' | b'.'));
-    let places = words().zip(words().skip(1).map(Some).chain([None]));
-    let mut before: &[u8] = b"";
-    let secret = places.into_iter().find_map(|(word, after)| {
-        let of_secrets = is_one_of(std::mem::replace(&mut before, word), &OF_SECRETS);
-        let counts = after.is_none() || of_secrets || !is_one_of(word, &SECRET_AT_THE_END);
-        (counts && is_secret_word(word)).then_some(word)
-    });
-    let Some(word) = secret else { return false };
-    let is_key = word.len() >= 3 && same(&word[word.len() - 3..], b"key");
-    !(is_key && words().any(|word| is_one_of(word, &NO_SECRET_WORDS)))
+    let mut words = name.split(|byte| matches!(byte, b'-' | b'_' | b'.')).peekable();
+    let (mut secret, mut of_secrets, mut no_secret) = (None, false, false);
+    while let Some(word) = words.next() {
+        let may_end = words.peek().is_none() || std::mem::take(&mut of_secrets);
+        for (known, says) in WORDS.iter().filter(|(known, _)| ends_in(word, known)) {
+            let is_whole = word.len() == known.len();
+            match says {
+                Says::SecretAtTheEnd if is_whole && !may_end => {}
+                Says::Secret | Says::SecretAtTheEnd => secret = secret.or(Some(*known)),
+                Says::OfSecrets => of_secrets |= is_whole,
+                Says::NoSecret => no_secret |= is_whole,
+            }
+        }
+    }
+    secret.is_some_and(|known| known != KEY_WORD || !no_secret)
 }
 
-fn is_secret_word(word: &[u8]) -> bool {
+fn ends_in(word: &[u8], known: &[u8]) -> bool {
     // Most words are told by their last letter.
-    let Some(last) = word.last().map(u8::to_ascii_lowercase) else { return false };
-    CREDENTIAL_ENDINGS.iter().any(|ending| {
-        ending.last() == Some(&last)
-            && word.len() >= ending.len()
-            && same(&word[word.len() - ending.len()..], ending)
-    })
+    word.last().map(u8::to_ascii_lowercase) == known.last().copied()
+        && word.len() >= known.len()
+        && same(&word[word.len() - known.len()..], known)
 }
 
 fn is_one_of(name: &[u8], known: &[&[u8]]) -> bool {
