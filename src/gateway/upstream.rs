@@ -54,9 +54,7 @@ pub enum Fault {
 enum Sign {
     /// The request was not taken whole.
     ShortWrite,
-    /// A reset.
-    Reset,
-    /// The end of what the upstream says.
+    /// The end of what the upstream says, or a reset.
     Ended,
 }
 
@@ -447,9 +445,6 @@ impl Link {
                 self.heard |= count > 0;
                 Ok(count)
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                Err(self.fault(Sign::Reset))
-            }
             Err(_) => Err(self.fault(Sign::Ended)),
         }
     }
@@ -471,9 +466,10 @@ impl Link {
         if self.socket.watch().fired() {
             return Fault::TimedOut;
         }
-        // An end behind bytes that the upstream's kernel has acknowledged came from a program
-        // that read them, and may have acted on them.
-        let unread = || sign != Sign::Ended || self.socket.is_unread();
+        // Bytes that the upstream's kernel has acknowledged were there for a program to read, and
+        // to act on. A reset tells no more than an end: it comes from programs that have read
+        // nothing and from such as did all the work.
+        let unread = || sign == Sign::ShortWrite || self.socket.is_unread();
         if self.reused && !self.heard && unread() { Fault::Stale } else { Fault::Failed }
     }
 }

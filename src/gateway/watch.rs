@@ -326,12 +326,9 @@ impl Socket {
         self.stream.handle().look()
     }
 
-    /// Does the kernel show that the peer cannot have read all that was sent to it: some of it is
-    /// not acknowledged, or was answered by a reset?
+    /// Does the kernel show that the peer cannot have read all that was sent to it?
     pub fn is_unread(&self) -> bool {
-        let handle = self.stream.handle();
-        let is_reset = || net::peers(&[handle]).is_ok_and(|peers| peers == [Peer::Gone]);
-        handle.unacknowledged_bytes().is_ok_and(|bytes| bytes > 0) || is_reset()
+        self.stream.handle().unacknowledged_bytes().is_ok_and(|bytes| bytes > 0)
     }
 }
 

@@ -91,16 +91,24 @@ fn what_an_upstream_has_read_is_not_sent_again() {
         call.read_body();
         WORKED.fetch_add(1, Ordering::Relaxed);
         work(Duration::from_millis(ms));
-        Then::Close
+        if call.line.contains("/resets") { Then::Reset } else { Then::Close }
     });
-    for ms in [0, 300, 500, 1_500] {
+    for (end, ms) in [
+        ("ends", 0),
+        ("ends", 300),
+        ("ends", 500),
+        ("ends", 1_500),
+        ("resets", 300),
+        ("resets", 1_500),
+    ] {
         // Its connection is at hand.
         instance.call(&Request::get(&path).key(instance.key("bench"))).expect(200);
         let request_id = unique("worked");
-        let request = Request::new("POST", &format!("{path}/{ms}ms")).body("{}").id(&request_id);
+        let request =
+            Request::new("POST", &format!("{path}/{end}/{ms}ms")).body("{}").id(&request_id);
         let answer = instance.call(&request.key(instance.key("bench"))).expect(502);
         assert_eq!(answer.code(), "upstream_error");
-        assert_eq!(WORKED.swap(0, Ordering::Relaxed), 1, "times that it was done, of {ms} ms");
+        assert_eq!(WORKED.swap(0, Ordering::Relaxed), 1, "times that it was done: {end}, {ms} ms");
         let row = instance.ledger().row(&request_id);
         assert_eq!((row.attempts, row.outcome.as_str()), (1, "upstream_failed"), "{row:?}");
     }
