@@ -19,6 +19,9 @@ pub const IDLE_GRACE: Nanos = Nanos::from_ms(300);
 const INPUT_BYTES_MIN: usize = 2048;
 /// A buffer that grew past this is given back after the request.
 const BUFFER_KEPT_BYTES: usize = 64 * 1024;
+/// A client that says nothing for so long after its connection or its last answer gives back all
+/// of its buffers.
+const SILENT_AFTER: Nanos = Nanos::from_ms(1_000);
 /// A client gets this long, and this many bytes, to close after the last answer, or to stop sending
 /// what it was refused: closing on unread bytes resets the connection and can take the answer with
 /// it.
@@ -33,7 +36,9 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub enum HeadRead {
     /// `client.head` describes `client.input`.
     Ready,
-    /// The client is gone or silent; there is nothing to answer.
+    /// Nothing has come for a while. The deadline of an idle connection is armed.
+    Silent,
+    /// The client is gone or was silent for too long; there is nothing to answer.
     Closed,
     /// Answer this, then close.
     Refused(ApiError),
@@ -168,36 +173,51 @@ impl Client {
         };
         self.head.clear();
         self.body_is_read = false;
+        if self.input.is_empty()
+            && let Err(end) = self.read_first(core).await
+        {
+            return end;
+        }
         self.begun = clock::lately();
         self.waited = Nanos(0);
-        let mut deadline = if self.input.is_empty() {
-            // An answer that began before the drain did may not have said that it is the last.
-            let patience = Nanos::from_ms(server.idle_timeout_ms);
-            self.begun.after(if core.draining() { IDLE_GRACE.min(patience) } else { patience })
-        } else {
-            self.begun.after(Nanos::from_ms(server.head_timeout_ms))
-        };
+        let deadline = self.begun.after(Nanos::from_ms(server.head_timeout_ms));
         loop {
-            if !self.input.is_empty() {
-                match parse_request_head(&self.input, &limits, &mut self.head) {
-                    Ok(true) => return self.head_is_ready(),
-                    Ok(false) => {}
-                    Err(error) => return HeadRead::Refused(error.into()),
-                }
+            match parse_request_head(&self.input, &limits, &mut self.head) {
+                Ok(true) => return self.head_is_ready(),
+                Ok(false) => {}
+                Err(error) => return HeadRead::Refused(error.into()),
             }
-            let was_empty = self.input.is_empty();
             match self.read_more(deadline).await {
-                Some(_) if was_empty => {
-                    self.begun = clock::lately();
-                    deadline = self.begun.after(Nanos::from_ms(server.head_timeout_ms));
-                }
                 Some(_) => {}
-                None if self.socket.watch().fired() && !self.input.is_empty() => {
+                None if self.socket.watch().fired() => {
                     return HeadRead::Refused(ApiError::RequestTimeout);
                 }
                 None => return HeadRead::Closed,
             }
         }
+    }
+
+    /// Reads a request's first bytes. The wait for them holds no buffer, so none is in the ring
+    /// when it has taken too long and all are given back.
+    async fn read_first(&mut self, core: &Core) -> Result<(), HeadRead> {
+        let begun = clock::lately();
+        // An answer that began before the drain did may not have said that it is the last.
+        let patience = Nanos::from_ms(core.config().server.idle_timeout_ms);
+        let patience = if core.draining() { IDLE_GRACE.min(patience) } else { patience };
+        self.socket.watch().arm(begun.after(patience), Ends::IdleRead);
+        loop {
+            if !self.socket.speaks_before(begun.after(SILENT_AFTER)).await {
+                return Err(HeadRead::Silent);
+            }
+            self.make_room();
+            match self.socket.recv_now(&mut self.input) {
+                Ok(Some(1..)) => break,
+                Ok(Some(0)) | Err(_) => return Err(HeadRead::Closed),
+                Ok(None) => {}
+            }
+        }
+        self.socket.watch().disarm();
+        Ok(())
     }
 
     fn head_is_ready(&mut self) -> HeadRead {
@@ -206,12 +226,17 @@ impl Client {
         HeadRead::Ready
     }
 
-    /// Reads once more into `input`; `None` at the end, on an error or past the deadline.
-    async fn read_more(&mut self, deadline: Nanos) -> Option<usize> {
-        // Never a few bytes at a time: a head could be made to leave room for only one.
+    /// Room for the next read. Never a few bytes at a time: a head could be made to leave room for
+    /// only one.
+    fn make_room(&mut self) {
         if self.input.capacity() - self.input.len() < INPUT_BYTES_MIN / 2 {
             self.input.reserve(self.input.capacity().max(INPUT_BYTES_MIN));
         }
+    }
+
+    /// Reads once more into `input`; `None` at the end, on an error or past the deadline.
+    async fn read_more(&mut self, deadline: Nanos) -> Option<usize> {
+        self.make_room();
         // Before a request's first byte nobody waits for it.
         let begun = (!self.input.is_empty()).then(clock::now);
         let ends = if begun.is_none() { Ends::IdleRead } else { Ends::Reads };

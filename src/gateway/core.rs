@@ -117,6 +117,8 @@ pub struct Core {
     next_ticket: Cell<u64>,
     /// What found the channel to control full. It goes before anything else.
     unsent: RefCell<Option<ToControl>>,
+    /// Since when memory of idle connections waits to go back to the system, and its newest part.
+    freed: Cell<Option<(Nanos, Nanos)>>,
 }
 
 /// What a [`Core`] is made of.
@@ -170,6 +172,7 @@ impl Core {
             replies: RefCell::default(),
             next_ticket: Cell::new(0),
             unsent: RefCell::default(),
+            freed: Cell::new(None),
         }
     }
 
@@ -394,9 +397,31 @@ impl Core {
             if now >= next_sweep {
                 sweep_in = self.watches.sweep(now);
                 next_sweep = now.after(Nanos(sweep_in.as_nanos() as u64));
-                self.pools.drop_idle_since(now, &self.config().upstream);
+                if self.pools.sweep(now, &self.config().upstream) {
+                    self.has_freed();
+                }
+                self.give_back(now);
                 self.gauge();
             }
+        }
+    }
+
+    /// Buffers of a connection that is idle have been freed.
+    pub fn has_freed(&self) {
+        let now = clock::lately();
+        self.freed.set(Some((self.freed.get().map_or(now, |(first, _)| first), now)));
+    }
+
+    /// Makes the allocator give back what was freed: it does so once that is a second old and a
+    /// thread ends, and there and not on the shard. See tuning.md, "memory of idle connections".
+    fn give_back(&self, now: Nanos) {
+        const OLD: Nanos = Nanos::from_ms(1_500);
+        if let Some((first, last)) = self.freed.get()
+            && now.since(first) >= OLD
+        {
+            self.freed.set((last > first).then_some((last, last)));
+            // Without a thread it goes back later.
+            let _ = std::thread::Builder::new().name("give-back".into()).spawn(|| {});
         }
     }
 

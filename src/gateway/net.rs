@@ -264,6 +264,14 @@ impl Stream {
         result
     }
 
+    /// Waits until there is something to read, or nothing more can come. It takes nothing, so it
+    /// may be dropped, and no buffer waits with it.
+    pub async fn readable(&self) {
+        // How the wait ended, the next read tells.
+        let _ = self.inner.readable(false).await;
+        clock::tick();
+    }
+
     /// Waits until there is room to write or, where `or_readable`, something to read. It takes
     /// nothing, so it may be dropped.
     pub async fn ready(&self, or_readable: bool) -> io::Result<()> {

@@ -199,6 +199,14 @@ impl Link {
         self.socket.watch().served();
     }
 
+    /// Frees every buffer; the next call makes them anew.
+    fn free_buffers(&mut self) {
+        self.head = ResponseHead::default();
+        for buffer in [&mut self.head_bytes, &mut self.input, &mut self.body, &mut self.output] {
+            *buffer = Vec::new();
+        }
+    }
+
     /// Time spent waiting for the upstream since the call began.
     pub const fn waited(&self) -> Nanos {
         self.waited

@@ -17,8 +17,11 @@
 use super::net::{self, Handle, Look, Peer, Stream};
 use shard::units::Nanos;
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 /// How often deadlines are looked at.
@@ -31,7 +34,8 @@ const LOOK_AFTER: Nanos = Nanos::from_ms(20);
 /// What a probe brings is looked for after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-const NEVER: Nanos = Nanos(u64::MAX);
+/// A time that does not come.
+pub const NEVER: Nanos = Nanos(u64::MAX);
 
 /// What ends when the deadline passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +67,8 @@ pub struct Watch {
     /// What was not acknowledged when last asked; `None`: not asked since it was armed.
     unacknowledged: Cell<Option<u32>>,
     fired: Cell<bool>,
+    /// Who waits for the peer to speak, and is woken if it has not by then.
+    listener: RefCell<Option<(Nanos, Waker)>>,
     open: Cell<bool>,
     /// Of an upstream's socket: the client that is being served, and since when.
     client: RefCell<Option<(Rc<Watch>, Nanos)>>,
@@ -112,6 +118,14 @@ impl Watch {
     /// Has a deadline passed?
     pub fn fired(&self) -> bool {
         self.fired.get()
+    }
+
+    /// Wakes whoever has listened long enough.
+    fn wake_listener(&self, now: Nanos) {
+        let is_due = |listener: &mut (Nanos, Waker)| listener.0 <= now;
+        if let Some((_, waker)) = self.listener.borrow_mut().take_if(is_due) {
+            waker.wake();
+        }
     }
 
     /// From now on, end this (an upstream's socket) if the client leaves.
@@ -182,6 +196,7 @@ impl Watches {
             taking: Cell::new(None),
             unacknowledged: Cell::new(None),
             fired: Cell::new(false),
+            listener: RefCell::new(None),
             open: Cell::new(true),
             client: RefCell::new(None),
             probe: Cell::new(None),
@@ -216,10 +231,11 @@ impl Watches {
         }
     }
 
-    /// Ends what is overdue or serves clients that have left, and forgets what is closed. How
-    /// long to wait before the next sweep.
+    /// Ends what is overdue or serves clients that have left, wakes who has listened long enough,
+    /// and forgets what is closed. How long to wait before the next sweep.
     pub fn sweep(&self, now: Nanos) -> Duration {
         self.0.borrow_mut().retain(|watch| {
+            watch.wake_listener(now);
             if watch.open.get() && !watch.takes(now) && watch.deadline.get() <= now {
                 watch.fired.set(true);
                 watch.disarm();
@@ -289,6 +305,29 @@ impl Socket {
     /// See [`Stream::read`].
     pub async fn read(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         self.stream.read(buffer).await
+    }
+
+    /// Waits until there is something to read or nothing more can come; false if neither has
+    /// happened by the first sweep after `until`.
+    pub async fn speaks_before(&self, until: Nanos) -> bool {
+        let listener = &self.watch().listener;
+        let mut readable = pin!(self.stream.readable());
+        let mut is_listening = false;
+        let speaks = poll_fn(|context| {
+            if readable.as_mut().poll(context).is_ready() {
+                return Poll::Ready(true);
+            }
+            let mut listener = listener.borrow_mut();
+            if is_listening && listener.is_none() {
+                return Poll::Ready(false);
+            }
+            is_listening = true;
+            *listener = Some((until, context.waker().clone()));
+            Poll::Pending
+        });
+        let speaks = speaks.await;
+        *listener.borrow_mut() = None;
+        speaks
     }
 
     /// See [`Stream::write`].

@@ -24,6 +24,7 @@ mod hostile_framing;
 mod hostile_input;
 mod hostile_resets;
 mod hostile_slow;
+mod idle;
 mod journal_damage;
 mod keys;
 mod kind_of_price;

@@ -14,6 +14,8 @@ use std::net::SocketAddr;
 /// For so long no connection of a service is kept whose upstream has sent such a byte: what it
 /// does on one connection it may be about to do on the others, after the look at them.
 const DISTRUST: Nanos = Nanos::from_s(10);
+/// A connection that has been idle for so long gives back its buffers.
+const BUFFERS_KEPT: Nanos = Nanos::from_s(1);
 
 #[derive(Default)]
 struct Pool {
@@ -123,13 +125,23 @@ impl Pools {
         }
     }
 
-    /// Closes what has been idle for too long.
-    pub fn drop_idle_since(&self, now: Nanos, config: &Upstream) {
+    /// Closes what has been idle for too long, and frees the buffers of what has been for a while;
+    /// true if there were any.
+    pub fn sweep(&self, now: Nanos, config: &Upstream) -> bool {
+        let mut any_freed = false;
         let patience = Nanos::from_ms(config.pool_idle_timeout_ms);
         for pool in self.by_service.borrow_mut().iter_mut() {
             let before = pool.links.len();
-            pool.links.retain(|link| now.since(link.idle_since) < patience);
+            pool.links.retain_mut(|link| {
+                let idle = now.since(link.idle_since);
+                if idle >= BUFFERS_KEPT && link.input.capacity() > 0 {
+                    link.free_buffers();
+                    any_freed = true;
+                }
+                idle < patience
+            });
             self.idle.set(self.idle.get() - (before - pool.links.len()));
         }
+        any_freed
     }
 }
