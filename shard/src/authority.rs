@@ -6,8 +6,12 @@
 //! the tokens of a bucket that are left and those on lease together pass the burst, nor the
 //! tokens of a month that are spent and on lease together pass the quota.
 
+mod audit;
 mod quota;
 mod rate;
+
+#[cfg(test)]
+pub(crate) use audit::Planted;
 
 pub use crate::lease::{Answer, Ask, LeaseCall, LeaseReply, QuotaAsk, RateAsk, Status};
 use crate::lease::{QuotaAnswer, RateAnswer};
@@ -16,7 +20,9 @@ use crate::units::{BucketId, ConsumerId, Nanos, Period};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-/// A holder's last answer is kept for this long: later than this no call of its can arrive.
+/// Nano-tokens, in which buckets count, to a token.
+const TOKEN: i128 = 1_000_000_000;
+/// A holder's last answer is kept for this long: a call that is under way for longer is lost.
 const HOLDER_MEMORY: Nanos = Nanos::from_s(60);
 /// A month without calls and without leases is forgotten after this long.
 const QUOTA_MEMORY: Nanos = Nanos::from_s(3_600);
@@ -24,27 +30,6 @@ const QUOTA_MEMORY: Nanos = Nanos::from_s(3_600);
 const SWEEP_EVERY: Nanos = Nanos::from_s(10);
 /// What a holder waits that the full table has no room for.
 const NO_ROOM_DENY: Nanos = Nanos::from_s(1);
-
-/// Faults to plant, one at a time, to show that the simulation finds them.
-#[cfg(test)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Planted {
-    /// None.
-    #[default]
-    Nothing,
-    /// A repeated call is done again.
-    NoDedupe,
-    /// Expired tokens are credited again.
-    NoBurn,
-    /// The holder counts deadlines from the answer's arrival.
-    ReceiveTimeDeadlines,
-    /// Leases are expired first, and then the whole span accrues.
-    RetroactiveAccrual,
-    /// Tokens that will accrue may be spent twice as soon: every sum is right, but not the time.
-    OverGrant,
-    /// Where several holders want tokens, the last one is always put off.
-    LeftOut,
-}
 
 /// What the authority must know of its network and of its past.
 #[derive(Clone, Copy, Debug, Default)]
@@ -118,7 +103,7 @@ impl Authority {
             .or_insert_with(|| rate::Bucket::new(ask, self.config.empty_at, now));
         #[cfg(test)]
         {
-            bucket.planted = self.planted;
+            bucket.audit.planted = self.planted;
         }
         bucket.call(call, ask, self.config.rtt, &mut self.next_lease, now)
     }
@@ -153,12 +138,12 @@ impl Authority {
 /// What the simulation looks at.
 #[cfg(test)]
 impl Authority {
-    pub(crate) fn probe(&mut self, bucket: BucketId, now: Nanos) -> Option<rate::Books> {
+    pub(crate) fn probe(&mut self, bucket: BucketId, now: Nanos) -> Option<audit::Books> {
         self.buckets.get_mut(&bucket).map(|bucket| bucket.probe(now))
     }
 
     pub(crate) fn probe_granted(&self, bucket: BucketId) -> u64 {
-        self.buckets.get(&bucket).map_or(0, |bucket| bucket.books.granted)
+        self.buckets.get(&bucket).map_or(0, |bucket| bucket.audit.books.granted)
     }
 
     pub(crate) fn probe_holder(&self, bucket: BucketId, holder: u128, now: Nanos) -> u64 {

@@ -6,14 +6,14 @@
 //! was on lease at its start, left at its start, or accrued inside; so with
 //! `level + outstanding <= burst` always, no more than `burst + rate·t` is ever admitted.
 
-use super::HOLDER_MEMORY;
 #[cfg(test)]
-use super::Planted;
+use super::audit::Books;
+use super::audit::{Audit, Planted};
+use super::{HOLDER_MEMORY, TOKEN};
 use crate::lease::{LeaseCall, RateAnswer, RateAsk, Status, lease_span};
 use crate::limits::HOLDERS_MAX;
 use crate::units::{BucketId, Nanos};
 
-const TOKEN: i128 = 1_000_000_000;
 /// What a holder waits where every token is on lease and none reported spent.
 const ALL_ON_LEASE_DENY: Nanos = Nanos::from_ms(10);
 
@@ -26,46 +26,7 @@ pub struct Bucket {
     outstanding: u64,
     last: Nanos,
     holders: Vec<Holder>,
-    #[cfg(test)]
-    pub planted: Planted,
-    #[cfg(test)]
-    pub books: Books,
-}
-
-/// Every token that came or went, apart from the protocol's own state.
-#[cfg(test)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Books {
-    /// What it held at first, in nano-tokens, and what a change of plan gave or took.
-    pub given: i128,
-    pub accrued: i128,
-    pub granted: u64,
-    pub used: u64,
-    pub returned: u64,
-    pub burned: u64,
-    pub level: i128,
-    pub outstanding: u64,
-    /// The largest burst that may still be on lease.
-    pub burst: u64,
-}
-
-#[cfg(test)]
-impl Books {
-    pub fn fault(&self) -> Option<String> {
-        let flow = i128::from(self.returned) - i128::from(self.granted);
-        if self.level != self.given + self.accrued + flow * TOKEN {
-            return Some(format!("conservation: tokens made or lost at the authority: {self:?}"));
-        }
-        let gone = self.used + self.returned + self.burned;
-        if self.outstanding != self.granted - gone {
-            return Some(format!("conservation: the lease does not add up: {self:?}"));
-        }
-        let bound = i128::from(self.burst) * TOKEN;
-        if self.level + i128::from(self.outstanding) * TOKEN > bound {
-            return Some(format!("L + O <= B is broken: {self:?}"));
-        }
-        None
-    }
+    pub audit: Audit,
 }
 
 #[derive(Clone, Debug)]
@@ -110,6 +71,8 @@ impl Bucket {
         let level = empty_at.map_or(full, |empty_at| {
             full.min(i128::from(rate_per_s) * i128::from(now.since(empty_at).0))
         });
+        let mut audit = Audit::default();
+        audit.book(|books| (books.given, books.burst) = (level, burst));
         Self {
             rate_per_s,
             burst,
@@ -118,10 +81,7 @@ impl Bucket {
             outstanding: 0,
             last: now,
             holders: Vec::new(),
-            #[cfg(test)]
-            planted: Planted::Nothing,
-            #[cfg(test)]
-            books: Books { given: level, burst, ..Books::default() },
+            audit,
         }
     }
 
@@ -173,8 +133,7 @@ impl Bucket {
     /// whole span afterwards would credit time in which the expired tokens filled the bucket.
     fn advance(&mut self, now: Nanos) {
         let now = now.max(self.last);
-        #[cfg(test)]
-        if self.planted == Planted::RetroactiveAccrual {
+        if self.audit.has(Planted::RetroactiveAccrual) {
             while let Some(place) = self.first_to_expire(now) {
                 self.expire(place);
             }
@@ -201,22 +160,15 @@ impl Bucket {
             i128::from(self.burst) * TOKEN - i128::from(self.outstanding) * TOKEN - self.level;
         let accrued = (i128::from(self.rate_per_s) * i128::from(span.0)).min(room.max(0));
         self.level += accrued;
-        #[cfg(test)]
-        {
-            self.books.accrued += accrued;
-        }
+        self.audit.book(|books| books.accrued += accrued);
         self.last = self.last.max(until);
     }
 
     fn expire(&mut self, place: usize) {
         let holder = &mut self.holders[place];
         self.outstanding -= holder.outstanding;
-        #[cfg(test)]
-        {
-            self.books.burned += holder.outstanding;
-        }
-        #[cfg(test)]
-        if self.planted == Planted::NoBurn {
+        self.audit.book(|books| books.burned += holder.outstanding);
+        if self.audit.has(Planted::NoBurn) {
             self.level += i128::from(holder.outstanding) * TOKEN;
         }
         holder.outstanding = 0;
@@ -232,8 +184,7 @@ impl Bucket {
     ) -> Result<usize, RateAnswer> {
         self.holders.retain(|holder| !holder.ended || holder.outstanding > 0);
         if let Some(place) = self.place_of_holder(call.holder) {
-            #[cfg(test)]
-            if self.planted == Planted::NoDedupe {
+            if self.audit.has(Planted::NoDedupe) {
                 return Ok(place);
             }
             let holder = &self.holders[place];
@@ -286,11 +237,11 @@ impl Bucket {
         let room = i128::from(burst) - i128::from(self.outstanding);
         let least = -self.debt_max();
         let level = self.level.clamp(least, room.max(0) * TOKEN);
-        #[cfg(test)]
-        {
-            self.books.given += level - self.level;
-            self.books.burst = self.books.burst.max(burst);
-        }
+        let gained = level - self.level;
+        self.audit.book(|books| {
+            books.given += gained;
+            books.burst = books.burst.max(burst);
+        });
         self.level = level;
     }
 
@@ -320,11 +271,10 @@ impl Bucket {
         }
         self.outstanding -= used + returned;
         self.level += i128::from(returned) * TOKEN;
-        #[cfg(test)]
-        {
-            self.books.used += used;
-            self.books.returned += returned;
-        }
+        self.audit.book(|books| {
+            books.used += used;
+            books.returned += returned;
+        });
     }
 
     fn debt_max(&self) -> i128 {
@@ -348,10 +298,9 @@ impl Bucket {
         let room = room - before_it;
         let active = || self.holders.iter().filter(|holder| holder.active_until > now);
         let count = (active().count() as u64).max(1);
-        #[cfg(test)]
-        if self.planted == Planted::LeftOut && place > 0 && place + 1 == self.holders.len() {
-            let deny_for = ALL_ON_LEASE_DENY;
-            return RateAnswer { status: Status::Denied, deny_for, ..nothing };
+        let is_last = place > 0 && place + 1 == self.holders.len();
+        if self.audit.has(Planted::LeftOut) && is_last {
+            return RateAnswer { deny_for: ALL_ON_LEASE_DENY, ..nothing };
         }
         let whole = u64::try_from(self.level.div_euclid(TOKEN)).unwrap_or(0);
         let whole = whole.saturating_sub(before_it);
@@ -371,8 +320,7 @@ impl Bucket {
         if i128::from(before_it) > (debt_max - debt) / TOKEN {
             return RateAnswer { deny_for: ALL_ON_LEASE_DENY, ..nothing };
         }
-        #[cfg(test)]
-        let rate = if self.planted == Planted::OverGrant { 2 * rate } else { rate };
+        let rate = if self.audit.has(Planted::OverGrant) { 2 * rate } else { rate };
         let first_ns = (TOKEN - self.level).max(0).unsigned_abs().div_ceil(rate);
         RateAnswer {
             status: Status::Done,
@@ -414,10 +362,7 @@ impl Bucket {
         let now = self.last;
         self.level -= i128::from(answer.granted) * TOKEN;
         self.outstanding += answer.granted;
-        #[cfg(test)]
-        {
-            self.books.granted += answer.granted;
-        }
+        self.audit.book(|books| books.granted += answer.granted);
         let holder = &mut self.holders[place];
         holder.outstanding += answer.granted;
         if holder.outstanding > 0 {
@@ -448,14 +393,16 @@ impl Bucket {
             && self.level == i128::from(self.burst) * TOKEN
             && self.holders.iter().all(|holder| holder.is_forgettable(now))
     }
+}
 
-    #[cfg(test)]
+/// What the simulation looks at.
+#[cfg(test)]
+impl Bucket {
     pub fn probe(&mut self, now: Nanos) -> Books {
         self.advance(now);
-        Books { level: self.level, outstanding: self.outstanding, ..self.books }
+        Books { level: self.level, outstanding: self.outstanding, ..self.audit.books }
     }
 
-    #[cfg(test)]
     pub fn probe_holder(&self, id: u128, now: Nanos) -> u64 {
         let live = self.holders.iter().filter(|holder| holder.expires_at > now.max(self.last));
         live.filter(|holder| holder.id == id).map(|holder| holder.outstanding).sum()
