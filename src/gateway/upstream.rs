@@ -476,7 +476,10 @@ impl Link {
         }
         // Bytes that the upstream's kernel has acknowledged were there for a program to read, and
         // to act on. A reset tells no more than an end: it comes from programs that have read
-        // nothing and from such as did all the work.
+        // nothing and from such as did all the work. Where the connection was closed before the
+        // call came, it stands in the place of an acknowledgement. A program that reads all and
+        // resets before its kernel has acknowledged (it may hold that back for 40 ms) looks the
+        // same, and is called twice.
         let unread = || sign == Sign::ShortWrite || self.socket.is_unread();
         if self.reused && !self.heard && unread() { Fault::Stale } else { Fault::Failed }
     }

@@ -1,6 +1,8 @@
 //! Idle connections to upstreams, kept for the next call. A connection that holds, or may yet
 //! bring, a byte that belongs to no answer must never be handed out: the next caller would get
-//! what was meant for the last.
+//! what was meant for the last. So each is looked at right before the call that it is used for,
+//! whose request leaves in the same turn. A stray answer that comes only after that can't be told
+//! from the call's own.
 
 use super::{Link, Request, Rest};
 use crate::clock;
