@@ -6,19 +6,25 @@ use crate::source::Source;
 use std::collections::HashSet;
 use std::path::Path;
 
-const DOCUMENTS: &[&str] =
-    &["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/journal.md", "docs/leases.md"];
+/// What tells of the past (CHANGELOG.md, tuning.md) is left alone. Folders: all in them.
+const DOCUMENTS: &[&str] = &["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "docs"];
 const FOLDERS: &[&str] = &["benches/", "docs/", "migrations/", "perf/", "shard/", "src/", "tests/"];
 
 /// Names of the documents that no source has, and paths where nothing is.
 pub fn rules(root: &Path, sources: &[Source]) -> Vec<Finding> {
     let words: HashSet<&str> = sources.iter().flat_map(|source| words_of(&source.text)).collect();
     let mut found = Vec::new();
-    for path in DOCUMENTS {
-        let text = std::fs::read_to_string(root.join(path)).unwrap_or_default();
-        found.extend(stale(path, &text, &words, |file| root.join(file).exists()));
+    for path in DOCUMENTS.iter().flat_map(|name| files(root, name)) {
+        let text = std::fs::read_to_string(root.join(&path)).unwrap_or_default();
+        found.extend(stale(&path, &text, &words, |file| root.join(file).exists()));
     }
     found
+}
+
+fn files(root: &Path, name: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(root.join(name)) else { return vec![name.to_owned()] };
+    let inside = entries.flatten().map(|entry| entry.file_name());
+    inside.map(|file| format!("{name}/{}", file.to_string_lossy())).collect()
 }
 
 fn stale(
