@@ -1,4 +1,4 @@
-//! A long prompt as people send them: prose, code and JSON, with an escape every dozen bytes.
+//! A long prompt as people send them: prose, code and JSON, with an escape every seven bytes.
 
 const BEGIN: &str = r#"{"model":"demo-chat","messages":[{"role":"user","content":""#;
 const END: &str = r#""}]}"#;
