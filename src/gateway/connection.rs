@@ -2,30 +2,31 @@
 //! nothing for a while keeps its socket only: no buffer, and not the task that serves requests.
 
 use super::call::Next;
-use super::client::{Client, HeadRead};
 use super::core::Core;
+use super::downstream::{Exchange, HeadRead, Http1};
+use super::route::route;
 use super::watch::{NEVER, Socket};
 use super::{net, path};
-use crate::clock;
 use crate::wire::error::ApiError;
+use crate::wire::request::path_at_sight;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// Serves a client until either side has had enough. It is counted in `core.connections`.
 pub async fn serve(core: Rc<Core>, socket: Socket, peer: SocketAddr) {
-    let mut client = Client::new(socket, peer);
+    let mut client = Http1::new(socket, peer);
     loop {
         let next = match client.read_head(&core).await {
-            HeadRead::Ready => path::request(&core, &mut client).await,
+            HeadRead::Ready => path::request(&core, &mut Exchange::Http1(&mut client)).await,
             HeadRead::Silent => {
                 core.has_freed();
-                return net::spawn(rest(core, client.socket, peer));
+                return net::spawn(rest(core, client.into_socket(), peer));
             }
             HeadRead::Closed => break,
-            HeadRead::Refused(error) => path::refuse_head(&core, &mut client, error).await,
+            HeadRead::Refused(error) => refuse_head(&core, &mut client, error).await,
         };
         if next == Next::Close || !client.finish_request(&core).await {
-            client.part().await;
+            client.linger().await;
             break;
         }
     }
@@ -40,9 +41,15 @@ async fn rest(core: Rc<Core>, socket: Socket, peer: SocketAddr) {
 
 /// Tells a client that there is no room for it. It is counted in `core.refusing`.
 pub async fn refuse(core: Rc<Core>, socket: Socket, peer: SocketAddr) {
-    let mut client = Client::new(socket, peer);
-    client.begun = clock::lately();
-    path::refuse_head(&core, &mut client, ApiError::Overloaded).await;
-    client.part().await;
+    let mut client = Http1::new(socket, peer);
+    client.begin();
+    refuse_head(&core, &mut client, ApiError::Overloaded).await;
+    client.linger().await;
     core.refusing.set(core.refusing.get() - 1);
+}
+
+/// Answers a head that could not be read, and closes.
+async fn refuse_head(core: &Core, client: &mut Http1, error: ApiError) -> Next {
+    let route = route(path_at_sight(client.without_head()));
+    path::refuse_unread(core, &mut Exchange::Http1(client), route, error).await
 }

@@ -1,9 +1,9 @@
 //! The routes that Tollgate answers itself: health, the caller's models, the caller's account.
 
-use super::answer::{self, Own};
+use super::answer::{self, GatewayHeaders};
 use super::call::{Call, Next, RetryAfter, Stop};
-use super::client::Client;
 use super::core::{Core, Reply};
+use super::downstream::Exchange;
 use super::route::Route;
 use crate::clock;
 use crate::wire::error::ApiError;
@@ -20,7 +20,7 @@ use std::time::Duration;
 const ACCOUNT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// `GET /healthz` and `GET /readyz`.
-pub async fn health(core: &Core, client: &mut Client, call: &Call) -> (u16, Next) {
+pub async fn health(core: &Core, exchange: &mut Exchange<'_>, call: &Call) -> (u16, Next) {
     let ready = core.state.ready.load(Ordering::Relaxed) && !core.draining();
     let alive = call.route == Route::Healthz;
     let (status, word) = match (alive, ready) {
@@ -28,19 +28,19 @@ pub async fn health(core: &Core, client: &mut Client, call: &Call) -> (u16, Next
         (false, true) => (200, "ready"),
         (false, false) => (503, "draining"),
     };
-    send(core, client, call, status, &json!({ "status": word }), None).await
+    send(core, exchange, call, status, &json!({ "status": word }), None).await
 }
 
 /// `GET /v1/models` and `GET /api/v1/account`.
 pub async fn own_route(
     core: &Core,
-    client: &mut Client,
+    exchange: &mut Exchange<'_>,
     call: &Call,
     caller: &Caller,
 ) -> Result<(u16, Next), Stop> {
     if call.route == Route::Models {
         let body = models(core, caller);
-        return Ok(send(core, client, call, 200, &body, None).await);
+        return Ok(send(core, exchange, call, 200, &body, None).await);
     }
     let period = Period::of(clock::moment_lately().unix_us);
     let question = |ticket| ToControl::Account {
@@ -57,7 +57,7 @@ pub async fn own_route(
     // The ledger knows better than any shard.
     limits.remaining_tokens = limits.limit_tokens.saturating_sub(month.tokens);
     let body = account(core, caller, period, &month, &limits)?;
-    Ok(send(core, client, call, 200, &body, Some(&limits)).await)
+    Ok(send(core, exchange, call, 200, &body, Some(&limits)).await)
 }
 
 fn models(core: &Core, caller: &Caller) -> Value {
@@ -123,24 +123,16 @@ fn account(
 
 async fn send(
     core: &Core,
-    client: &mut Client,
+    exchange: &mut Exchange<'_>,
     call: &Call,
     status: u16,
     body: &Value,
     limits: Option<&LimitsView>,
 ) -> (u16, Next) {
-    let keep_alive = client.keeps_alive(core) && client.can_continue();
     let retry_after = (status == 503).then_some(RetryAfter::A_SECOND);
-    let request_id = &call.beginning.request_id;
-    let own = Own {
-        request_id,
-        limits,
-        cost: None,
-        retry_after,
-        shape: call.shape,
-        keep_alive,
-        http_10: client.head.http_10,
-    };
-    answer::write_json(client, status, body.to_string().as_bytes(), &own);
-    (status, client.send_end(core, keep_alive).await)
+    let own = GatewayHeaders { limits, retry_after, ..GatewayHeaders::of(call) };
+    let body = body.to_string();
+    exchange.answer(core, &answer::json(status, body.as_bytes(), own));
+    exchange.part(body.as_bytes());
+    (status, exchange.finish(core).await)
 }

@@ -5,9 +5,9 @@
 
 mod answer;
 mod call;
-mod client;
 mod connection;
 pub mod core;
+mod downstream;
 mod local;
 mod meter;
 pub mod net;

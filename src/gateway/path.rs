@@ -6,13 +6,13 @@
 //! bytes   Caller     Admitted Link     Relayed Usage           Bill             last byte
 //! ```
 //!
-//! `client.rs` has parsed the head. From `admit` on there is an [`Admitted`]: it is consumed
-//! by `settle`, whatever happens to the client or the upstream.
+//! `downstream/` has parsed the head. From `admit` on there is an [`Admitted`]: it is consumed
+//! by `settle`, whatever happens to the caller or the upstream.
 
 use super::answer;
 use super::call::{Beginning, Call, Next, Refused, RequestId, RetryAfter, Stop};
-use super::client::Client;
 use super::core::Core;
+use super::downstream::Exchange;
 use super::park::Spot;
 use super::relay::{Relayed, finish, no_answer, relay};
 use super::route::{Route, route};
@@ -22,7 +22,7 @@ use super::{local, net, upstream};
 use crate::clock;
 use crate::wire::error::ApiError;
 use crate::wire::key_text;
-use crate::wire::request::{Method, path_at_sight};
+use crate::wire::request::Method;
 use shard::key_cache::{Caller, Identity, fingerprint};
 use shard::lease;
 use shard::message::KEY_TEXT_BYTES;
@@ -39,56 +39,62 @@ const GRANT_PATIENCE: Nanos = Nanos::from_ms(1_000);
 const PARK: Duration = Duration::from_nanos(lease::PARK.0);
 
 /// Serves one request whose head has been read.
-pub async fn request(core: &Core, client: &mut Client) -> Next {
-    let call = begin(core, client, route(client.head.path.of(&client.input)));
-    let (status, next) = match serve(core, client, &call).await {
+pub async fn request(core: &Core, exchange: &mut Exchange<'_>) -> Next {
+    let route = route(exchange.request().path());
+    let call = begin(core, exchange, route);
+    let (status, next) = match serve(core, exchange, &call).await {
         Ok(done) => done,
         Err(Stop::Gone) => return Next::Close,
-        Err(Stop::Refused(refused)) => refuse(core, client, &call, &refused).await,
+        Err(Stop::Refused(refused)) => refuse(core, exchange, &call, &refused).await,
     };
     count(core, &call, status);
     next
 }
 
-/// Answers a head that could not be read, and closes.
-pub async fn refuse_head(core: &Core, client: &mut Client, error: ApiError) -> Next {
-    client.head.clear();
-    let call = begin(core, client, route(path_at_sight(&client.input)));
-    let (status, _) = refuse(core, client, &call, &error.into()).await;
+/// Answers a request that could not be read, after which nothing can follow.
+pub async fn refuse_unread(
+    core: &Core,
+    exchange: &mut Exchange<'_>,
+    route: Route,
+    error: ApiError,
+) -> Next {
+    let call = begin(core, exchange, route);
+    let (status, _) = refuse(core, exchange, &call, &error.into()).await;
     count(core, &call, status);
     Next::Close
 }
 
-fn begin(core: &Core, client: &Client, route: Route) -> Call {
-    let head = &client.head;
+fn begin(core: &Core, exchange: &Exchange<'_>, route: Route) -> Call {
+    let request = exchange.request();
     let record_id = record_id(core);
-    let given = head.x_request_id.and_then(|id| RequestId::given(id.of(&client.input)));
+    let given = request.head.x_request_id;
+    let given = given.and_then(|id| RequestId::given(id.of(request.bytes)));
     let request_id = given.unwrap_or_else(|| RequestId::ours(record_id));
-    let beginning = Beginning { record_id, request_id, begun: client.begun };
+    let beginning = Beginning { record_id, request_id, begun: exchange.begun() };
     Call { route, endpoint: route.endpoint(), shape: route.shape(), beginning }
 }
 
-async fn serve(core: &Core, client: &mut Client, call: &Call) -> Result<(u16, Next), Stop> {
-    let reads = matches!(client.head.method, Method::Get | Method::Head);
+async fn serve(core: &Core, exchange: &mut Exchange<'_>, call: &Call) -> Result<(u16, Next), Stop> {
+    let reads = matches!(exchange.request().head.method, Method::Get | Method::Head);
     match call.route {
         Route::Healthz | Route::Readyz | Route::Models | Route::Account if !reads => {
             Err(ApiError::NotFound.into())
         }
-        Route::Healthz | Route::Readyz => Ok(local::health(core, client, call).await),
+        Route::Healthz | Route::Readyz => Ok(local::health(core, exchange, call).await),
         Route::Unknown => Err(ApiError::NotFound.into()),
         Route::Models | Route::Account => {
-            let caller = known_sender(core, client).await?;
-            local::own_route(core, client, call, &caller).await
+            let caller = known_sender(core, exchange).await?;
+            local::own_route(core, exchange, call, &caller).await
         }
         Route::Consume { .. } | Route::Model(_) => {
-            let caller = known_sender(core, client).await?;
-            let wanted = understand(core, client, call, &caller)?;
-            let mut admitted = admit(core, client, caller, &wanted, &call.beginning).await?;
-            let relayed = attempt(core, client, call, &wanted, &mut admitted).await;
-            admitted.waited = client.waited.after(relayed.waited);
+            let caller = known_sender(core, exchange).await?;
+            let wanted = understand(core, &exchange.request(), call, &caller)?;
+            let mut admitted = admit(core, exchange, caller, &wanted, &call.beginning).await?;
+            let relayed = attempt(core, exchange, call, &wanted, &mut admitted).await;
+            admitted.waited = exchange.waited().after(relayed.waited);
             let Relayed { status, outcome, usage, rest, .. } = relayed;
             let bill = admitted.settle(core, status, outcome, &usage);
-            Ok(finish(core, client, call, &wanted, (status, rest), &bill).await)
+            Ok(finish(core, exchange, call, &wanted, (status, rest), &bill).await)
         }
     }
 }
@@ -96,37 +102,37 @@ async fn serve(core: &Core, client: &mut Client, call: &Call) -> Result<(u16, Ne
 /// Calls the upstream, and relays what it answers.
 async fn attempt(
     core: &Core,
-    client: &mut Client,
+    exchange: &mut Exchange<'_>,
     call: &Call,
     wanted: &Wanted,
     admitted: &mut Admitted,
 ) -> Relayed {
     let asked = clock::lately();
-    client.expect_answer_head(asked);
-    let request = wanted.request(client);
-    let compose = |out: &mut Vec<u8>| wanted.compose(out, client, call);
+    exchange.expect_answer(asked);
+    let request = wanted.request(exchange.presence());
+    let compose = |out: &mut Vec<u8>| wanted.compose(out, &exchange.request(), call);
     match upstream::call(core, &request, &mut admitted.attempts, compose).await {
-        Ok(link) => relay(core, client, call, wanted, admitted, link).await,
+        Ok(link) => relay(core, exchange, call, wanted, admitted, link).await,
         Err(fault) => {
             let waited = clock::lately().since(asked);
-            no_answer(core, client, fault, waited, None).await
+            no_answer(core, exchange, fault, waited, None).await
         }
     }
 }
 
 /// Reads the request's body for a caller who may be listened to. A body that took its time may
 /// outlive the verdict on its sender.
-async fn known_sender(core: &Core, client: &mut Client) -> Result<Caller, Stop> {
-    let caller = identify(core, client).await?;
-    if client.body_is_here(core) {
+async fn known_sender(core: &Core, exchange: &mut Exchange<'_>) -> Result<Caller, Stop> {
+    let caller = identify(core, exchange).await?;
+    if exchange.body_is_here(core) {
         return Ok(caller);
     }
-    client.read_body(core).await?;
-    identify(core, client).await
+    exchange.read_body(core).await?;
+    identify(core, exchange).await
 }
 
-async fn identify(core: &Core, client: &Client) -> Result<Caller, Stop> {
-    let text = client.credential();
+async fn identify(core: &Core, exchange: &Exchange<'_>) -> Result<Caller, Stop> {
+    let text = exchange.request().credential();
     let Some(parsed) = key_text::parse(text) else {
         return Err(ApiError::InvalidApiKey.into());
     };
@@ -146,7 +152,7 @@ async fn identify(core: &Core, client: &Client) -> Result<Caller, Stop> {
             Identity::Busy => return Err(ApiError::Overloaded.into()),
             Identity::Wait { verify } => {
                 if verify {
-                    core.shard.borrow_mut().verify(digest, key, client.peer.ip(), clock::lately());
+                    core.shard.borrow_mut().verify(digest, key, exchange.peer(), clock::lately());
                     core.post();
                 }
                 let spot = Spot::Shard(WaitFor::Key(fingerprint(&digest)));
@@ -160,7 +166,7 @@ async fn identify(core: &Core, client: &Client) -> Result<Caller, Stop> {
 
 async fn admit(
     core: &Core,
-    client: &Client,
+    exchange: &Exchange<'_>,
     mut caller: Caller,
     wanted: &Wanted,
     beginning: &Beginning,
@@ -185,7 +191,7 @@ async fn admit(
                     .map_err(Stop::from);
             }
             Admission::Refused(Refusal::CallerForgotten) => {
-                caller = identify(core, client).await?;
+                caller = identify(core, exchange).await?;
                 continue;
             }
             Admission::Refused(refusal) => return Err(refused(core, &caller, &refusal)),
@@ -222,10 +228,16 @@ fn refused(core: &Core, caller: &Caller, refusal: &Refusal) -> Stop {
     Stop::Refused(Refused { error, retry_after, limits: Some(limits) })
 }
 
-async fn refuse(core: &Core, client: &mut Client, call: &Call, why: &Refused) -> (u16, Next) {
-    let keep_alive = client.keeps_alive(core) && client.can_continue() && why.error.status() != 408;
-    answer::write_refusal(client, why, call.shape, &call.beginning.request_id, keep_alive);
-    (why.error.status(), client.send_end(core, keep_alive).await)
+async fn refuse(
+    core: &Core,
+    exchange: &mut Exchange<'_>,
+    call: &Call,
+    why: &Refused,
+) -> (u16, Next) {
+    let mut body = Vec::with_capacity(256);
+    exchange.answer(core, &answer::refusal(call, why, &mut body));
+    exchange.part(&body);
+    (why.error.status(), exchange.finish(core).await)
 }
 
 fn count(core: &Core, call: &Call, status: u16) {

@@ -8,8 +8,8 @@ mod stream;
 pub use finish::finish;
 
 use super::call::Call;
-use super::client::Client;
 use super::core::Core;
+use super::downstream::Exchange;
 use super::meter::{self, is_billable};
 use super::settle::Admitted;
 use super::understand::Wanted;
@@ -64,7 +64,7 @@ pub enum Rest {
 /// Relays what an upstream has begun to answer.
 pub async fn relay(
     core: &Core,
-    client: &mut Client,
+    exchange: &mut Exchange<'_>,
     call: &Call,
     wanted: &Wanted,
     admitted: &mut Admitted,
@@ -73,25 +73,25 @@ pub async fn relay(
     admitted.first_byte_at = Some(clock::lately());
     if link.head.is_event_stream && !link.is_done() {
         admitted.streamed = true;
-        return stream::relay(core, client, call, wanted, admitted, link).await;
+        return stream::relay(core, exchange, call, wanted, admitted, link).await;
     }
     let is_whole = match hold(core, &mut link).await {
         Ok(is_whole) => is_whole,
-        Err(fault) => return no_answer(core, client, fault, link.waited(), None).await,
+        Err(fault) => return no_answer(core, exchange, fault, link.waited(), None).await,
     };
     if is_nonsense(call, &link, is_whole) {
         let (waited, link) = (link.waited(), Some(link).filter(|_| is_whole));
-        return no_answer(core, client, Fault::Failed, waited, link).await;
+        return no_answer(core, exchange, Fault::Failed, waited, link).await;
     }
     if !is_whole {
-        return stream::relay(core, client, call, wanted, admitted, link).await;
+        return stream::relay(core, exchange, call, wanted, admitted, link).await;
     }
     let (status, outcome) = (link.head.status, Outcome::Completed);
     let reported = usage_from_body(&link.body);
     let usage = match reported.whole() {
         Some(counts) => meter::reported(counts),
-        None if is_billable(status) && !client.is_head() => {
-            meter::of_answer(core, reported, client.body(), &link.body).await
+        None if is_billable(status) && !exchange.request().is_head() => {
+            meter::of_answer(core, reported, exchange.request().body, &link.body).await
         }
         None => meter::NONE_REPORTED,
     };
@@ -124,14 +124,15 @@ fn is_nonsense(call: &Call, link: &Link, is_whole: bool) -> bool {
 /// nonsense on a connection that is still good.
 pub async fn no_answer(
     core: &Core,
-    client: &Client,
+    exchange: &Exchange<'_>,
     fault: Fault,
     waited: Nanos,
     link: Option<Link>,
 ) -> Relayed {
-    if client.has_left() {
+    if exchange.has_left() {
         // Nothing of an answer went out, but its prompt went to the upstream.
-        let usage = meter::complete(core, Reported::default(), client.body(), Vec::new()).await;
+        let usage =
+            meter::complete(core, Reported::default(), exchange.request().body, Vec::new()).await;
         let (status, outcome) = (CLIENT_LEFT, Outcome::ClientAborted);
         return Relayed { status, outcome, usage, waited, rest: Rest::Nothing };
     }

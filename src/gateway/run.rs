@@ -1,9 +1,9 @@
 //! One shard's thread: pinned, with its ring, its listener and its tasks; from the first accept
 //! to the last settlement.
 
-use super::client::IDLE_GRACE;
 use super::connection;
 use super::core::{Core, Parts};
+use super::downstream::IDLE_GRACE;
 use super::meter::COUNT_PATIENCE;
 use super::net::{self, Listener, Stream};
 use crate::clock;

@@ -2,16 +2,16 @@
 //! that its upstream will get. No I/O.
 
 use super::call::{Call, Stop};
-use super::client::Client;
 use super::core::{Core, ServiceHandle};
+use super::downstream::Request;
 use super::route::Route;
 use super::segments::ends_in;
 use super::upstream;
+use super::watch::Presence;
 use crate::wire::call::{CallError, CallFields, scan_call, write_with_include_usage};
 use crate::wire::error::ApiError;
 use crate::wire::pass;
 use crate::wire::prompt::prompt_text;
-use crate::wire::request::BodyFraming;
 use crate::wire::write::{write_header, write_header_u64};
 use shard::catalog::Service;
 use shard::key_cache::Caller;
@@ -43,23 +43,23 @@ pub struct Wanted {
 /// Finds the service and reads what the call says of itself.
 pub fn understand(
     core: &Core,
-    client: &Client,
+    request: &Request<'_>,
     call: &Call,
     caller: &Caller,
 ) -> Result<Wanted, Stop> {
     let shard = core.shard.borrow();
     let catalog = shard.catalog();
-    let body = client.body();
+    let body = request.body;
     let (found, fields) = match call.route {
         Route::Consume { service, .. } => {
             let found = service.and_then(|id| catalog.service_by_id(id));
             let path =
-                found.map(|index| target_path(client, call, &catalog.services[index as usize]));
-            (found, scan_at(path.unwrap_or_default(), client, body)?)
+                found.map(|index| target_path(request, call, &catalog.services[index as usize]));
+            (found, scan_at(path.unwrap_or_default(), request, body)?)
         }
-        _ if client.head.method.name() != "POST" => return Err(ApiError::NotFound.into()),
+        _ if request.head.method.name() != "POST" => return Err(ApiError::NotFound.into()),
         _ => {
-            let fields = scan_plain(client, body)?;
+            let fields = scan_plain(request, body)?;
             let Some(model) = &fields.model else {
                 let message = "The body has no 'model'. Name the service in it; GET /v1/models \
                                lists those that this key may use."
@@ -75,8 +75,8 @@ pub fn understand(
     if !shard.may_use(caller, service) {
         return Err(ApiError::ServiceNotAllowed.into());
     }
-    let path = target_path(client, call, &catalog.services[service as usize]);
-    let method = client.head.method_span.of(&client.input);
+    let path = target_path(request, call, &catalog.services[service as usize]);
+    let method = request.method();
     // The answer to TRACE is the request, the service's credential and all; that to CONNECT is a
     // tunnel, where the framing of bodies ends.
     if [&b"TRACE"[..], b"CONNECT"].iter().any(|known| method.eq_ignore_ascii_case(known)) {
@@ -90,7 +90,7 @@ pub fn understand(
     let asked = fields.as_ref().and_then(|fields| fields.max_tokens);
     let copies = fields.as_ref().and_then(|fields| fields.n).unwrap_or(1).max(1);
     let output = match asked {
-        _ if !answers_in_tokens || client.is_head() => 0,
+        _ if !answers_in_tokens || request.is_head() => 0,
         Some(most) => most.saturating_mul(copies),
         None => u64::from(core.config().usage.default_reserve_tokens),
     };
@@ -104,7 +104,7 @@ pub fn understand(
         input_estimate: u32::try_from(input).unwrap_or(u32::MAX),
         hide_usage,
         fields,
-        is_head: client.is_head(),
+        is_head: request.is_head(),
         handle: core.service(service),
     })
 }
@@ -134,25 +134,24 @@ fn completes(path: &[u8]) -> bool {
 }
 
 /// Reads what a body on the consume route says of itself; on some paths it need not say anything.
-fn scan_at(path: &[u8], client: &Client, body: &[u8]) -> Result<Option<CallFields>, Stop> {
+fn scan_at(path: &[u8], request: &Request<'_>, body: &[u8]) -> Result<Option<CallFields>, Stop> {
     match completes(path) {
         true if body.is_empty() => Ok(None),
-        true => scan_plain(client, body).map(Some),
-        false => scan_any(client, body),
+        true => scan_plain(request, body).map(Some),
+        false => scan_any(request, body),
     }
 }
 
 /// Reads a body that decides what is metered. What its upstream reads in it must be what stands in
 /// it here: it is JSON in UTF-8 to the letter, whatever it calls itself, or it is refused.
-fn scan_plain(client: &Client, body: &[u8]) -> Result<CallFields, Stop> {
-    for (name, value) in &client.head.headers {
-        let name = name.of(&client.input);
+fn scan_plain(request: &Request<'_>, body: &[u8]) -> Result<CallFields, Stop> {
+    for (name, value) in request.fields() {
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
-        if is(b"content-encoding") && !value.of(&client.input).eq_ignore_ascii_case(b"identity") {
+        if is(b"content-encoding") && !value.eq_ignore_ascii_case(b"identity") {
             let message = "The body has a content-encoding. Send it without.";
             return Err(ApiError::invalid(message).into());
         }
-        if is(b"content-type") && !is_utf_8(value.of(&client.input)) {
+        if is(b"content-type") && !is_utf_8(value) {
             let message = "The body's charset is not UTF-8. Send it in UTF-8.";
             return Err(ApiError::invalid(message).into());
         }
@@ -173,9 +172,9 @@ fn is_utf_8(content_type: &[u8]) -> bool {
 
 /// On the consume route a body may be anything where usage comes unasked. What is JSON is known by
 /// its first byte; only what calls itself so must be JSON.
-fn scan_any(client: &Client, body: &[u8]) -> Result<Option<CallFields>, Stop> {
-    let says_json = client.head.content_type.is_some_and(|content_type| {
-        let value = content_type.of(&client.input);
+fn scan_any(request: &Request<'_>, body: &[u8]) -> Result<Option<CallFields>, Stop> {
+    let says_json = request.head.content_type.is_some_and(|content_type| {
+        let value = content_type.of(request.bytes);
         value.len() >= 16 && value[..16].eq_ignore_ascii_case(b"application/json")
     });
     let is_object = body.trim_ascii_start().first() == Some(&b'{');
@@ -191,8 +190,8 @@ fn scan_any(client: &Client, body: &[u8]) -> Result<Option<CallFields>, Stop> {
 }
 
 /// The path that the upstream gets, without the service's `base_path`.
-fn target_path<'a>(client: &'a Client, call: &Call, service: &'a Service) -> &'a [u8] {
-    let path = client.head.path.of(&client.input);
+fn target_path<'a>(request: &Request<'a>, call: &Call, service: &'a Service) -> &'a [u8] {
+    let path = request.path();
     match call.route {
         Route::Consume { rest_at, .. } => match &path[rest_at..] {
             b"" | b"/" => service.default_path.as_bytes(),
@@ -242,9 +241,9 @@ fn climbs(path: &[u8]) -> bool {
 
 impl Wanted {
     /// The call as the pools see it.
-    pub fn request<'a>(&'a self, client: &'a Client) -> upstream::Request<'a> {
+    pub fn request(&self, client: Presence) -> upstream::Request<'_> {
         let (index, service, is_head) = (self.service, self.service(), self.is_head);
-        upstream::Request { index, service, is_head, client: &client.socket }
+        upstream::Request { index, service, is_head, client }
     }
 
     /// Did the caller ask for a stream?
@@ -264,24 +263,23 @@ impl Wanted {
     }
 
     /// Writes the upstream's request.
-    pub fn compose(&self, out: &mut Vec<u8>, client: &Client, call: &Call) {
+    pub fn compose(&self, out: &mut Vec<u8>, request: &Request<'_>, call: &Call) {
         let service = self.service();
-        let (head, input, body) = (&client.head, &client.input, client.body());
-        out.extend_from_slice(head.method_span.of(input));
+        let (head, bytes) = (request.head, request.bytes);
+        out.extend_from_slice(request.method());
         out.push(b' ');
-        let path = target_path(client, call, service);
+        let path = target_path(request, call, service);
         out.extend_from_slice(service.base_path.as_bytes());
         out.extend_from_slice(below(service.base_path.as_bytes(), path));
         if let Some(query) = head.query {
             out.push(b'?');
-            out.extend_from_slice(query.of(input));
+            out.extend_from_slice(query.of(bytes));
         }
         out.extend_from_slice(b" HTTP/1.1\r\n");
         write_header(out, b"host", service.authority.as_bytes());
-        let (upstream, key) = (self.upstream(), client.credential());
-        for (name, value) in &head.headers {
-            let (name, value) = (name.of(input), value.of(input));
-            if head.is_forwarded(input, name) && upstream.takes(name, value, key) {
+        let (upstream, key) = (self.upstream(), request.credential());
+        for (name, value) in request.fields() {
+            if head.is_forwarded(bytes, name) && upstream.takes(name, value, key) {
                 write_header(out, name, value);
             }
         }
@@ -292,19 +290,19 @@ impl Wanted {
         write_header(out, b"x-request-id", call.beginning.request_id.as_bytes());
         // Usage is read from the answer, so it must not be compressed.
         write_header(out, b"accept-encoding", b"identity");
-        self.write_body(out, client, body);
+        self.write_body(out, request);
     }
 
-    fn write_body(&self, out: &mut Vec<u8>, client: &Client, body: &[u8]) {
+    fn write_body(&self, out: &mut Vec<u8>, request: &Request<'_>) {
         let mut spliced = Vec::new();
         let body = match &self.fields {
             Some(fields) if self.hide_usage => {
-                write_with_include_usage(body, fields, &mut spliced);
+                write_with_include_usage(request.body, fields, &mut spliced);
                 &spliced[..]
             }
-            _ => body,
+            _ => request.body,
         };
-        if client.head.framing != BodyFraming::None {
+        if request.has_body() {
             write_header_u64(out, b"content-length", body.len() as u64);
         }
         out.extend_from_slice(b"\r\n");

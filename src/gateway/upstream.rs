@@ -10,7 +10,7 @@ pub use pools::Pools;
 use super::core::Core;
 use super::net::{self, Look, Stream};
 use super::park::Spot;
-use super::watch::{Ends, Socket};
+use super::watch::{Ends, Presence, Socket};
 use crate::clock;
 use crate::wire::chunked::{ChunkDecoder, Step};
 use crate::wire::request::HeadLimits;
@@ -105,7 +105,7 @@ pub struct Request<'a> {
     /// A HEAD request: its answer has no body.
     pub is_head: bool,
     /// For whom. The call ends when it leaves.
-    pub client: &'a Socket,
+    pub client: Presence,
 }
 
 /// Sends what `compose` writes and reads the answer's head. `attempts` counts the calls begun.
@@ -219,7 +219,7 @@ impl Link {
 
     async fn exchange(&mut self, core: &Core, request: &Request<'_>) -> Result<(), Fault> {
         let begun = clock::lately();
-        self.socket.watch().serve(request.client, begun);
+        self.socket.watch().serve(request.client.clone(), begun);
         let result = self.converse(core, request.is_head).await;
         self.socket.watch().disarm();
         self.output.clear();

@@ -129,8 +129,8 @@ impl Watch {
     }
 
     /// From now on, end this (an upstream's socket) if the client leaves.
-    pub fn serve(&self, client: &Socket, now: Nanos) {
-        *self.client.borrow_mut() = Some((Rc::clone(&client.watch.0), now));
+    pub fn serve(&self, client: Presence, now: Nanos) {
+        *self.client.borrow_mut() = Some((client.0, now));
     }
 
     /// No client is served any more.
@@ -281,6 +281,10 @@ impl Watches {
     }
 }
 
+/// A client, for looking after it.
+#[derive(Clone)]
+pub struct Presence(Rc<Watch>);
+
 /// Marks the socket closed before its descriptor is.
 struct Guard(Rc<Watch>);
 
@@ -297,6 +301,11 @@ pub struct Socket {
 }
 
 impl Socket {
+    /// For looking after whoever is at its other end.
+    pub fn presence(&self) -> Presence {
+        Presence(Rc::clone(&self.watch.0))
+    }
+
     /// Its deadline.
     pub fn watch(&self) -> &Watch {
         &self.watch.0

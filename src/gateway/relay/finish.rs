@@ -3,10 +3,10 @@
 
 use super::Rest;
 use crate::clock;
-use crate::gateway::answer::{self, Ending, Own, Theirs};
+use crate::gateway::answer::{self, Answer, Fields, GatewayHeaders, Length, Theirs};
 use crate::gateway::call::{Call, Next, Refused};
-use crate::gateway::client::Client;
 use crate::gateway::core::Core;
+use crate::gateway::downstream::Exchange;
 use crate::gateway::settle::Bill;
 use crate::gateway::understand::Wanted;
 use crate::gateway::upstream::Link;
@@ -17,7 +17,7 @@ use crate::wire::response::ResponseFraming;
 /// that the client got.
 pub async fn finish(
     core: &Core,
-    client: &mut Client,
+    exchange: &mut Exchange<'_>,
     call: &Call,
     wanted: &Wanted,
     (status, rest): (u16, Rest),
@@ -29,22 +29,22 @@ pub async fn finish(
     let durable = core.durable(bill.seq).await;
     let next = match (rest, durable) {
         (Rest::Nothing, _) => Next::Close,
-        (Rest::Whole(link), Ok(())) => whole(core, client, call, wanted, link, bill).await,
-        (Rest::End(course, link), Ok(())) => course.end(core, client, wanted.service, link).await,
-        (Rest::End(course, _), Err(error)) => course.fail(core, client, call, &error).await,
+        (Rest::Whole(link), Ok(())) => whole(core, exchange, call, wanted, link, bill).await,
+        (Rest::End(course, link), Ok(())) => course.end(core, exchange, wanted.service, link).await,
+        (Rest::End(course, _), Err(error)) => course.fail(core, exchange, call, &error).await,
         (Rest::Failure(course, error), durable) => {
-            course.fail(core, client, call, &durable.err().unwrap_or(error)).await
+            course.fail(core, exchange, call, &durable.err().unwrap_or(error)).await
         }
         (Rest::Refusal(error, link), Ok(())) => {
             if let Some(link) = link {
                 core.pools.put(core, wanted.service, link);
             }
-            let keep_alive = client.keeps_alive(core);
-            refuse(core, client, call, error, bill, keep_alive).await
+            refuse(core, exchange, call, error, bill).await
         }
         (Rest::Whole(_) | Rest::Refusal(..), Err(error)) => {
             let status = error.status();
-            return (status, refuse(core, client, call, error, bill, false).await);
+            exchange.close_after();
+            return (status, refuse(core, exchange, call, error, bill).await);
         }
     };
     (status, next)
@@ -53,50 +53,43 @@ pub async fn finish(
 /// Sends an answer that is here as a whole, with what it cost.
 async fn whole(
     core: &Core,
-    client: &mut Client,
+    exchange: &mut Exchange<'_>,
     call: &Call,
     wanted: &Wanted,
     link: Link,
     bill: &Bill,
 ) -> Next {
     let limits = core.shard.borrow().limits(&bill.caller, clock::moment_lately());
-    let keep_alive = client.keeps_alive(core);
-    let own = Own {
-        request_id: &call.beginning.request_id,
-        limits: Some(&limits),
-        cost: Some(bill.cost),
-        retry_after: None,
-        shape: call.shape,
-        keep_alive,
-        http_10: client.head.http_10,
-    };
-    let ending = match link.head.framing {
+    let own =
+        GatewayHeaders { limits: Some(&limits), cost: Some(bill.cost), ..GatewayHeaders::of(call) };
+    let length = match link.head.framing {
         // The length of what a GET would have brought.
-        ResponseFraming::None if client.is_head() => {
-            link.head.content_length.map_or(Ending::NoBody, Ending::Length)
+        ResponseFraming::None if exchange.request().is_head() => {
+            link.head.content_length.map_or(Length::None, Length::Known)
         }
-        ResponseFraming::None => Ending::NoBody,
-        _ => Ending::Length(link.body.len() as u64),
+        ResponseFraming::None => Length::None,
+        _ => Length::Known(link.body.len() as u64),
     };
     let (upstream, bytes) = (wanted.upstream(), &link.head_bytes[..]);
-    let theirs = Theirs { upstream, head: &link.head, bytes };
-    answer::write_head(&mut client.output, link.head.status, &theirs, ending, &own);
-    client.output.extend_from_slice(&link.body);
+    let fields = Fields::Upstream(Theirs { upstream, head: &link.head, bytes });
+    exchange.answer(core, &Answer { status: link.head.status, fields, length, own });
+    exchange.part(&link.body);
     core.pools.put(core, wanted.service, link);
-    client.send_end(core, keep_alive).await
+    exchange.finish(core).await
 }
 
 /// Sends a refusal of a call that was admitted.
 async fn refuse(
     core: &Core,
-    client: &mut Client,
+    exchange: &mut Exchange<'_>,
     call: &Call,
     error: ApiError,
     bill: &Bill,
-    keep_alive: bool,
 ) -> Next {
     let limits = core.shard.borrow().limits(&bill.caller, clock::moment_lately());
     let refused = Refused { limits: Some(limits), ..Refused::from(error) };
-    answer::write_refusal(client, &refused, call.shape, &call.beginning.request_id, keep_alive);
-    client.send_end(core, keep_alive).await
+    let mut body = Vec::with_capacity(256);
+    exchange.answer(core, &answer::refusal(call, &refused, &mut body));
+    exchange.part(&body);
+    exchange.finish(core).await
 }

@@ -3,16 +3,15 @@
 
 use super::{Relayed, Rest, meaning};
 use crate::clock;
-use crate::gateway::answer::{self, Ending, Own, Theirs};
+use crate::gateway::answer::{Answer, Fields, GatewayHeaders, Length, Theirs};
 use crate::gateway::call::{Call, Next};
-use crate::gateway::client::Client;
 use crate::gateway::core::Core;
+use crate::gateway::downstream::Exchange;
 use crate::gateway::meter::{self, is_billable};
 use crate::gateway::net;
 use crate::gateway::settle::Admitted;
 use crate::gateway::understand::Wanted;
 use crate::gateway::upstream::{Fault, Link};
-use crate::wire::chunked::{CHUNK_END, LAST_CHUNK, write_chunk_head};
 use crate::wire::error::ApiError;
 use crate::wire::response::ResponseFraming;
 use crate::wire::sse::{EventTooLarge, SseEvent, SseSplitter};
@@ -32,8 +31,6 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// for so long, and relayed up to so many bytes. Nothing is expected after `[DONE]` itself.
 const EXTRA_PATIENCE: Duration = Duration::from_millis(100);
 const EXTRA_BYTES_MAX: usize = 64 * 1024;
-/// Begins no chunk: whoever reads it knows that the body is broken.
-const NO_CHUNK: u8 = b'!';
 
 enum End {
     Whole,
@@ -44,37 +41,26 @@ enum End {
 /// Relays the rest of an answer whose head, and perhaps some of whose body, is in `link`.
 pub async fn relay(
     core: &Core,
-    client: &mut Client,
+    exchange: &mut Exchange<'_>,
     call: &Call,
     wanted: &Wanted,
     admitted: &mut Admitted,
     mut link: Link,
 ) -> Relayed {
     let status = link.head.status;
-    let ending = match link.head.framing {
-        ResponseFraming::Length(length) if !admitted.streamed => Ending::Length(length),
-        _ if client.head.http_10 => Ending::Close,
-        _ => Ending::Chunked,
+    let length = match link.head.framing {
+        ResponseFraming::Length(length) if !admitted.streamed => Length::Known(length),
+        _ => Length::Unknown,
     };
-    let keep_alive = client.keeps_alive(core) && ending != Ending::Close;
     let limits = core.shard.borrow().limits(&admitted.caller, clock::moment_lately());
-    let own = Own {
-        request_id: &call.beginning.request_id,
-        limits: Some(&limits),
-        cost: None,
-        retry_after: None,
-        shape: call.shape,
-        keep_alive,
-        http_10: client.head.http_10,
-    };
+    let own = GatewayHeaders { limits: Some(&limits), ..GatewayHeaders::of(call) };
     let (upstream, bytes) = (wanted.upstream(), &link.head_bytes[..]);
-    let theirs = Theirs { upstream, head: &link.head, bytes };
-    answer::write_head(&mut client.output, status, &theirs, ending, &own);
-    let mut course = Course::new(admitted.streamed, wanted.hide_usage, ending, keep_alive);
-    client.expect_chunk(ending == Ending::Chunked);
-    let end = course.run(core, client, admitted, &mut link).await;
-    client.expect_chunk(false);
-    let usage = course.usage(core, client.body(), status).await;
+    let fields = Fields::Upstream(Theirs { upstream, head: &link.head, bytes });
+    exchange.answer(core, &Answer { status, fields, length, own });
+    let mut course = Course::new(admitted.streamed, wanted.hide_usage);
+    let end = course.run(core, exchange, admitted, &mut link).await;
+    exchange.expect_end();
+    let usage = course.usage(core, exchange.request().body, status).await;
     let waited = link.waited();
     let (outcome, rest) = match end {
         End::Whole if course.upstream_gave_up => (Outcome::UpstreamFailed, Rest::End(course, link)),
@@ -90,8 +76,6 @@ pub async fn relay(
 
 /// An answer on its way through.
 pub struct Course {
-    ending: Ending,
-    keep_alive: bool,
     is_stream: bool,
     hide_usage: bool,
     splitter: SseSplitter,
@@ -105,7 +89,7 @@ pub struct Course {
     /// One event's text.
     text: Vec<u8>,
     scratch: Vec<u8>,
-    /// Framed bytes that must not leave before the record is in the journal.
+    /// Bytes that must not leave before the record is in the journal.
     held: Vec<u8>,
     text_events: u32,
     text_bytes: u64,
@@ -118,10 +102,8 @@ pub struct Course {
 }
 
 impl Course {
-    fn new(is_stream: bool, hide_usage: bool, ending: Ending, keep_alive: bool) -> Self {
+    fn new(is_stream: bool, hide_usage: bool) -> Self {
         Self {
-            ending,
-            keep_alive,
             is_stream,
             hide_usage,
             splitter: SseSplitter::default(),
@@ -143,18 +125,18 @@ impl Course {
     async fn run(
         &mut self,
         core: &Core,
-        client: &mut Client,
+        exchange: &mut Exchange<'_>,
         admitted: &mut Admitted,
         link: &mut Link,
     ) -> End {
         let begun = std::mem::take(&mut link.body);
-        self.take(&begun, &mut client.output);
+        self.take(&begun, exchange);
         link.body = begun;
         loop {
             match link.part_at_hand() {
-                Ok(Some(part)) => self.take(&link.input[part], &mut client.output),
+                Ok(Some(part)) => self.take(&link.input[part], exchange),
                 Ok(None) if link.is_done() => {
-                    self.take_rest(&mut client.output);
+                    self.take_rest(exchange);
                     return End::Whole;
                 }
                 // What came with the end marker has been taken too.
@@ -163,11 +145,11 @@ impl Course {
                 Ok(None) => {
                     let input = self.meter.reported().input.map(|(input, _)| input);
                     admitted.checkpoint(core, input, self.tokens_so_far());
-                    if !client.output.is_empty() && client.send_part(core).await.is_err() {
+                    if exchange.has_parts() && exchange.flush(core).await.is_err() {
                         return End::Gone;
                     }
                     if let Err(fault) = link.read_more(core).await {
-                        return if client.has_left() { End::Gone } else { End::Broken(fault) };
+                        return if exchange.has_left() { End::Gone } else { End::Broken(fault) };
                     }
                     continue;
                 }
@@ -184,35 +166,39 @@ impl Course {
     pub async fn end(
         mut self,
         core: &Core,
-        client: &mut Client,
+        exchange: &mut Exchange<'_>,
         service: u32,
         mut link: Link,
     ) -> Next {
-        client.output.append(&mut self.held);
+        self.pass_held(exchange);
         let mut is_kept = true;
         if self.said_all && !self.said_done && !link.is_done() {
             // The client has the end before the upstream has come to its own. A read that is given
             // up takes its connection with it.
-            is_kept = client.send(core).await.is_ok()
-                && net::within(EXTRA_PATIENCE, self.take_extra(core, &mut link)).await.is_some();
+            is_kept = exchange.flush(core).await.is_ok()
+                && net::within(EXTRA_PATIENCE, self.take_extra(core, exchange, &mut link))
+                    .await
+                    .is_some();
         }
-        self.take_rest(&mut client.output);
-        client.output.append(&mut self.held);
-        if self.ending == Ending::Chunked {
-            client.output.extend_from_slice(LAST_CHUNK);
-        }
-        let next = client.send_end(core, self.keep_alive).await;
+        self.take_rest(exchange);
+        self.pass_held(exchange);
+        let next = exchange.finish(core).await;
         if is_kept {
             core.pools.put(core, service, link);
         }
         next
     }
 
-    async fn take_extra(&mut self, core: &Core, link: &mut Link) {
+    async fn take_extra(&mut self, core: &Core, exchange: &mut Exchange<'_>, link: &mut Link) {
         while !self.said_done && self.held.len() < EXTRA_BYTES_MAX {
             let Ok(Some(part)) = link.next_part(core).await else { return };
-            self.take(&link.input[part], &mut Vec::new());
+            self.take(&link.input[part], exchange);
         }
+    }
+
+    fn pass_held(&mut self, exchange: &mut Exchange<'_>) {
+        exchange.part(&self.held);
+        self.held.clear();
     }
 
     /// About how many tokens of a stream's text have passed.
@@ -227,15 +213,15 @@ impl Course {
     }
 
     /// Passes on the next bytes of the body.
-    fn take(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+    fn take(&mut self, bytes: &[u8], exchange: &mut Exchange<'_>) {
         if !self.is_stream {
             let room = KEPT_BYTES_MAX.saturating_sub(self.kept.len()).min(bytes.len());
             self.kept.extend_from_slice(&bytes[..room]);
-            return frame(self.ending, bytes, out);
+            return exchange.part(bytes);
         }
         self.pending.extend_from_slice(bytes);
         if self.unsplittable {
-            return self.take_rest(out);
+            return self.take_rest(exchange);
         }
         // Runs of events that go the same way leave in one chunk: what stays of them is moved over
         // what does not, to `from..to`.
@@ -252,7 +238,7 @@ impl Course {
             let end = at + event.bytes;
             let role = self.role(&event, at);
             if role.is_end && !self.said_all {
-                self.pass(from..to, out);
+                self.pass(from..to, exchange);
                 from = to;
                 self.said_all = true;
             }
@@ -261,10 +247,10 @@ impl Course {
             to = self.keep(hidden.end..end, to);
             at = end;
         }
-        self.pass(from..to, out);
+        self.pass(from..to, exchange);
         self.pending.drain(..at);
         if self.unsplittable {
-            self.take_rest(out);
+            self.take_rest(exchange);
         }
     }
 
@@ -313,15 +299,19 @@ impl Course {
 
     /// Passes on a part of `pending`: to the client, or, from the end marker on, to what waits
     /// for the record.
-    fn pass(&mut self, part: Range<usize>, out: &mut Vec<u8>) {
-        let to = if self.said_all { &mut self.held } else { out };
-        frame(self.ending, &self.pending[part], to);
+    fn pass(&mut self, part: Range<usize>, exchange: &mut Exchange<'_>) {
+        let bytes = &self.pending[part];
+        if self.said_all {
+            self.held.extend_from_slice(bytes);
+        } else {
+            exchange.part(bytes);
+        }
     }
 
     /// Passes on an unfinished event at the end of a stream.
-    fn take_rest(&mut self, out: &mut Vec<u8>) {
+    fn take_rest(&mut self, exchange: &mut Exchange<'_>) {
         let rest = 0..self.pending.len();
-        self.pass(rest, out);
+        self.pass(rest, exchange);
         self.pending.clear();
     }
 
@@ -343,41 +333,18 @@ impl Course {
     pub async fn fail(
         self,
         core: &Core,
-        client: &mut Client,
+        exchange: &mut Exchange<'_>,
         call: &Call,
         error: &ApiError,
     ) -> Next {
-        self.write_failure(&mut client.output, call, error);
-        client.send_end(core, false).await
-    }
-
-    fn write_failure(&self, out: &mut Vec<u8>, call: &Call, error: &ApiError) {
         if !self.is_stream {
-            // What is left may be all of it, and a probe's zero could pass for the last chunk.
-            out.clear();
-            if self.ending == Ending::Chunked {
-                out.push(NO_CHUNK);
-            }
-            return;
+            return exchange.abort(core).await;
         }
         // What went through unread may have stopped in the middle of an event.
         let mut event = if self.unsplittable { b"\n\n".to_vec() } else { Vec::new() };
         error.write_sse_event(&mut event, call.shape);
-        frame(self.ending, &event, out);
-        if self.ending == Ending::Chunked {
-            out.extend_from_slice(LAST_CHUNK);
-        }
+        exchange.part(&event);
+        exchange.close_after();
+        exchange.finish(core).await
     }
-}
-
-fn frame(ending: Ending, bytes: &[u8], out: &mut Vec<u8>) {
-    if bytes.is_empty() {
-        return;
-    }
-    if ending != Ending::Chunked {
-        return out.extend_from_slice(bytes);
-    }
-    write_chunk_head(out, bytes.len());
-    out.extend_from_slice(bytes);
-    out.extend_from_slice(CHUNK_END);
 }

@@ -1,14 +1,17 @@
-//! A client: its socket and buffers, reading a request's head and body within their bounds and
-//! deadlines, and sending. It knows nothing of what a request is about, or of an answer.
+//! A caller over HTTP/1.1 or 1.0: its socket and buffers, reading a request's head and body within
+//! their bounds and deadlines, framing and sending an answer. It knows nothing of what a request
+//! or an answer is about.
 
-mod body;
-
-use super::call::Next;
-use super::core::Core;
-use super::watch::{Ends, Probe, Socket};
+use super::Request;
 use crate::clock;
+use crate::gateway::answer::{self, Answer, Length};
+use crate::gateway::call::Next;
+use crate::gateway::core::Core;
+use crate::gateway::watch::{Ends, Presence, Probe, Socket};
+use crate::wire::chunked::{CHUNK_END, LAST_CHUNK, write_chunk_head};
 use crate::wire::error::ApiError;
 use crate::wire::request::{BodyFraming, HeadLimits, Method, RequestHead, parse_request_head};
+use crate::wire::write::{write_header, write_header_u64};
 use shard::units::Nanos;
 use std::net::SocketAddr;
 
@@ -16,9 +19,9 @@ use std::net::SocketAddr;
 /// request-answer loop have sent theirs by then, and are told to close in its answer.
 pub const IDLE_GRACE: Nanos = Nanos::from_ms(300);
 /// A fresh connection's input buffer. Most heads and small bodies fit; it grows as needed.
-const INPUT_BYTES_MIN: usize = 2048;
+pub(super) const INPUT_BYTES_MIN: usize = 2048;
 /// A buffer that grew past this is given back after the request.
-const BUFFER_KEPT_BYTES: usize = 64 * 1024;
+pub(super) const BUFFER_KEPT_BYTES: usize = 64 * 1024;
 /// A client that says nothing for so long after its connection or its last answer gives back all
 /// of its buffers.
 const SILENT_AFTER: Nanos = Nanos::from_ms(1_000);
@@ -30,7 +33,10 @@ const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// More than this is sent piece by piece as there is room, so that its time begins anew with each.
 const ONE_WRITE_BYTES_MAX: usize = 64 * 1024;
 
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// Begins no chunk: whoever reads it knows that the body is broken.
+const NO_CHUNK: u8 = b'!';
+
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// How reading a head ended.
 pub enum HeadRead {
@@ -44,28 +50,44 @@ pub enum HeadRead {
     Refused(ApiError),
 }
 
-/// A client.
-pub struct Client {
-    /// Its socket.
-    pub socket: Socket,
-    /// Its address.
-    pub peer: SocketAddr,
-    /// Bytes read; the current request begins at 0.
-    pub input: Vec<u8>,
-    /// The current request's head, as places in `input`.
-    pub head: RequestHead,
-    /// Bytes on their way out.
-    pub output: Vec<u8>,
-    /// When the current request's first byte was here.
-    pub begun: Nanos,
-    /// Time since then that went by waiting for the client: to send, and to take its answer.
-    pub waited: Nanos,
-    decoded_body: Vec<u8>,
-    request_bytes: usize,
-    body_is_read: bool,
+/// How an answer's end is marked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Ending {
+    /// By its length, or by the status or the method: there is none.
+    #[default]
+    Length,
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+    /// The connection closes (an HTTP/1.0 client).
+    Close,
 }
 
-impl Client {
+/// A caller.
+pub struct Http1 {
+    /// Its socket.
+    pub(super) socket: Socket,
+    /// Its address.
+    pub(super) peer: SocketAddr,
+    /// Bytes read; the current request begins at 0.
+    pub(super) input: Vec<u8>,
+    /// The current request's head, as places in `input`.
+    pub(super) head: RequestHead,
+    /// Bytes on their way out.
+    pub(super) output: Vec<u8>,
+    /// When the current request's first byte was here.
+    pub(super) begun: Nanos,
+    /// Time since then that went by waiting for the client: to send, and to take its answer.
+    pub(super) waited: Nanos,
+    pub(super) decoded_body: Vec<u8>,
+    pub(super) request_bytes: usize,
+    pub(super) body_is_read: bool,
+    ending: Ending,
+    /// The current answer is not the connection's last.
+    keeps_alive: bool,
+    closes_after: bool,
+}
+
+impl Http1 {
     /// One that has said nothing yet.
     pub fn new(socket: Socket, peer: SocketAddr) -> Self {
         Self {
@@ -79,40 +101,60 @@ impl Client {
             decoded_body: Vec::new(),
             request_bytes: 0,
             body_is_read: false,
+            ending: Ending::default(),
+            keeps_alive: false,
+            closes_after: false,
         }
     }
 
-    /// A HEAD request: its answer has a head only.
-    pub fn is_head(&self) -> bool {
-        self.head.method == Method::Head
+    /// The current request.
+    pub fn request(&self) -> Request<'_> {
+        Request { head: &self.head, bytes: &self.input, body: self.body() }
     }
 
-    /// The text that the request gives as its key; empty where it gives none.
-    pub fn credential(&self) -> &[u8] {
-        let credential = self.head.bearer.or(self.head.x_api_key);
-        credential.map(|span| span.of(&self.input)).unwrap_or_default()
+    /// There is, or can be, no head to answer but what stands at sight in the input.
+    pub fn without_head(&mut self) -> &[u8] {
+        self.head.clear();
+        &self.input
     }
 
-    /// May the connection carry another request after this one?
-    pub fn keeps_alive(&self, core: &Core) -> bool {
-        self.head.keep_alive && !core.draining()
+    /// A request begins, or what stands for one.
+    pub fn begin(&mut self) {
+        self.begun = clock::lately();
+        self.waited = Nanos(0);
+    }
+
+    /// Its socket, when it has nothing else.
+    pub fn into_socket(self) -> Socket {
+        self.socket
+    }
+
+    /// See [`super::Exchange::presence`].
+    pub fn presence(&self) -> Presence {
+        self.socket.presence()
     }
 
     /// From now on until the head of its answer a client that says no more, and may have left, is
     /// asked by an interim answer. Those that only half-close know them less well than chunks, so
     /// it comes only if the answer is long in coming; and not to HTTP/1.0, which has none.
-    pub fn expect_answer_head(&self, now: Nanos) {
+    pub fn expect_answer(&self, now: Nanos) {
         const PATIENCE: Nanos = Nanos::from_ms(1_000);
         let (bytes, not_before) = (CONTINUE, now.after(PATIENCE));
         let probe = (!self.head.http_10).then_some(Probe { bytes, not_before });
         self.socket.watch().probe_with(probe);
     }
 
-    /// From now on the same is asked, if the answer is `chunked`, by a leading zero of the next
+    /// From now on the same is asked, if the answer is chunked, by a leading zero of the next
     /// chunk's size, which is no part of the answer.
-    pub fn expect_chunk(&self, chunked: bool) {
+    fn expect_chunk(&self) {
         let probe = Probe { bytes: b"0", not_before: Nanos(0) };
-        self.socket.watch().probe_with(chunked.then_some(probe));
+        let is_chunked = self.ending == Ending::Chunked;
+        self.socket.watch().probe_with(is_chunked.then_some(probe));
+    }
+
+    /// See [`super::Exchange::expect_end`].
+    pub fn expect_end(&self) {
+        self.socket.watch().probe_with(None);
     }
 
     /// Has it left while its upstream was waited for?
@@ -121,7 +163,7 @@ impl Client {
     }
 
     /// Sends what `output` holds, and empties it.
-    pub async fn send(&mut self, core: &Core) -> std::io::Result<()> {
+    pub(super) async fn send(&mut self, core: &Core) -> std::io::Result<()> {
         let patience = Nanos::from_ms(core.config().server.write_timeout_ms);
         self.socket.watch().arm_taking(clock::lately(), patience, Ends::Both);
         let result = match self.output.len() {
@@ -147,15 +189,81 @@ impl Client {
         Ok(())
     }
 
-    /// Sends the last of an answer. Another request may follow if it was said so and the client
-    /// took the answer.
-    pub async fn send_end(&mut self, core: &Core, keep_alive: bool) -> Next {
-        let sent = self.send(core).await;
-        if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close }
+    /// See [`super::Exchange::close_after`].
+    pub fn close_after(&mut self) {
+        self.closes_after = true;
     }
 
-    /// Sends a part of an answer. How long that takes is the client's doing.
-    pub async fn send_part(&mut self, core: &Core) -> std::io::Result<()> {
+    /// See [`super::Exchange::answer`].
+    pub fn answer(&mut self, core: &Core, answer: &Answer<'_>) {
+        self.ending = match answer.length {
+            Length::Known(_) | Length::None => Ending::Length,
+            Length::Unknown if self.head.http_10 => Ending::Close,
+            Length::Unknown => Ending::Chunked,
+        };
+        // The time that a client may take to send is over: nobody knows what it sends now.
+        let is_timed_out = answer.status == 408;
+        let can_follow = self.can_continue() && self.ending != Ending::Close && !is_timed_out;
+        self.keeps_alive =
+            can_follow && self.head.keep_alive && !core.draining() && !self.closes_after;
+        let out = &mut self.output;
+        answer::write(out, answer);
+        match (answer.length, self.ending) {
+            (Length::Known(length), _) => write_header_u64(out, b"content-length", length),
+            (_, Ending::Chunked) => write_header(out, b"transfer-encoding", b"chunked"),
+            _ => {}
+        }
+        if let Some(option) = connection_option(self.keeps_alive, self.head.http_10) {
+            write_header(out, b"connection", option);
+        }
+        out.extend_from_slice(b"\r\n");
+        if answer.length == Length::Unknown {
+            self.expect_chunk();
+        }
+    }
+
+    /// See [`super::Exchange::part`].
+    pub fn part(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() || self.head.method == Method::Head {
+            return;
+        }
+        if self.ending != Ending::Chunked {
+            return self.output.extend_from_slice(bytes);
+        }
+        write_chunk_head(&mut self.output, bytes.len());
+        self.output.extend_from_slice(bytes);
+        self.output.extend_from_slice(CHUNK_END);
+    }
+
+    /// See [`super::Exchange::has_parts`].
+    pub fn has_parts(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// See [`super::Exchange::finish`].
+    pub async fn finish(&mut self, core: &Core) -> Next {
+        if self.ending == Ending::Chunked {
+            self.output.extend_from_slice(LAST_CHUNK);
+        }
+        let sent = self.send(core).await;
+        let keeps_alive = self.keeps_alive && !self.closes_after;
+        if sent.is_ok() && keeps_alive { Next::KeepAlive } else { Next::Close }
+    }
+
+    /// See [`super::Exchange::abort`].
+    pub async fn abort(&mut self, core: &Core) -> Next {
+        // What is left may be all of it, and a probe's zero could pass for the last chunk.
+        self.output.clear();
+        if self.ending == Ending::Chunked {
+            self.output.push(NO_CHUNK);
+        }
+        // It is the last word on this connection, heard or not.
+        let _ = self.send(core).await;
+        Next::Close
+    }
+
+    /// See [`super::Exchange::flush`].
+    pub async fn flush(&mut self, core: &Core) -> std::io::Result<()> {
         let begun = clock::lately();
         let result = self.send(core).await;
         self.waited = self.waited.after(clock::lately().since(begun));
@@ -172,14 +280,13 @@ impl Client {
             headers: server.max_headers,
         };
         self.head.clear();
-        self.body_is_read = false;
+        (self.body_is_read, self.closes_after) = (false, false);
         if self.input.is_empty()
             && let Err(end) = self.read_first(core).await
         {
             return end;
         }
-        self.begun = clock::lately();
-        self.waited = Nanos(0);
+        self.begin();
         let deadline = self.begun.after(Nanos::from_ms(server.head_timeout_ms));
         loop {
             match parse_request_head(&self.input, &limits, &mut self.head) {
@@ -235,7 +342,7 @@ impl Client {
     }
 
     /// Reads once more into `input`; `None` at the end, on an error or past the deadline.
-    async fn read_more(&mut self, deadline: Nanos) -> Option<usize> {
+    pub(super) async fn read_more(&mut self, deadline: Nanos) -> Option<usize> {
         self.make_room();
         // Before a request's first byte nobody waits for it.
         let begun = (!self.input.is_empty()).then(clock::now);
@@ -250,7 +357,7 @@ impl Client {
     }
 
     /// Says that nothing more comes, and reads on for a while what nobody wants.
-    pub async fn part(&mut self) {
+    pub async fn linger(&mut self) {
         self.socket.end_writes();
         let deadline = clock::lately().after(LINGER);
         let mut skipped = 0;
@@ -260,5 +367,27 @@ impl Client {
             let Some(count) = self.read_more(deadline).await else { return };
             skipped += count;
         }
+    }
+}
+
+/// What has to be said of the connection, since the version does not imply it.
+const fn connection_option(keeps_alive: bool, http_10: bool) -> Option<&'static [u8]> {
+    match (keeps_alive, http_10) {
+        (false, _) => Some(b"close"),
+        (true, true) => Some(b"keep-alive"),
+        (true, false) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::connection_option;
+
+    #[test]
+    fn what_the_version_does_not_imply_of_the_connection_is_said() {
+        assert_eq!(connection_option(true, false), None);
+        assert_eq!(connection_option(false, false), Some(&b"close"[..]));
+        assert_eq!(connection_option(true, true), Some(&b"keep-alive"[..]));
+        assert_eq!(connection_option(false, true), Some(&b"close"[..]));
     }
 }

@@ -1,7 +1,7 @@
 //! A request's body: read within its bounds and deadlines, or skipped so that the next request
 //! can be read.
 
-use super::{BUFFER_KEPT_BYTES, CONTINUE, Client, INPUT_BYTES_MIN};
+use super::http1::{BUFFER_KEPT_BYTES, CONTINUE, Http1, INPUT_BYTES_MIN};
 use crate::clock;
 use crate::gateway::core::Core;
 use crate::wire::chunked::{ChunkDecoder, Step};
@@ -21,8 +21,8 @@ struct Patience {
     until: Nanos,
 }
 
-impl Client {
-    /// The current request's body; whole after [`Client::read_body`].
+impl Http1 {
+    /// The current request's body; whole after [`Http1::read_body`].
     pub fn body(&self) -> &[u8] {
         match self.head.framing {
             BodyFraming::None => &[],
@@ -41,7 +41,7 @@ impl Client {
         self.body_is_read || small && !self.head.expect_continue
     }
 
-    /// Is [`Client::body`] whole already?
+    /// Is [`Http1::body`] whole already?
     pub fn body_is_here(&mut self, core: &Core) -> bool {
         if let BodyFraming::Length(length) = self.head.framing
             && length <= core.config().server.max_body_bytes as u64

@@ -1,0 +1,193 @@
+//! The caller's side of a call. A stage reads its request and writes its answer through an
+//! [`Exchange`] and knows nothing of how either is framed, nor of what else is on the connection.
+
+mod body;
+mod http1;
+
+pub use http1::{HeadRead, Http1, IDLE_GRACE};
+
+use super::answer::Answer;
+use super::call::Next;
+use super::core::Core;
+use super::watch::Presence;
+use crate::wire::error::ApiError;
+use crate::wire::request::{BodyFraming, RequestHead};
+use shard::units::Nanos;
+use std::net::IpAddr;
+
+/// One request and its answer.
+pub enum Exchange<'a> {
+    /// On a connection that has one at a time.
+    Http1(&'a mut Http1),
+}
+
+/// A request, for reading.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// Its head, as places in `bytes`.
+    pub head: &'a RequestHead,
+    /// See `head`.
+    pub bytes: &'a [u8],
+    /// Its body; whole after [`Exchange::read_body`].
+    pub body: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    /// The path of its target.
+    pub fn path(&self) -> &'a [u8] {
+        self.head.path.of(self.bytes)
+    }
+
+    /// Its method as sent.
+    pub fn method(&self) -> &'a [u8] {
+        self.head.method_span.of(self.bytes)
+    }
+
+    /// HEAD: its answer has a head only.
+    pub fn is_head(&self) -> bool {
+        self.head.method == crate::wire::request::Method::Head
+    }
+
+    /// Does it have a body, be it empty?
+    pub fn has_body(&self) -> bool {
+        self.head.framing != BodyFraming::None
+    }
+
+    /// The text that it gives as its key; empty where it gives none.
+    pub fn credential(&self) -> &'a [u8] {
+        let credential = self.head.bearer.or(self.head.x_api_key);
+        credential.map(|span| span.of(self.bytes)).unwrap_or_default()
+    }
+
+    /// Names and values of its fields, as sent.
+    pub fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let bytes = self.bytes;
+        self.head.headers.iter().map(move |(name, value)| (name.of(bytes), value.of(bytes)))
+    }
+}
+
+impl Exchange<'_> {
+    /// The request.
+    pub fn request(&self) -> Request<'_> {
+        match self {
+            Self::Http1(http1) => http1.request(),
+        }
+    }
+
+    /// Who sent it.
+    pub fn peer(&self) -> IpAddr {
+        match self {
+            Self::Http1(http1) => http1.peer.ip(),
+        }
+    }
+
+    /// When its first byte was here.
+    pub fn begun(&self) -> Nanos {
+        match self {
+            Self::Http1(http1) => http1.begun,
+        }
+    }
+
+    /// Time since then that went by waiting for the caller: to send, and to take the answer.
+    pub fn waited(&self) -> Nanos {
+        match self {
+            Self::Http1(http1) => http1.waited,
+        }
+    }
+
+    /// Is its body whole already?
+    pub fn body_is_here(&mut self, core: &Core) -> bool {
+        match self {
+            Self::Http1(http1) => http1.body_is_here(core),
+        }
+    }
+
+    /// Reads the rest of it. Refuses what is too large or too slow; `Err(None)`: the caller is
+    /// gone.
+    pub async fn read_body(&mut self, core: &Core) -> Result<(), Option<ApiError>> {
+        match self {
+            Self::Http1(http1) => http1.read_body(core).await,
+        }
+    }
+
+    /// For looking after the caller while nobody reads from it.
+    pub fn presence(&self) -> Presence {
+        match self {
+            Self::Http1(http1) => http1.presence(),
+        }
+    }
+
+    /// From now on until the head of its answer a caller that says no more is asked whether it
+    /// still listens.
+    pub fn expect_answer(&self, now: Nanos) {
+        match self {
+            Self::Http1(http1) => http1.expect_answer(now),
+        }
+    }
+
+    /// Has the caller left while its upstream was waited for?
+    pub fn has_left(&self) -> bool {
+        match self {
+            Self::Http1(http1) => http1.has_left(),
+        }
+    }
+
+    /// After this answer the connection is closed.
+    pub fn close_after(&mut self) {
+        match self {
+            Self::Http1(http1) => http1.close_after(),
+        }
+    }
+
+    /// Begins the answer. Nothing has left before [`Exchange::flush`] or the end.
+    pub fn answer(&mut self, core: &Core, answer: &Answer<'_>) {
+        match self {
+            Self::Http1(http1) => http1.answer(core, answer),
+        }
+    }
+
+    /// Adds to the answer's body.
+    pub fn part(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Http1(http1) => http1.part(bytes),
+        }
+    }
+
+    /// Is there anything that has not left yet?
+    pub fn has_parts(&self) -> bool {
+        match self {
+            Self::Http1(http1) => http1.has_parts(),
+        }
+    }
+
+    /// Sends what there is of the answer. How long that takes is the caller's doing.
+    ///
+    /// # Errors
+    /// The caller is gone, or takes nothing any more.
+    pub async fn flush(&mut self, core: &Core) -> std::io::Result<()> {
+        match self {
+            Self::Http1(http1) => http1.flush(core).await,
+        }
+    }
+
+    /// No part of the answer will come for a while but its end.
+    pub fn expect_end(&self) {
+        match self {
+            Self::Http1(http1) => http1.expect_end(),
+        }
+    }
+
+    /// Ends the answer, and sends all of it that has not left.
+    pub async fn finish(&mut self, core: &Core) -> Next {
+        match self {
+            Self::Http1(http1) => http1.finish(core).await,
+        }
+    }
+
+    /// Ends the answer in a way that nobody takes for its end.
+    pub async fn abort(&mut self, core: &Core) -> Next {
+        match self {
+            Self::Http1(http1) => http1.abort(core).await,
+        }
+    }
+}
