@@ -15,13 +15,13 @@ use std::time::Duration;
 use tollgate::config::Config;
 use tollgate::journal::{self, Journal, Pending};
 use tollgate::mail::Settled;
+use tollgate::store::sqlite::ledger::{self, Advance, Names, Origin};
 use tollgate::wire::call::scan_call;
 use tollgate::wire::key_text;
 use tollgate::wire::request::{HeadLimits, RequestHead, parse_request_head};
 use tollgate::wire::response::{ResponseHead, parse_response_head};
 use tollgate::wire::sse::SseSplitter;
 use tollgate::wire::usage::{StreamMeter, usage_from_body};
-use tollgate::writer::ledger::{self, Advance, Names, Origin};
 use tollgate::{clock, sqlite};
 use warm::{AT, PER_TOKEN, SUBSCRIPTION, TIERED, USAGE, Warm, models};
 

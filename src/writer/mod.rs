@@ -7,15 +7,10 @@
 //! they are full. A record that the store refuses is kept aside and stops nothing. Never
 //! acknowledges anything, and never touches a request.
 
-pub mod ledger;
-pub mod refused;
 pub mod replay;
-mod row;
 mod run;
-mod sums;
 #[cfg(test)]
 mod tests;
 
-pub use ledger::Price;
 pub use replay::{ReplayError, ReplayReport, replay};
 pub use run::{WriterArgs, WriterHandle, spawn};

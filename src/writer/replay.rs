@@ -5,11 +5,11 @@
 //! CHECKPOINT, or else its prompt's estimate. Damage is reported and kept, never skipped in
 //! silence.
 
-use super::ledger::{self, Advance, Names, Origin, Price};
 use crate::journal::format::{Entry, Pending};
 use crate::journal::scan::{Found, Scan};
 use crate::journal::{DIR_NAME, QUARANTINE_NAME, lock_journal, quarantine};
 use crate::mail::{RequestId, Settled};
+use crate::store::sqlite::ledger::{self, Advance, Names, Origin, Price};
 use rusqlite::Connection;
 use shard::record::{Outcome, Record, Usage};
 use std::collections::HashMap;

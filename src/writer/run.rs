@@ -1,6 +1,5 @@
 //! The writer's thread: collect a batch, write it, delete what is behind it.
 
-use super::ledger::{self, Advance, Names, Origin};
 use crate::clock;
 use crate::config::{Durability, UsageConfig};
 use crate::journal::format::Entry;
@@ -9,6 +8,7 @@ use crate::journal::{JournalShared, quarantine, sync};
 use crate::mail::{Settled, WriterMail};
 use crate::metrics::Metrics;
 use crate::sqlite::{self, Checkpoints};
+use crate::store::sqlite::ledger::{self, Advance, Names, Origin};
 use rusqlite::Connection;
 use shard::units::Nanos;
 use std::io;

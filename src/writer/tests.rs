@@ -300,7 +300,7 @@ fn what_the_store_refuses_of_one_record_stops_no_other() {
         assert_eq!(ids(dir.path()), [1, 3, 4, 6, 7, 9]);
         assert_eq!(number(&connection, "SELECT sum(calls) FROM usage_daily"), 6);
         let mut dead = Vec::new();
-        super::refused::each(&connection, |it| {
+        crate::store::sqlite::refused::each(&connection, |it| {
             dead.push((it.request_id, it.reason, it.record.map(|record| record.record_id)));
             Ok::<_, rusqlite::Error>(())
         })
@@ -361,7 +361,7 @@ fn a_months_fee_is_due_once_with_its_first_call() {
         .unwrap()
         .collect::<Result<_, _>>()
         .unwrap();
-    let due = |later_us: i64| super::row::time(first.occurred_at_unix_us + later_us);
+    let due = |later_us: i64| crate::store::sqlite::row::time(first.occurred_at_unix_us + later_us);
     let expected = |later_us: i64, version: u32, fee: u32| {
         format!(r#"["{flat}","{}",{version},{fee}]"#, due(later_us).as_str())
     };

@@ -34,6 +34,7 @@ const CRATES: &[(&str, &[&str])] = &[
         &[
             "src/sqlite.rs",
             "src/control/",
+            "src/store/",
             "src/writer/",
             "src/run.rs",
             "src/cli/journal.rs",
