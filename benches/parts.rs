@@ -12,17 +12,17 @@ use shard::record::Record;
 use shard::units::{ConsumerId, KeyId, NanoUsd, Period, ServiceId};
 use std::hint::black_box;
 use std::time::Duration;
+use tollgate::clock;
 use tollgate::config::Config;
 use tollgate::journal::{self, Journal, Pending};
 use tollgate::mail::Settled;
-use tollgate::store::sqlite::ledger::{self, Advance, Names, Origin};
+use tollgate::store::{Advance, Batch, Ledger, Origin};
 use tollgate::wire::call::scan_call;
 use tollgate::wire::key_text;
 use tollgate::wire::request::{HeadLimits, RequestHead, parse_request_head};
 use tollgate::wire::response::{ResponseHead, parse_response_head};
 use tollgate::wire::sse::SseSplitter;
 use tollgate::wire::usage::{StreamMeter, usage_from_body};
-use tollgate::{clock, sqlite};
 use warm::{AT, PER_TOKEN, SUBSCRIPTION, TIERED, USAGE, Warm, models};
 
 /// Rows of one transaction, as `usage.batch_rows` has it.
@@ -186,9 +186,8 @@ fn append(criterion: &mut Criterion) {
 
 fn batch(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
-    let mut connection = sqlite::open(folder.path()).unwrap();
-    ledger::tune(&connection).unwrap();
-    let mut names = Names::default();
+    let mut ledger = Ledger::open(folder.path()).unwrap();
+    ledger.tune().unwrap();
     let origins = [Origin { journal_id: 1, instance_id: 2 }];
     let mut next_seq = 1;
     let mut group = criterion.benchmark_group("writer");
@@ -202,15 +201,12 @@ fn batch(criterion: &mut Criterion) {
                 (records, next_seq)
             },
             |(records, end)| {
-                let advance = [Advance { origin: 0, next_seq: end, closed: false }];
-                let written = ledger::write(
-                    &mut connection,
-                    &mut names,
-                    &origins,
-                    &records,
-                    &mut [],
-                    &advance,
-                );
+                let written = ledger.write(&Batch {
+                    origins: &origins,
+                    records: &records,
+                    recovered: &[],
+                    advances: &[Advance { origin: 0, next_seq: end, closed: false }],
+                });
                 assert_eq!(written.unwrap().rows, BATCH_ROWS);
             },
             BatchSize::PerIteration,

@@ -8,8 +8,8 @@ use crate::journal::{self, Journal, JournalShared};
 use crate::mail::{self, ShardMail};
 use crate::metrics::Metrics;
 use crate::model_server::{self, Behaviour};
-use crate::{control, data_dir, descriptors, sqlite, writer};
-use rusqlite::Connection;
+use crate::store::Ledger;
+use crate::{control, data_dir, descriptors, writer};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use shard::catalog::Catalog;
 use shard::known_ids::KnownIds;
@@ -124,11 +124,11 @@ impl Instance {
         }
         let config = Arc::new(config);
         let data_dir = &config.server.data_dir;
-        let mut connection = sqlite::open(data_dir).map_err(|why| RunError(why.to_string()))?;
+        let mut ledger = Ledger::open(data_dir).map_err(|why| RunError(why.to_string()))?;
         let opened = control::open(&config).map_err(|why| RunError(why.to_string()))?;
         let (catalog, known_ids) = (opened.catalog(), opened.known_ids());
         let digest_key = opened.digest_key();
-        replay(data_dir, &mut connection)?;
+        replay(data_dir, &mut ledger)?;
         let (mails, control_mail, writer_mail) = mail::open(cpus.len());
         let metrics = Arc::new(Metrics::new(cpus.len()));
         let state = Arc::new(ProcessState::default());
@@ -146,7 +146,7 @@ impl Instance {
         let instance = uuid::Uuid::now_v7().as_u128();
         let (journals, shared) = journals(&config, instance, cpus.len())?;
         let writer = writer::spawn(writer::WriterArgs {
-            connection,
+            ledger,
             config: config.usage.clone(),
             mail: writer_mail,
             journals: shared.to_vec(),
@@ -229,9 +229,9 @@ impl Instance {
     }
 }
 
-fn replay(data_dir: &Path, store: &mut Connection) -> Result<(), RunError> {
-    let price_of = control::pricer(store).map_err(|why| failed("no prices for replay")(&why))?;
-    let report = writer::replay(data_dir, store, &*price_of)
+fn replay(data_dir: &Path, ledger: &mut Ledger) -> Result<(), RunError> {
+    let price_of = control::pricer(data_dir).map_err(|why| failed("no prices for replay")(&why))?;
+    let report = writer::replay(data_dir, ledger, &*price_of)
         .map_err(|why| failed("the usage journals cannot be replayed")(&why))?;
     if report.journals > 0 {
         tracing::info!(

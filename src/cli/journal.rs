@@ -8,12 +8,9 @@ use crate::journal::format::Entry;
 use crate::journal::scan::{Found, Scan, Source, segment_no};
 use crate::journal::{self, DIR_NAME};
 use crate::mail::RequestId;
-use crate::sqlite;
-use crate::store::sqlite::ledger;
-use crate::store::sqlite::refused::{self, Dead};
+use crate::store::{self, Dead, Ledger, LedgerError};
 use crate::writer::replay::{ReplayReport, journal_id, journals_in, replay_journal};
 use clap::{Args, Subcommand};
-use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
 use shard::record::Record;
 use std::collections::HashSet;
@@ -71,8 +68,8 @@ struct Place {
     data_dir: Option<PathBuf>,
 }
 
-/// Makes the price of recovered records from the store's catalog.
-pub type MakePricer = fn(&Connection) -> Result<Pricer, String>;
+/// Makes the price of recovered records from the catalog of the store in a directory.
+pub type MakePricer = fn(&Path) -> Result<Pricer, String>;
 
 /// Runs the command.
 pub fn run(args: &JournalArgs, pricer: MakePricer) -> Result<String, super::Failure> {
@@ -100,8 +97,8 @@ enum Failure {
     Io(io::Error),
 }
 
-impl From<rusqlite::Error> for Failure {
-    fn from(error: rusqlite::Error) -> Self {
+impl From<LedgerError> for Failure {
+    fn from(error: LedgerError) -> Self {
         Self::Failed(format!("the store failed: {error}"))
     }
 }
@@ -148,7 +145,7 @@ fn target(place: &Place) -> Result<Target, Failure> {
         Some(root)
     };
     let own_data_dir = match root.as_deref().and_then(Path::parent) {
-        Some(parent) if !path.join(sqlite::FILE_NAME).is_file() => parent.to_owned(),
+        Some(parent) if !path.join(store::FILE_NAME).is_file() => parent.to_owned(),
         _ => path,
     };
     let data_dir = place.data_dir.clone().unwrap_or_else(|| own_data_dir.clone());
@@ -171,21 +168,16 @@ fn scans(target: &Target) -> Result<Vec<(String, Scan)>, Failure> {
         scans.push((path.display().to_string(), Scan::open_segment(path)?));
     }
     // Without a store nothing can have been deleted behind its watermark.
-    let store = store_of(target).ok();
+    let store = Ledger::open_for_reading(&target.data_dir).ok();
     for dir in &target.journals {
         let mark = match (&store, journal_id(dir)) {
-            (Some(store), Some(id)) => ledger::watermark(store, id).map_or(0, |mark| mark.0),
+            (Some(store), Some(id)) => store.watermark(id).map_or(0, |mark| mark.0),
             _ => 0,
         };
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         scans.push((name, Scan::open(dir, mark)?));
     }
     Ok(scans)
-}
-
-fn store_of(target: &Target) -> rusqlite::Result<Connection> {
-    let path = target.data_dir.join(sqlite::FILE_NAME);
-    Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
 fn verify(place: &Place, out: &mut impl Write) -> Result<bool, Failure> {
@@ -237,7 +229,8 @@ fn verify(place: &Place, out: &mut impl Write) -> Result<bool, Failure> {
     for note in &notes {
         writeln!(out, "{note}")?;
     }
-    let aside = store_of(&target).map_or(0, |store| refused::count(&store).unwrap_or(0));
+    let store = Ledger::open_for_reading(&target.data_dir);
+    let aside = store.map_or(0, |store| store.count_refused().unwrap_or(0));
     if aside > 0 {
         writeln!(out, "{aside} records are kept aside, unbilled: see `tollgate journal dead`")?;
     }
@@ -344,12 +337,12 @@ fn record_as_value(it: &Record) -> serde_json::Value {
 
 fn dead(place: &Place, as_json: bool, out: &mut impl Write) -> Result<bool, Failure> {
     let target = target(place)?;
-    let store = store_of(&target).map_err(|error| {
-        let path = target.data_dir.join(sqlite::FILE_NAME);
+    let store = Ledger::open_for_reading(&target.data_dir).map_err(|error| {
+        let path = target.data_dir.join(store::FILE_NAME);
         Failure::Failed(format!("the store {} can't be read: {error}", path.display()))
     })?;
     let mut count = 0_u64;
-    refused::each(&store, |dead| {
+    store.each_refused(|dead| {
         count += 1;
         let value = dead_as_value(&dead);
         if as_json {
@@ -393,11 +386,11 @@ fn replay(place: &Place, pricer: MakePricer, out: &mut impl Write) -> Result<boo
         true => None,
         false => Some(journal::lock(&target.data_dir).map_err(failed)?),
     };
-    let mut connection = sqlite::open(&target.data_dir).map_err(failed)?;
-    let price = pricer(&connection).map_err(failed)?;
+    let mut ledger = Ledger::open(&target.data_dir).map_err(failed)?;
+    let price = pricer(&target.data_dir).map_err(failed)?;
     let mut report = ReplayReport::default();
     for dir in &target.journals {
-        replay_journal(dir, &mut connection, &price, &mut report).map_err(failed)?;
+        replay_journal(dir, &mut ledger, &price, &mut report).map_err(failed)?;
     }
     let ReplayReport { journals, rows, recovered, refused, torn_bytes, gaps, .. } = report;
     writeln!(

@@ -32,12 +32,11 @@ pub use store::credentials::{Rotated, rotate as rotate_credentials};
 use crate::config::{Config, KEY_BYTES};
 use crate::mail::ControlMail;
 use crate::metrics::Metrics;
-use crate::sqlite::StoreError;
+use crate::sqlite::{self, StoreError};
 use book::{Book, Consumer};
 use desk::{Desk, Settings};
 use names::Names;
 use post::Post;
-use rusqlite::Connection;
 use shard::catalog::Catalog;
 use shard::known_ids::KnownIds;
 use shard::price::price;
@@ -46,6 +45,7 @@ use shard::units::NanoUsd;
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -216,8 +216,9 @@ pub type Pricer = Box<dyn Fn(&Record, u64) -> NanoUsd>;
 
 /// Prices records by the catalog in the store: those that died with their process before they
 /// were priced. The second argument is the tokens of the consumer's month on the service so far.
-pub fn pricer(db: &Connection) -> Result<Pricer, String> {
-    let services = services::list(db, Page::EVERYTHING).map_err(|failure| failure.to_string())?;
+pub fn pricer(data_dir: &Path) -> Result<Pricer, String> {
+    let db = sqlite::open_for_reading(data_dir).map_err(|error| error.to_string())?;
+    let services = services::list(&db, Page::EVERYTHING).map_err(|failure| failure.to_string())?;
     Ok(Box::new(move |record, before| {
         let service = services.iter().find(|service| service.id == record.service);
         let mut prices = service.into_iter().flat_map(|service| &service.prices);

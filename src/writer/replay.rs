@@ -9,8 +9,7 @@ use crate::journal::format::{Entry, Pending};
 use crate::journal::scan::{Found, Scan};
 use crate::journal::{DIR_NAME, QUARANTINE_NAME, lock_journal, quarantine};
 use crate::mail::{RequestId, Settled};
-use crate::store::sqlite::ledger::{self, Advance, Names, Origin, Price};
-use rusqlite::Connection;
+use crate::store::{Advance, Batch, Ledger, LedgerError, Origin, Price};
 use shard::record::{Outcome, Record, Usage};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -47,7 +46,7 @@ pub struct ReplayReport {
 #[derive(Debug)]
 pub enum ReplayError {
     /// The store's word.
-    Store(rusqlite::Error),
+    Store(LedgerError),
     /// The file system's word.
     Io(PathBuf, io::Error),
 }
@@ -63,8 +62,8 @@ impl fmt::Display for ReplayError {
 
 impl std::error::Error for ReplayError {}
 
-impl From<rusqlite::Error> for ReplayError {
-    fn from(error: rusqlite::Error) -> Self {
+impl From<LedgerError> for ReplayError {
+    fn from(error: LedgerError) -> Self {
         Self::Store(error)
     }
 }
@@ -72,21 +71,21 @@ impl From<rusqlite::Error> for ReplayError {
 /// Brings in every journal under `data_dir`. To be called before this process makes its own.
 pub fn replay(
     data_dir: &Path,
-    connection: &mut Connection,
+    ledger: &mut Ledger,
     price: Price<'_>,
 ) -> Result<ReplayReport, ReplayError> {
-    replay_root(&data_dir.join(DIR_NAME), connection, price)
+    replay_root(&data_dir.join(DIR_NAME), ledger, price)
 }
 
 /// Brings in every journal in `root`.
 pub fn replay_root(
     root: &Path,
-    connection: &mut Connection,
+    ledger: &mut Ledger,
     price: Price<'_>,
 ) -> Result<ReplayReport, ReplayError> {
     let mut report = ReplayReport::default();
     for dir in journals_in(root).map_err(|error| ReplayError::Io(root.to_owned(), error))? {
-        replay_journal(&dir, connection, price, &mut report)?;
+        replay_journal(&dir, ledger, price, &mut report)?;
     }
     Ok(report)
 }
@@ -118,7 +117,7 @@ pub fn journal_id(dir: &Path) -> Option<u128> {
 /// Brings in the journal in `dir`, whose name is its id, and removes it.
 pub fn replay_journal(
     dir: &Path,
-    connection: &mut Connection,
+    ledger: &mut Ledger,
     price: Price<'_>,
     report: &mut ReplayReport,
 ) -> Result<(), ReplayError> {
@@ -127,7 +126,7 @@ pub fn replay_journal(
         return Err(failed(io::Error::other("not named by a journal's id")));
     };
     let _lock = lock_journal(dir).map_err(failed)?;
-    let (mark, closed) = ledger::watermark(connection, journal_id)?;
+    let (mark, closed) = ledger.watermark(journal_id)?;
     if !closed {
         let scan = Scan::open(dir, mark).map_err(failed)?;
         if scan.sources.is_empty() {
@@ -137,20 +136,18 @@ pub fn replay_journal(
         let header = scan.sources.iter().find_map(|source| source.header);
         let origin = Origin { journal_id, instance_id: header.map_or(0, |it| it.instance_id) };
         let root = dir.parent().unwrap_or(dir);
-        Replay { connection, price, report, origin, mark, names: Names::default() }
-            .run(scan, root)?;
+        Replay { ledger, price, report, origin, mark }.run(scan, root)?;
         report.journals += 1;
     }
     fs::remove_dir_all(dir).map_err(failed)
 }
 
 struct Replay<'a> {
-    connection: &'a mut Connection,
+    ledger: &'a mut Ledger,
     price: Price<'a>,
     report: &'a mut ReplayReport,
     origin: Origin,
     mark: u64,
-    names: Names,
 }
 
 /// A request without a settlement so far.
@@ -207,17 +204,18 @@ impl Replay<'_> {
 
     fn write(
         &mut self,
-        batch: &[Settled],
+        records: &[Settled],
         dangling: Vec<Dangling>,
         next_seq: u64,
         closed: bool,
     ) -> Result<(), ReplayError> {
-        let mut recovered: Vec<_> =
-            dangling.iter().map(|it| (it.recovered(), self.price)).collect();
-        let origins = std::slice::from_ref(&self.origin);
-        let advance = [Advance { origin: 0, next_seq, closed }];
-        let (connection, names) = (&mut *self.connection, &mut self.names);
-        let written = ledger::write(connection, names, origins, batch, &mut recovered, &advance)?;
+        let recovered: Vec<_> = dangling.iter().map(|it| (it.recovered(), self.price)).collect();
+        let written = self.ledger.write(&Batch {
+            origins: std::slice::from_ref(&self.origin),
+            records,
+            recovered: &recovered,
+            advances: &[Advance { origin: 0, next_seq, closed }],
+        })?;
         self.report.rows += written.rows - written.recovered;
         self.report.recovered += written.recovered;
         self.report.refused += written.refused;

@@ -7,9 +7,7 @@ use crate::journal::scan::{Found, Scan};
 use crate::journal::{JournalShared, quarantine, sync};
 use crate::mail::{Settled, WriterMail};
 use crate::metrics::Metrics;
-use crate::sqlite::{self, Checkpoints};
-use crate::store::sqlite::ledger::{self, Advance, Names, Origin};
-use rusqlite::Connection;
+use crate::store::{Advance, Batch, Ledger, LedgerError, Origin};
 use shard::units::Nanos;
 use std::io;
 use std::sync::Arc;
@@ -28,8 +26,8 @@ const CONFIGS_MAX: usize = 4;
 
 /// What the writer works with.
 pub struct WriterArgs {
-    /// The writer's own connection, from `sqlite::open`.
-    pub connection: Connection,
+    /// The writer's own way to the ledger.
+    pub ledger: Ledger,
     /// `[usage]`
     pub config: UsageConfig,
     /// Its ends of the channels.
@@ -86,9 +84,7 @@ const NOT_STOPPING: u64 = u64::MAX;
 
 /// The writer's state, without its thread.
 pub(super) struct Writer {
-    pub(super) connection: Connection,
-    checkpoints: Checkpoints,
-    names: Names,
+    pub(super) ledger: Ledger,
     config: UsageConfig,
     mail: WriterMail,
     origins: Vec<Origin>,
@@ -118,18 +114,14 @@ pub(super) enum Turn {
 
 impl Writer {
     pub(super) fn new(args: WriterArgs) -> Self {
-        let WriterArgs { mut connection, config, mail, journals, metrics } = args;
-        let checkpoints = Checkpoints::default();
-        let tuned = ledger::tune(&connection).and_then(|()| checkpoints.watch(&mut connection));
-        if let Err(error) = tuned {
+        let WriterArgs { mut ledger, config, mail, journals, metrics } = args;
+        if let Err(error) = ledger.tune() {
             tracing::warn!(%error, "the writer's connection keeps its default settings");
         }
         let origin =
             |it: &Arc<JournalShared>| Origin { journal_id: it.id, instance_id: it.instance_id };
         Self {
-            connection,
-            checkpoints,
-            names: Names::default(),
+            ledger,
             mail,
             origins: journals.iter().map(origin).collect(),
             spools: journals
@@ -262,18 +254,19 @@ impl Writer {
     }
 
     /// Writes the batch and deletes what is behind it.
-    fn write(&mut self, closing: bool) -> rusqlite::Result<()> {
+    fn write(&mut self, closing: bool) -> Result<(), LedgerError> {
         let advance = |(origin, spool): (usize, &Spool)| Advance {
             origin,
             next_seq: spool.end,
             closed: closing && spool.journal.is_closed(),
         };
         let advances: Vec<_> = self.spools.iter().enumerate().map(advance).collect();
-        let (connection, names) = (&mut self.connection, &mut self.names);
-        let turn = sqlite::take_turn();
-        let written =
-            ledger::write(connection, names, &self.origins, &self.batch, &mut [], &advances)?;
-        drop(turn);
+        let written = self.ledger.write(&Batch {
+            origins: &self.origins,
+            records: &self.batch,
+            recovered: &[],
+            advances: &advances,
+        })?;
         self.batch.clear();
         self.metrics.writer.rows.add(written.rows);
         self.metrics.writer.refused.add(written.refused);
@@ -285,7 +278,7 @@ impl Writer {
             spool.journal.set_ingested(spool.end);
             spool.journal.delete_behind(spool.end);
         }
-        if let Err(error) = self.checkpoints.run_if_due(&self.connection) {
+        if let Err(error) = self.ledger.maintain() {
             // The batch is in; the log waits for the next one.
             tracing::warn!(%error, "the store's write-ahead log was not copied into its file");
         }

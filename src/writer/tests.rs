@@ -10,7 +10,7 @@ use crate::journal::tests::{admit, config, journal, pending, record};
 use crate::journal::{DIR_NAME, Journal, Open};
 use crate::mail::{self, ShardMail};
 use crate::metrics::Metrics;
-use crate::sqlite;
+use crate::store::{FILE_NAME, Ledger, LedgerError};
 use proptest::prelude::*;
 use rusqlite::Connection;
 use shard::record::{Outcome, Record, Usage};
@@ -35,7 +35,7 @@ fn bench(config: &UsageConfig) -> Bench {
     let (mut shards, _, mail) = mail::open(1);
     let metrics = Arc::new(Metrics::new(1));
     let args = WriterArgs {
-        connection: sqlite::open(dir.path()).unwrap(),
+        ledger: Ledger::open(dir.path()).unwrap(),
         config: config.clone(),
         mail,
         journals: vec![journal.shared()],
@@ -77,17 +77,27 @@ fn free(_: &Record, _: u64) -> NanoUsd {
 }
 
 fn replay_all(dir: &Path) -> ReplayReport {
-    replay(dir, &mut sqlite::open(dir).unwrap(), &free).unwrap()
+    replay(dir, &mut Ledger::open(dir).unwrap(), &free).unwrap()
+}
+
+/// The store's file, as anybody may open it.
+fn open(dir: &Path) -> Connection {
+    Connection::open(dir.join(FILE_NAME)).unwrap()
 }
 
 fn ids(dir: &Path) -> Vec<u128> {
-    let connection = sqlite::open(dir).unwrap();
+    let connection = open(dir);
     let mut select = connection.prepare("SELECT record_id FROM usage_records").unwrap();
     let rows = select.query_map((), |row| row.get::<_, String>(0)).unwrap();
     let mut ids: Vec<u128> =
         rows.map(|id| uuid::Uuid::try_parse(&id.unwrap()).unwrap().as_u128()).collect();
     ids.sort();
     ids
+}
+
+fn connection(ledger: &Ledger) -> &Connection {
+    let Ledger::Sqlite(ledger) = ledger;
+    ledger.connection()
 }
 
 fn number(connection: &Connection, sql: &str) -> i64 {
@@ -97,7 +107,7 @@ fn number(connection: &Connection, sql: &str) -> i64 {
 #[test]
 fn a_row_carries_every_column_of_the_contract() {
     let mut bench = bench(&config(2, 10));
-    let connection = sqlite::open(bench.dir.path()).unwrap();
+    let connection = open(bench.dir.path());
     connection
         .execute(
             "INSERT INTO services (id, name, base_url, default_path, enabled, created_at)
@@ -201,7 +211,7 @@ fn a_batch_waits_for_its_age_or_its_size() {
 fn a_full_store_delays_and_loses_nothing() {
     let mut bench = bench(&config(2, 1_000));
     let limit = |writer: &Writer, pages: i64| {
-        writer.connection.pragma_update(None, "max_page_count", pages).unwrap();
+        connection(&writer.ledger).pragma_update(None, "max_page_count", pages).unwrap();
     };
     limit(&bench.writer, 1);
     let mut failed = 0;
@@ -227,7 +237,7 @@ fn a_row_that_the_ledger_refuses_is_kept_aside_and_stops_nothing() {
     }
     bench.flush();
     assert_eq!(ids(bench.dir.path()), [1, 2, 3]);
-    let connection = sqlite::open(bench.dir.path()).unwrap();
+    let connection = open(bench.dir.path());
     let dlq = "SELECT count(*) FROM usage_dlq WHERE reason LIKE '%UNIQUE%' AND length(slot) = 128";
     assert_eq!(number(&connection, dlq), 1);
     assert_eq!(number(&connection, "SELECT sum(calls) FROM usage_daily"), 3);
@@ -245,7 +255,7 @@ fn sums_past_64_bits_stay_exact_and_stop_nothing() {
     }
     assert_eq!(ids(bench.dir.path()), (0..40).collect::<Vec<_>>());
     assert_eq!(bench.metrics.writer.failures.get(), 0);
-    let connection = sqlite::open(bench.dir.path()).unwrap();
+    let connection = open(bench.dir.path());
     let cost =
         |column| i128::from(number(&connection, &format!("SELECT {column} FROM usage_daily")));
     let exact = (0..40).map(|n| i128::from(i64::MAX) - n).sum::<i128>();
@@ -257,7 +267,7 @@ fn a_count_at_the_largest_integer_stays_there_and_is_told() {
     let mut bench = bench(&config(2, 100));
     bench.call(0, true);
     bench.flush();
-    let connection = sqlite::open(bench.dir.path()).unwrap();
+    let connection = open(bench.dir.path());
     connection.execute("UPDATE usage_daily SET input_tokens = 0x7ffffffffffffffe", ()).unwrap();
     assert_eq!(bench.metrics.writer.saturated.get(), 0);
     let open = admit(&mut bench.journal, 1, None);
@@ -279,7 +289,7 @@ fn what_the_store_refuses_of_one_record_stops_no_other() {
             let open = admit(&mut bench.journal, n, Some(format!("call-{n}").as_bytes()));
             bench.post(open, &Record { consumer: ConsumerId(n as u64 % 3), ..record(n) }, true);
         }
-        let connection = sqlite::open(bench.dir.path()).unwrap();
+        let connection = open(bench.dir.path());
         connection
             .execute_batch(&format!(
                 "CREATE TRIGGER refuses BEFORE INSERT ON usage_daily
@@ -300,11 +310,13 @@ fn what_the_store_refuses_of_one_record_stops_no_other() {
         assert_eq!(ids(dir.path()), [1, 3, 4, 6, 7, 9]);
         assert_eq!(number(&connection, "SELECT sum(calls) FROM usage_daily"), 6);
         let mut dead = Vec::new();
-        crate::store::sqlite::refused::each(&connection, |it| {
-            dead.push((it.request_id, it.reason, it.record.map(|record| record.record_id)));
-            Ok::<_, rusqlite::Error>(())
-        })
-        .unwrap();
+        let ledger = Ledger::open_for_reading(dir.path()).unwrap();
+        ledger
+            .each_refused(|it| {
+                dead.push((it.request_id, it.reason, it.record.map(|record| record.record_id)));
+                Ok::<_, LedgerError>(())
+            })
+            .unwrap();
         assert_eq!(dead.len(), 3);
         for (it, n) in dead.iter().zip([2, 5, 8]) {
             assert_eq!((it.0.as_str(), it.2), (format!("call-{n}").as_str(), Some(n)));
@@ -316,7 +328,7 @@ fn what_the_store_refuses_of_one_record_stops_no_other() {
 #[test]
 fn a_months_fee_is_due_once_with_its_first_call() {
     let mut bench = bench(&config(2, 100));
-    let connection = sqlite::open(bench.dir.path()).unwrap();
+    let connection = open(bench.dir.path());
     let (flat, plain) = (ServiceId(7), ServiceId(8));
     let price = |service: ServiceId, version: u32, price: &str| {
         connection
@@ -361,11 +373,11 @@ fn a_months_fee_is_due_once_with_its_first_call() {
         .unwrap()
         .collect::<Result<_, _>>()
         .unwrap();
-    let due = |later_us: i64| crate::store::sqlite::row::time(first.occurred_at_unix_us + later_us);
-    let expected = |later_us: i64, version: u32, fee: u32| {
-        format!(r#"["{flat}","{}",{version},{fee}]"#, due(later_us).as_str())
+    assert_eq!(first.occurred_at_unix_us, 0);
+    let expected = |day: &str, version: u32, fee: u32| {
+        format!(r#"["{flat}","{day}T00:00:00.000000Z",{version},{fee}]"#)
     };
-    assert_eq!(rows, [expected(0, 1, 500), expected(31 * day_us, 2, 900)]);
+    assert_eq!(rows, [expected("1970-01-01", 1, 500), expected("1970-02-01", 2, 900)]);
 }
 
 #[test]
@@ -374,10 +386,9 @@ fn a_clean_end_leaves_no_journal() {
     let config = config(2, 100);
     let mut journal = journal(&dir.path().join(DIR_NAME), &config);
     let (shards, _, mail) = mail::open(1);
-    let connection = sqlite::open(dir.path()).unwrap();
     let journals = vec![journal.shared()];
     let writer = spawn(WriterArgs {
-        connection,
+        ledger: Ledger::open(dir.path()).unwrap(),
         config,
         mail,
         journals,
@@ -396,7 +407,7 @@ fn a_clean_end_leaves_no_journal() {
     assert!(writer.finish(60_000));
     assert!(!journal_dir.exists());
     assert_eq!(ids(dir.path()).len(), 200);
-    let connection = sqlite::open(dir.path()).unwrap();
+    let connection = open(dir.path());
     assert_eq!(number(&connection, "SELECT closed FROM ingest_watermark"), 1);
     assert_eq!(replay_all(dir.path()), ReplayReport::default());
 }
@@ -440,8 +451,8 @@ fn the_dead_are_billed_by_checkpoint_or_estimate_in_their_months_place() {
         assert_eq!((record.outcome, record.status), (Outcome::Recovered, 0));
         NanoUsd(month as i64 * 1_000 + record.usage.total() as i64)
     };
-    let mut connection = sqlite::open(dir.path()).unwrap();
-    let report = replay(dir.path(), &mut connection, &price).unwrap();
+    let report = replay(dir.path(), &mut Ledger::open(dir.path()).unwrap(), &price).unwrap();
+    let connection = open(dir.path());
     let counts = (report.rows, report.recovered, report.refused, report.gaps);
     assert_eq!(counts, (0, 2, 0, 0));
     let mut select = connection
@@ -544,27 +555,27 @@ proptest! {
         let dir = bench.die();
         let before = tempfile::tempdir().unwrap();
         copy_dir(&journal_dir, before.path());
-        let mut connection = sqlite::open(dir.path()).unwrap();
+        let mut ledger = Ledger::open(dir.path()).unwrap();
         let fail_at = ingested + (post_end - ingested) * fail_percent / 100;
-        connection
+        connection(&ledger)
             .execute_batch(&format!(
                 "CREATE TEMP TRIGGER dies BEFORE INSERT ON main.ingest_watermark
                  WHEN NEW.next_seq >= {fail_at} BEGIN SELECT RAISE(ABORT, 'dies here'); END;"
             ))
             .unwrap();
-        prop_assert!(replay(dir.path(), &mut connection, &free).is_err());
-        connection.execute_batch("DROP TRIGGER dies").unwrap();
-        replay(dir.path(), &mut connection, &free).unwrap();
+        prop_assert!(replay(dir.path(), &mut ledger, &free).is_err());
+        connection(&ledger).execute_batch("DROP TRIGGER dies").unwrap();
+        replay(dir.path(), &mut ledger, &free).unwrap();
         prop_assert!(!journal_dir.exists());
         copy_dir(before.path(), &journal_dir);
-        let report = replay(dir.path(), &mut connection, &free).unwrap();
+        let report = replay(dir.path(), &mut ledger, &free).unwrap();
         prop_assert_eq!(report, ReplayReport::default());
         prop_assert_eq!(ids(dir.path()), (0..admitted).collect::<Vec<_>>());
         let recovered = "SELECT count(*) FROM usage_records WHERE outcome = 'recovered'";
-        prop_assert_eq!(number(&connection, recovered), dead);
+        prop_assert_eq!(number(connection(&ledger), recovered), dead);
         prop_assert_eq!(posted.len() as i64 + dead, admitted as i64);
-        prop_assert_eq!(number(&connection, "SELECT count(*) FROM usage_dlq"), 0);
+        prop_assert_eq!(number(connection(&ledger), "SELECT count(*) FROM usage_dlq"), 0);
         let calls = "SELECT coalesce(sum(calls), 0) FROM usage_daily";
-        prop_assert_eq!(number(&connection, calls), admitted as i64);
+        prop_assert_eq!(number(connection(&ledger), calls), admitted as i64);
     }
 }

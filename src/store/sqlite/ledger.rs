@@ -1,75 +1,108 @@
 //! The ledger in SQLite: a batch of settled records, its sums and the watermarks of the journals
-//! that it came from, in one transaction. What is below a watermark is skipped, so a batch may be
-//! written again after any doubt: nothing is lost, nothing is there twice.
-//!
-//! A batch that the store refuses is written again record by record, and what it refuses then is
-//! kept aside (`refused.rs`): whatever a record says, those behind it go in.
+//! that it came from, in one transaction.
 
+use super::refused::{self, is_refusal};
 use super::row;
 use super::sums::{Fees, Sums};
-use super::{refused, refused::is_refusal};
 use crate::mail::Settled;
-use crate::sqlite::{sum_at, wide_sum};
-use rusqlite::{Connection, OptionalExtension, Statement, Transaction, TransactionBehavior};
+use crate::sqlite::{self, Checkpoints, StoreError, sum_at, wide_sum};
+use crate::store::batch::{Batch, Dead, LedgerError, Origin, Price, Written};
+use rusqlite::TransactionBehavior;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Statement, Transaction};
 use shard::record::Record;
-use shard::units::{ConsumerId, KeyId, NanoUsd, Period, ServiceId};
+use shard::units::{ConsumerId, KeyId, Period, ServiceId};
 use std::collections::HashMap;
+use std::path::Path;
 
-/// A journal as the ledger names it.
-pub struct Origin {
-    /// Its id.
-    pub journal_id: u128,
-    /// The process that wrote it.
-    pub instance_id: u128,
-}
-
-/// How far a journal gets with a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Advance {
-    /// Index of the journal's origin.
-    pub origin: usize,
-    /// All before it is in.
-    pub next_seq: u64,
-    /// There will be nothing more.
-    pub closed: bool,
-}
-
-/// What a batch came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Written {
-    /// Rows added, recovered ones included.
-    pub rows: u64,
-    /// Of those, the recovered ones.
-    pub recovered: u64,
-    /// Records that were in already.
-    pub skipped: u64,
-    /// Records that the ledger refused, now in `usage_dlq`.
-    pub refused: u64,
-    /// Sums of the ledger that stand at the largest integer.
-    pub saturated: u64,
-}
-
-/// Prices a record that the journal's writer did not live to price. The second argument: tokens
-/// of the consumer's month on the service so far.
-pub type Price<'a> = &'a dyn Fn(&Record, u64) -> NanoUsd;
-
-/// What the writer has looked up before and never changes: names of services, fees of prices.
+/// What has been looked up before and never changes: names of services, fees of prices.
 #[derive(Default)]
-pub struct Names {
+struct Names {
     services: HashMap<ServiceId, Box<str>>,
     fees: Fees,
 }
 
-/// Fits the connection to large batches.
-pub fn tune(connection: &Connection) -> rusqlite::Result<()> {
-    // A batch of 4096 rows dirties 1.5 MiB of the 4 MiB of cache.
-    connection.execute_batch("PRAGMA cache_size = -4096;")?;
-    connection.set_prepared_statement_cache_capacity(16);
-    Ok(())
+/// The ledger by a connection of its own.
+pub struct SqliteLedger {
+    connection: Connection,
+    checkpoints: Checkpoints,
+    names: Names,
+}
+
+impl SqliteLedger {
+    fn new(connection: Connection) -> Self {
+        Self { connection, checkpoints: Checkpoints::default(), names: Names::default() }
+    }
+
+    pub(crate) fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        sqlite::open(data_dir).map(Self::new)
+    }
+
+    pub(crate) fn open_for_reading(data_dir: &Path) -> Result<Self, LedgerError> {
+        let path = data_dir.join(sqlite::FILE_NAME);
+        Ok(Self::new(Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?))
+    }
+
+    pub(crate) fn tune(&mut self) -> Result<(), LedgerError> {
+        // A batch of 4096 rows dirties 1.5 MiB of the 4 MiB of cache.
+        self.connection.execute_batch("PRAGMA cache_size = -4096;")?;
+        self.connection.set_prepared_statement_cache_capacity(16);
+        Ok(self.checkpoints.watch(&mut self.connection)?)
+    }
+
+    pub(crate) fn watermark(&self, journal_id: u128) -> Result<(u64, bool), LedgerError> {
+        Ok(watermark(&self.connection, journal_id)?)
+    }
+
+    pub(crate) fn write(&mut self, batch: &Batch<'_>) -> Result<Written, LedgerError> {
+        self.in_transaction(batch, |adding| adding.add())
+    }
+
+    pub(crate) fn write_one_by_one(&mut self, batch: &Batch<'_>) -> Result<Written, LedgerError> {
+        self.in_transaction(batch, |adding| adding.add_one_by_one())
+    }
+
+    fn in_transaction(
+        &mut self,
+        batch: &Batch<'_>,
+        add: impl FnOnce(&mut Adding<'_>) -> rusqlite::Result<()>,
+    ) -> Result<Written, LedgerError> {
+        let _turn = sqlite::take_turn();
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let (sums, written) = (Sums::default(), Written::default());
+        let names = &mut self.names;
+        let mut adding = Adding { transaction: &transaction, names, batch, sums, written };
+        add(&mut adding)?;
+        let written = adding.written;
+        advance_all(&transaction, batch)?;
+        transaction.commit()?;
+        Ok(written)
+    }
+
+    pub(crate) fn maintain(&mut self) -> Result<(), LedgerError> {
+        Ok(self.checkpoints.run_if_due(&self.connection)?)
+    }
+
+    pub(crate) fn count_refused(&self) -> Result<u64, LedgerError> {
+        Ok(refused::count(&self.connection)?)
+    }
+
+    pub(crate) fn each_refused<E: From<LedgerError>>(
+        &self,
+        take: impl FnMut(Dead) -> Result<(), E>,
+    ) -> Result<(), E> {
+        refused::each(&self.connection, take)
+    }
+
+    /// For tests: to make this very connection fail.
+    #[cfg(test)]
+    pub(crate) const fn connection(&self) -> &Connection {
+        &self.connection
+    }
 }
 
 /// The journal's watermark, and whether it is closed.
-pub fn watermark(connection: &Connection, journal_id: u128) -> rusqlite::Result<(u64, bool)> {
+fn watermark(connection: &Connection, journal_id: u128) -> rusqlite::Result<(u64, bool)> {
     let found = connection
         .prepare_cached("SELECT next_seq, closed FROM ingest_watermark WHERE journal_id = ?1")?
         .query_row([row::uuid(journal_id).as_str()], |row| {
@@ -79,49 +112,15 @@ pub fn watermark(connection: &Connection, journal_id: u128) -> rusqlite::Result<
     Ok(found.unwrap_or_default())
 }
 
-/// Writes `records`, whose `shard` is the index of their origin, then `recovered` ones (priced
-/// here, and only if their id is not in yet), and advances the watermarks.
-pub fn write(
-    connection: &mut Connection,
-    names: &mut Names,
-    origins: &[Origin],
-    records: &[Settled],
-    recovered: &mut [(Settled, Price<'_>)],
-    advances: &[Advance],
-) -> rusqlite::Result<Written> {
-    let mut attempt = |one_by_one| {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let (sums, written) = (Sums::default(), Written::default());
-        let mut batch = Batch { transaction: &transaction, names, origins, sums, written };
-        if one_by_one {
-            batch.add_one_by_one(records, recovered)?;
-        } else {
-            batch.add(records, recovered)?;
-        }
-        advance_all(&transaction, origins, advances)?;
-        let written = batch.written;
-        transaction.commit()?;
-        Ok(written)
-    };
-    match attempt(false) {
-        Err(error) if is_refusal(&error) => attempt(true),
-        done => done,
-    }
-}
-
-fn advance_all(
-    transaction: &Transaction<'_>,
-    origins: &[Origin],
-    advances: &[Advance],
-) -> rusqlite::Result<()> {
+fn advance_all(transaction: &Transaction<'_>, batch: &Batch<'_>) -> rusqlite::Result<()> {
     let mut upsert = transaction.prepare_cached(
         "INSERT INTO ingest_watermark VALUES (?1, ?2, ?3) ON CONFLICT (journal_id)
          DO UPDATE SET next_seq = max(next_seq, excluded.next_seq),
                        closed = max(closed, excluded.closed)",
     )?;
-    for advance in advances {
+    for advance in batch.advances {
         upsert.execute((
-            row::uuid(origins[advance.origin].journal_id).as_str(),
+            row::uuid(batch.origins[advance.origin].journal_id).as_str(),
             advance.next_seq as i64,
             advance.closed,
         ))?;
@@ -130,42 +129,33 @@ fn advance_all(
 }
 
 /// A transaction on its way.
-struct Batch<'a> {
+struct Adding<'a> {
     transaction: &'a Transaction<'a>,
     names: &'a mut Names,
-    origins: &'a [Origin],
+    batch: &'a Batch<'a>,
     /// Of the rows that are in, not yet added to the ledger's.
     sums: Sums,
     written: Written,
 }
 
-impl Batch<'_> {
-    fn add(
-        &mut self,
-        records: &[Settled],
-        recovered: &mut [(Settled, Price<'_>)],
-    ) -> rusqlite::Result<()> {
+impl Adding<'_> {
+    fn add(&mut self) -> rusqlite::Result<()> {
         let marks = self.marks()?;
-        self.insert_all(records, &marks)?;
-        for (settled, price) in recovered {
+        self.insert_all(self.batch.records, &marks)?;
+        for (settled, price) in self.batch.recovered {
             self.recover(settled, *price)?;
         }
         self.flush()
     }
 
     /// The same, each record with its sums for itself: one that the store refuses is kept aside.
-    fn add_one_by_one(
-        &mut self,
-        records: &[Settled],
-        recovered: &mut [(Settled, Price<'_>)],
-    ) -> rusqlite::Result<()> {
+    fn add_one_by_one(&mut self) -> rusqlite::Result<()> {
         let marks = self.marks()?;
-        for settled in records {
-            self.apart(settled, |batch| batch.insert_all(std::slice::from_ref(settled), &marks))?;
+        for settled in self.batch.records {
+            self.apart(settled, |it| it.insert_all(std::slice::from_ref(settled), &marks))?;
         }
-        for (settled, price) in recovered {
-            let mut own = *settled;
-            self.apart(settled, |batch| batch.recover(&mut own, *price))?;
+        for (settled, price) in self.batch.recovered {
+            self.apart(settled, |it| it.recover(settled, *price))?;
         }
         Ok(())
     }
@@ -191,7 +181,7 @@ impl Batch<'_> {
 
     fn marks(&self) -> rusqlite::Result<Vec<u64>> {
         let mark = |it: &Origin| Ok(watermark(self.transaction, it.journal_id)?.0);
-        self.origins.iter().map(mark).collect()
+        self.batch.origins.iter().map(mark).collect()
     }
 
     fn insert_all(&mut self, records: &[Settled], marks: &[u64]) -> rusqlite::Result<()> {
@@ -206,7 +196,7 @@ impl Batch<'_> {
             let texts = Texts::of(&settled.record, settled.shard);
             if bound != Some(texts) {
                 let name = self.names.of(self.transaction, texts.service)?;
-                texts.bind(&mut insert, name, self.origins[origin].instance_id)?;
+                texts.bind(&mut insert, name, self.batch.origins[origin].instance_id)?;
                 bound = Some(texts);
             }
             match insert_row(&mut insert, settled) {
@@ -223,9 +213,9 @@ impl Batch<'_> {
 
     /// A request that died with its process: billed unless its settlement is in after all (which
     /// may have lain in a segment that is deleted by now).
-    fn recover(&mut self, settled: &mut Settled, price: Price<'_>) -> rusqlite::Result<()> {
+    fn recover(&mut self, settled: &Settled, price: Price<'_>) -> rusqlite::Result<()> {
         let record_id = settled.record.record_id;
-        let journal_id = self.origins[settled.shard as usize].journal_id;
+        let journal_id = self.batch.origins[settled.shard as usize].journal_id;
         let known = self
             .transaction
             .prepare_cached(
@@ -244,10 +234,11 @@ impl Batch<'_> {
         // Its price may depend on what the month has so far, this batch included.
         self.flush()?;
         let before = month_tokens(self.transaction, &settled.record)?;
-        settled.record.cost = price(&settled.record, before);
+        let mut priced = *settled;
+        priced.record.cost = price(&settled.record, before);
         let rows = self.written.rows;
-        let marks = vec![0; self.origins.len()];
-        self.insert_all(std::slice::from_ref(settled), &marks)?;
+        let marks = vec![0; self.batch.origins.len()];
+        self.insert_all(&[priced], &marks)?;
         self.written.recovered += self.written.rows - rows;
         Ok(())
     }
@@ -258,7 +249,7 @@ impl Batch<'_> {
     }
 
     fn refuse(&mut self, settled: &Settled, error: &rusqlite::Error) -> rusqlite::Result<()> {
-        let journal_id = self.origins[settled.shard as usize].journal_id;
+        let journal_id = self.batch.origins[settled.shard as usize].journal_id;
         refused::keep(self.transaction, journal_id, settled, error)?;
         self.written.refused += 1;
         Ok(())

@@ -1,6 +1,8 @@
 //! The store in SQLite.
 
-pub mod ledger;
-pub mod refused;
-pub(crate) mod row;
+mod ledger;
+mod refused;
+mod row;
 mod sums;
+
+pub use ledger::SqliteLedger;

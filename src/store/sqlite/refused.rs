@@ -4,7 +4,8 @@
 use super::row;
 use crate::journal::format::{Entry, SLOT_BYTES, Slot};
 use crate::mail::Settled;
-use rusqlite::{Connection, ErrorCode, Transaction};
+use crate::store::batch::{Dead, LedgerError};
+use rusqlite::{Connection, ErrorCode, Row, Transaction};
 use shard::record::Record;
 use uuid::Uuid;
 
@@ -32,6 +33,13 @@ pub fn is_refusal(error: &rusqlite::Error) -> bool {
                 | ErrorCode::NotADatabase
         )
     )
+}
+
+impl From<rusqlite::Error> for LedgerError {
+    fn from(error: rusqlite::Error) -> Self {
+        let why = error.to_string();
+        if is_refusal(&error) { Self::Row(why) } else { Self::Unavailable(why) }
+    }
 }
 
 /// Keeps a record aside.
@@ -68,42 +76,29 @@ pub fn count(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row(count, (), |row| Ok(row.get::<_, i64>(0)? as u64))
 }
 
-/// A record that was kept aside.
-pub struct Dead {
-    /// The journal that it came by.
-    pub journal_id: String,
-    /// Its place there.
-    pub seq: i64,
-    /// Why the ledger refused it.
-    pub reason: String,
-    /// The caller's name of the call.
-    pub request_id: String,
-    /// What it says; `None`: it is not readable.
-    pub record: Option<Record>,
-}
-
 /// Gives every record that was kept aside to `take`, in the order of their journals.
-pub fn each<E: From<rusqlite::Error>>(
+pub fn each<E: From<LedgerError>>(
     connection: &Connection,
     mut take: impl FnMut(Dead) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut select = connection.prepare(
-        "SELECT journal_id, seq, reason, request_id, slot FROM usage_dlq
-         ORDER BY journal_id, seq",
-    )?;
-    let mut rows = select.query(())?;
-    while let Some(row) = rows.next()? {
-        let slot: Option<[u8; SLOT_BYTES]> = row.get::<_, Vec<u8>>(4)?.try_into().ok();
-        let dead = Dead {
-            journal_id: row.get(0)?,
-            seq: row.get(1)?,
-            reason: row.get(2)?,
-            request_id: row.get(3)?,
-            record: slot.as_ref().and_then(record_in),
-        };
-        take(dead)?;
+    let select = "SELECT journal_id, seq, reason, request_id, slot FROM usage_dlq
+         ORDER BY journal_id, seq";
+    let mut select = connection.prepare(select).map_err(LedgerError::from)?;
+    for dead in select.query_map((), read).map_err(LedgerError::from)? {
+        take(dead.map_err(LedgerError::from)?)?;
     }
     Ok(())
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Dead> {
+    let slot: Option<[u8; SLOT_BYTES]> = row.get::<_, Vec<u8>>(4)?.try_into().ok();
+    Ok(Dead {
+        journal_id: row.get(0)?,
+        seq: row.get(1)?,
+        reason: row.get(2)?,
+        request_id: row.get(3)?,
+        record: slot.as_ref().and_then(record_in),
+    })
 }
 
 fn record_in(slot: &Slot) -> Option<Record> {

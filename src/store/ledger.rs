@@ -1,0 +1,78 @@
+//! The ledger: every settled record in a row, each day's sums, the fees that fell due, and how far
+//! each journal is in. What is below a watermark is skipped, so a batch may be written again after
+//! any doubt: nothing is lost, nothing is there twice.
+//!
+//! A batch that the store refuses is written again record by record, and what it refuses then is
+//! kept aside: whatever a record says, those behind it go in. So the writer need not tell the two
+//! kinds of [`LedgerError`] apart: what it gets back is to be tried again.
+
+use super::batch::{Batch, Dead, LedgerError, Written};
+use super::sqlite::SqliteLedger;
+use crate::sqlite::StoreError;
+use std::path::Path;
+
+/// The ledger, in one of the databases that a store can be in.
+pub enum Ledger {
+    /// The embedded file.
+    Sqlite(SqliteLedger),
+}
+
+impl Ledger {
+    /// Opens the store in `data_dir`, and brings its schema up to date.
+    pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        SqliteLedger::open(data_dir).map(Self::Sqlite)
+    }
+
+    /// Opens the store that is in `data_dir`, whatever its schema, to read only.
+    pub fn open_for_reading(data_dir: &Path) -> Result<Self, LedgerError> {
+        SqliteLedger::open_for_reading(data_dir).map(Self::Sqlite)
+    }
+
+    /// Fits it to a writer of large batches, who calls [`Self::maintain`] after each.
+    pub fn tune(&mut self) -> Result<(), LedgerError> {
+        match self {
+            Self::Sqlite(ledger) => ledger.tune(),
+        }
+    }
+
+    /// The journal's watermark, and whether it is closed.
+    pub fn watermark(&self, journal_id: u128) -> Result<(u64, bool), LedgerError> {
+        match self {
+            Self::Sqlite(ledger) => ledger.watermark(journal_id),
+        }
+    }
+
+    /// Writes a batch, all of it in one transaction. Waits for its turn among those who write.
+    pub fn write(&mut self, batch: &Batch<'_>) -> Result<Written, LedgerError> {
+        let Self::Sqlite(ledger) = self;
+        match ledger.write(batch) {
+            Err(LedgerError::Row(_)) => ledger.write_one_by_one(batch),
+            done => done,
+        }
+    }
+
+    /// Does what the store needs from time to time, between two batches and apart from anybody's
+    /// turn at writing.
+    pub fn maintain(&mut self) -> Result<(), LedgerError> {
+        match self {
+            Self::Sqlite(ledger) => ledger.maintain(),
+        }
+    }
+
+    /// How many records are kept aside.
+    pub fn count_refused(&self) -> Result<u64, LedgerError> {
+        match self {
+            Self::Sqlite(ledger) => ledger.count_refused(),
+        }
+    }
+
+    /// Gives every record that was kept aside to `take`, in the order of their journals.
+    pub fn each_refused<E: From<LedgerError>>(
+        &self,
+        take: impl FnMut(Dead) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self {
+            Self::Sqlite(ledger) => ledger.each_refused(take),
+        }
+    }
+}
