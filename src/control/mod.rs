@@ -20,7 +20,6 @@ mod price_json;
 mod run;
 mod secret;
 mod store;
-mod time_text;
 mod tokenizer;
 mod upstream_url;
 mod vault;

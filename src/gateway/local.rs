@@ -4,6 +4,7 @@ use super::answer::{self, GatewayHeaders};
 use super::call::{Call, Next, RetryAfter, Stop};
 use super::core::{Core, Reply};
 use super::downstream::Exchange;
+use super::models;
 use super::route::Route;
 use crate::clock;
 use crate::wire::error::ApiError;
@@ -31,15 +32,15 @@ pub async fn health(core: &Core, exchange: &mut Exchange<'_>, call: &Call) -> (u
     send(core, exchange, call, status, &json!({ "status": word }), None).await
 }
 
-/// `GET /v1/models` and `GET /api/v1/account`.
+/// `GET /v1/models`, `GET /v1/models/{id}` and `GET /api/v1/account`.
 pub async fn own_route(
     core: &Core,
     exchange: &mut Exchange<'_>,
     call: &Call,
     caller: &Caller,
 ) -> Result<(u16, Next), Stop> {
-    if call.route == Route::Models {
-        let body = models(core, caller);
+    if call.route != Route::Account {
+        let body = models::asked_for(core, &exchange.request(), call, caller)?;
         return Ok(send(core, exchange, call, 200, &body, None).await);
     }
     let period = Period::of(clock::moment_lately().unix_us);
@@ -58,28 +59,6 @@ pub async fn own_route(
     limits.remaining_tokens = limits.limit_tokens.saturating_sub(month.tokens);
     let body = account(core, caller, period, &month, &limits)?;
     Ok(send(core, exchange, call, 200, &body, Some(&limits)).await)
-}
-
-fn models(core: &Core, caller: &Caller) -> Value {
-    let shard = core.shard.borrow();
-    let data: Vec<Value> = shard
-        .catalog()
-        .services
-        .iter()
-        .enumerate()
-        .filter(|(index, service)| service.enabled && shard.may_use(caller, *index as u32))
-        .map(|(_, service)| {
-            let created = service.prices[0].effective_at_unix_us / 1_000_000;
-            json!({
-                "id": &*service.name,
-                "object": "model",
-                "created": created,
-                "owned_by": "tollgate",
-                "service_id": service.id.to_string(),
-            })
-        })
-        .collect();
-    json!({ "object": "list", "data": data })
 }
 
 fn account(

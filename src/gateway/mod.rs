@@ -10,6 +10,7 @@ pub mod core;
 mod downstream;
 mod local;
 mod meter;
+mod models;
 pub mod net;
 mod park;
 mod path;

@@ -71,18 +71,21 @@ fn begin(core: &Core, exchange: &Exchange<'_>, route: Route) -> Call {
     let given = given.and_then(|id| RequestId::given(id.of(request.bytes)));
     let request_id = given.unwrap_or_else(|| RequestId::ours(record_id));
     let beginning = Beginning { record_id, request_id, begun: exchange.begun() };
-    Call { route, endpoint: route.endpoint(), shape: route.shape(), beginning }
+    let shape = route.shape(request.head.names_anthropic);
+    Call { route, endpoint: route.endpoint(), shape, beginning }
 }
 
 async fn serve(core: &Core, exchange: &mut Exchange<'_>, call: &Call) -> Result<(u16, Next), Stop> {
     let reads = matches!(exchange.request().head.method, Method::Get | Method::Head);
     match call.route {
-        Route::Healthz | Route::Readyz | Route::Models | Route::Account if !reads => {
+        Route::Healthz | Route::Readyz | Route::Models | Route::OneModel | Route::Account
+            if !reads =>
+        {
             Err(ApiError::NotFound.into())
         }
         Route::Healthz | Route::Readyz => Ok(local::health(core, exchange, call).await),
         Route::Unknown => Err(ApiError::NotFound.into()),
-        Route::Models | Route::Account => {
+        Route::Models | Route::OneModel | Route::Account => {
             let caller = known_sender(core, exchange).await?;
             local::own_route(core, exchange, call, &caller).await
         }

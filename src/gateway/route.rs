@@ -18,6 +18,8 @@ pub enum Route {
     Model(Endpoint),
     /// `GET /v1/models`
     Models,
+    /// `GET /v1/models/{id}`: one of them.
+    OneModel,
     /// `GET /api/v1/account`
     Account,
     /// `GET /healthz`
@@ -47,8 +49,15 @@ pub fn route(path: &[u8]) -> Route {
         b"/api/v1/account" => Route::Account,
         b"/healthz" => Route::Healthz,
         b"/readyz" => Route::Readyz,
+        _ if model_id(path).is_some_and(|id| !id.is_empty()) => Route::OneModel,
         _ => Route::Unknown,
     }
+}
+
+/// What follows `/v1/models/` in a path, as sent. Names have slashes (`openai/gpt-4o`), which come
+/// encoded or not.
+pub fn model_id(path: &[u8]) -> Option<&[u8]> {
+    path.strip_prefix(b"/v1/models/")
 }
 
 impl Route {
@@ -57,7 +66,7 @@ impl Route {
         match self {
             Self::Consume { .. } => Endpoint::Consume,
             Self::Model(endpoint) => endpoint,
-            Self::Models => Endpoint::Models,
+            Self::Models | Self::OneModel => Endpoint::Models,
             Self::Account => Endpoint::Account,
             Self::Healthz => Endpoint::Healthz,
             Self::Readyz => Endpoint::Readyz,
@@ -78,10 +87,12 @@ impl Route {
         }
     }
 
-    /// How its errors look.
-    pub const fn shape(self) -> Shape {
+    /// How its errors look. The list of models is at the same place in both dialects, so the
+    /// request tells: `names_anthropic` where it has the header that Anthropic's SDKs always send.
+    pub const fn shape(self, names_anthropic: bool) -> Shape {
         match self {
             Self::Model(Endpoint::Messages) => Shape::Anthropic,
+            Self::Models | Self::OneModel if names_anthropic => Shape::Anthropic,
             _ => Shape::OpenAi,
         }
     }
@@ -106,6 +117,18 @@ mod tests {
         assert_eq!(route(b"/api/v1/consume/nonsense"), nonsense);
         assert_eq!(route(b"/api/v1/consume"), Route::Unknown);
         assert_eq!(route(b"/v1/chat/completions/"), Route::Unknown);
-        assert_eq!(route(b"/v1/messages").shape(), Shape::Anthropic);
+        assert_eq!(route(b"/v1/messages").shape(false), Shape::Anthropic);
+    }
+
+    #[test]
+    fn a_model_is_found_by_all_that_follows() {
+        for (path, id) in [("/v1/models/a", "a"), ("/v1/models/openai/gpt-4o", "openai/gpt-4o")] {
+            assert_eq!(route(path.as_bytes()), Route::OneModel);
+            assert_eq!(model_id(path.as_bytes()), Some(id.as_bytes()));
+        }
+        assert_eq!(route(b"/v1/models/"), Route::Unknown);
+        assert_eq!(route(b"/v1/models/a").shape(true), Shape::Anthropic);
+        assert_eq!(route(b"/v1/models/a").shape(false), Shape::OpenAi);
+        assert_eq!(route(b"/v1/chat/completions").shape(true), Shape::OpenAi);
     }
 }

@@ -127,6 +127,8 @@ pub struct RequestHead {
     pub content_type: Option<Span>,
     /// Host.
     pub host: Option<Span>,
+    /// There is an anthropic-version.
+    pub names_anthropic: bool,
     /// All fields as sent: name, value.
     pub headers: Vec<(Span, Span)>,
     /// Bytes of the head, the empty line included.
@@ -322,6 +324,7 @@ fn read_fields(
                 once(&mut head.authorization, span, "more than one Authorization")?;
                 head.bearer = bearer(value).map(|token| Span::within(buf, token));
             }
+            17 if is(b"anthropic-version") => head.names_anthropic = true,
             _ => {}
         }
     }

@@ -32,6 +32,7 @@ mod known_keys;
 mod leaving;
 mod limits;
 mod metering;
+mod models;
 mod openai;
 mod parting;
 mod passing;

@@ -61,6 +61,14 @@ def responses():
 def models():
     names = [entry.id for entry in client().models.list()]
     assert model in names, names
+    one = client().models.retrieve(model)
+    assert (one.id, one.object, one.owned_by) == (model, "model", "tollgate"), one
+    try:
+        client().models.retrieve("no/such-model")
+    except openai.NotFoundError as error:
+        assert error.code == "model_not_found", error
+    else:
+        raise AssertionError("there is no such model")
 
 
 def refusals():

@@ -1,7 +1,7 @@
 //! Reads a JSON body field by field and collects every problem, each under its field's path.
 
 use super::error::{ApiError, Problem};
-use crate::control::time_text;
+use crate::wire::time_text;
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
 

@@ -6,7 +6,7 @@ use super::query::{self, Pairs};
 use super::refuse;
 use crate::control::desk::Desk;
 use crate::control::store::usage::{self, By, Span, Sum};
-use crate::control::time_text::{day, parse_day, parse_rfc3339, rfc3339};
+use crate::wire::time_text::{day, parse_day, parse_rfc3339, rfc3339};
 use axum::Json;
 use axum::extract::{Query, State};
 use rusqlite::Connection;

@@ -16,8 +16,8 @@ mod tests;
 pub(crate) mod usage;
 
 use crate::clock;
-use crate::control::time_text;
 use crate::sqlite::{self, StoreError};
+use crate::wire::time_text;
 use lane::Lane;
 use rusqlite::types::Type;
 use rusqlite::{Connection, Error, ErrorCode, Row};
