@@ -7,7 +7,7 @@ use super::downstream::Request;
 use super::route::Route;
 use super::segments::ends_in;
 use super::upstream;
-use super::watch::Presence;
+use super::watch::{NEVER, Presence};
 use crate::wire::call::{CallError, CallFields, scan_call, write_with_include_usage};
 use crate::wire::error::ApiError;
 use crate::wire::pass;
@@ -15,6 +15,7 @@ use crate::wire::prompt::prompt_text;
 use crate::wire::write::{write_header, write_header_u64};
 use shard::catalog::Service;
 use shard::key_cache::Caller;
+use shard::units::Nanos;
 use std::rc::Rc;
 
 /// Bytes of a request body to a token of it: OpenAI's rule of thumb ("about 4 characters").
@@ -37,6 +38,8 @@ pub struct Wanted {
     pub hide_usage: bool,
     fields: Option<CallFields>,
     is_head: bool,
+    /// When the caller's own patience ends; `NEVER`: it has not named any.
+    deadline: Nanos,
     handle: Rc<ServiceHandle>,
 }
 
@@ -86,6 +89,7 @@ pub fn understand(
         let message = "The path has . or .. segments. Send it without them.";
         return Err(ApiError::invalid(message).into());
     }
+    let timeout_ms = request.head.timeout_ms(request.bytes).map_err(ApiError::from)?;
     let answers_in_tokens = !ends_in(path, b"embeddings");
     let asked = fields.as_ref().and_then(|fields| fields.max_tokens);
     let copies = fields.as_ref().and_then(|fields| fields.n).unwrap_or(1).max(1);
@@ -105,6 +109,7 @@ pub fn understand(
         hide_usage,
         fields,
         is_head: request.is_head(),
+        deadline: timeout_ms.map_or(NEVER, |ms| call.beginning.begun.after(Nanos::from_ms(ms))),
         handle: core.service(service),
     })
 }
@@ -243,7 +248,7 @@ impl Wanted {
     /// The call as the pools see it.
     pub fn request(&self, client: Presence) -> upstream::Request<'_> {
         let (index, service, is_head) = (self.service, self.service(), self.is_head);
-        upstream::Request { index, service, is_head, client }
+        upstream::Request { index, service, is_head, client, deadline: self.deadline }
     }
 
     /// Did the caller ask for a stream?

@@ -106,6 +106,8 @@ pub struct Request<'a> {
     pub is_head: bool,
     /// For whom. The call ends when it leaves.
     pub client: Presence,
+    /// Not later than this either, however long the configuration would wait.
+    pub deadline: Nanos,
 }
 
 /// Sends what `compose` writes and reads the answer's head. `attempts` counts the calls begun.
@@ -117,6 +119,10 @@ pub async fn call(
 ) -> Result<Link, Fault> {
     let begun = clock::lately();
     let total = begun.after(Nanos::from_ms(core.config().upstream.total_timeout_ms));
+    let total = total.min(request.deadline);
+    if total <= begun {
+        return Err(Fault::TimedOut);
+    }
     *attempts += 1;
     if let Some(mut link) = core.pools.take(core, request) {
         link.reused = true;

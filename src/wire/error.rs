@@ -5,7 +5,7 @@
 
 use super::call::CallError;
 use super::chunked::ChunkError;
-use super::request::HeadError;
+use super::request::{HeadError, NoTimeout};
 use std::borrow::Cow;
 
 /// The dialect that the caller speaks.
@@ -243,6 +243,17 @@ impl From<HeadError> for ApiError {
             HeadError::ExpectationFailed => Self::invalid(
                 "The expectation is not supported. Send 'Expect: 100-continue' or none.",
             ),
+        }
+    }
+}
+
+impl From<NoTimeout> for ApiError {
+    fn from(_: NoTimeout) -> Self {
+        Self::InvalidRequest {
+            message: "'x-tollgate-timeout-ms' is not a whole number of milliseconds above 0. Send \
+                      one, or leave the header out."
+                .into(),
+            param: Some("x-tollgate-timeout-ms"),
         }
     }
 }

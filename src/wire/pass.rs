@@ -7,8 +7,14 @@
 use super::head::is_hop_by_hop;
 
 /// Fields of a request that the gateway writes itself, or that end at it.
-const ENDS_HERE: [&[u8]; 5] =
-    [b"host", b"content-length", b"expect", b"x-request-id", b"accept-encoding"];
+const ENDS_HERE: [&[u8]; 6] = [
+    b"host",
+    b"content-length",
+    b"expect",
+    b"x-request-id",
+    b"accept-encoding",
+    b"x-tollgate-timeout-ms",
+];
 
 /// What a word of a field's name says of the field.
 #[derive(Clone, Copy)]

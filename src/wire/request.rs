@@ -94,6 +94,10 @@ pub enum HeadError {
     ExpectationFailed,
 }
 
+/// An x-tollgate-timeout-ms that is no time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoTimeout;
+
 /// A request's head. One per connection, cleared between requests.
 #[derive(Debug, Default)]
 pub struct RequestHead {
@@ -127,6 +131,8 @@ pub struct RequestHead {
     pub content_type: Option<Span>,
     /// Host.
     pub host: Option<Span>,
+    /// x-tollgate-timeout-ms.
+    pub timeout: Option<Span>,
     /// There is an anthropic-version.
     pub names_anthropic: bool,
     /// All fields as sent: name, value.
@@ -148,6 +154,18 @@ impl RequestHead {
     /// The field may be passed on: it is not for this hop only.
     pub fn is_forwarded(&self, buf: &[u8], name: &[u8]) -> bool {
         !(is_hop_by_hop(name) || self.lists_fields && is_listed(buf, &self.headers, name))
+    }
+
+    /// How long the caller gives the whole call; `None`: it does not say.
+    pub fn timeout_ms(&self, buf: &[u8]) -> Result<Option<u64>, NoTimeout> {
+        let Some(span) = self.timeout else { return Ok(None) };
+        let text = span.of(buf);
+        let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+        // A number that is too long to be held is as good as the longest.
+        let digit =
+            |sum: u64, byte: &u8| sum.saturating_mul(10).saturating_add(u64::from(byte - b'0'));
+        let ms = if is_number { text.iter().fold(0, digit) } else { 0 };
+        if ms == 0 { Err(NoTimeout) } else { Ok(Some(ms)) }
     }
 }
 
@@ -325,6 +343,9 @@ fn read_fields(
                 head.bearer = bearer(value).map(|token| Span::within(buf, token));
             }
             17 if is(b"anthropic-version") => head.names_anthropic = true,
+            21 if is(b"x-tollgate-timeout-ms") => {
+                once(&mut head.timeout, span, "more than one x-tollgate-timeout-ms")?;
+            }
             _ => {}
         }
     }

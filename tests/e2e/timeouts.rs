@@ -126,3 +126,54 @@ fn a_whole_call_has_an_end() {
     assert_eq!(instance.ledger().row("endless").outcome, "timed_out");
     instance.balance_books();
 }
+
+const OWN_TIMEOUT: &str = "x-tollgate-timeout-ms";
+
+#[test]
+fn a_caller_may_have_less_patience() {
+    let instance = Setup::default().shards(1).start();
+    let hurried = |request: Request| request.header(OWN_TIMEOUT, "300");
+    let request = hurried(instance.chat(&json!({})));
+    timed_out(&instance, &request.clone().header("x-mock-fault", "stall-before-head"), 300);
+    timed_out(&instance, &request.clone().header("x-mock-fault", "stall-mid-stream"), 300);
+    instance.call(&request.key(instance.key("bench"))).expect(200);
+    let (address, _socket, _queued) = full_port();
+    timed_out(&instance, &hurried(call_of(&instance, address)), 300);
+    // A stream ends as it does with any other timeout.
+    let own = Own::on(&instance, &per_token(1, 1, 1), &["--tokens", "100000"]);
+    let body = own.chat_body(&json!({ "stream": true }));
+    let request = Request::post("/v1/chat/completions", &body).key(instance.key("bench"));
+    let request = hurried(request).id("hurried").header("x-mock-inter-token-ms", "20");
+    let mut connection: Connection = instance.open();
+    let answer = connection.call(&request).unwrap().expect(200);
+    assert!(answer.events().last().unwrap().contains("upstream_timeout"), "{}", answer.text());
+    assert!(connection.is_closed());
+    let row = instance.ledger().row("hurried");
+    assert_eq!((row.outcome.as_str(), row.output_tokens > 0), ("timed_out", true), "{row:?}");
+    assert!(!own.upstream.last().contains(OWN_TIMEOUT), "{}", own.upstream.last());
+    instance.balance_books();
+}
+
+#[test]
+fn a_caller_may_not_have_more_patience() {
+    let instance = Setup::default().shards(1).config(&patience("total", 300)).start();
+    let request = instance.chat(&json!({})).header("x-mock-fault", "stall-before-head");
+    for ms in ["60000", "99999999999999999999999"] {
+        timed_out(&instance, &request.clone().header(OWN_TIMEOUT, ms), 300);
+    }
+}
+
+#[test]
+fn a_patience_that_is_no_number_is_refused() {
+    let instance = Setup::default().shards(1).start();
+    let request = instance.chat(&json!({})).key(instance.key("bench"));
+    for ms in ["", "0", "000", "-1", "+5", "1.5", "1e3", "1 2", "5s"] {
+        let answer = instance.call(&request.clone().header(OWN_TIMEOUT, ms)).expect(400);
+        assert_eq!(answer.code(), "invalid_request", "{ms}");
+        assert_eq!(answer.json()["error"]["param"], OWN_TIMEOUT, "{ms}");
+    }
+    let twice = request.header(OWN_TIMEOUT, "1000").header(OWN_TIMEOUT, "2000");
+    let answer = instance.call(&twice).expect(400);
+    assert!(answer.text().contains(OWN_TIMEOUT), "{}", answer.text());
+    instance.balance_books();
+}
