@@ -152,6 +152,34 @@ struct EndpointCounts {
     durations: Histogram,
 }
 
+/// How far a call had come that its upstream failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// To a connection.
+    Connect,
+    /// To sending the request.
+    Send,
+    /// To waiting for the answer's head.
+    Head,
+    /// To reading the answer's body.
+    Body,
+}
+
+impl Phase {
+    /// All, in order.
+    const ALL: [Self; 4] = [Self::Connect, Self::Send, Self::Head, Self::Body];
+
+    /// As it stands in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Send => "send",
+            Self::Head => "head",
+            Self::Body => "body",
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct ServiceCounts {
     outcomes: [Counter; Outcome::ALL.len()],
@@ -159,6 +187,8 @@ struct ServiceCounts {
     unreported: [Counter; 2],
     tokens: [Counter; DIRECTIONS.len()],
     strays: Counter,
+    /// By [`Phase`].
+    faults: [Counter; Phase::ALL.len()],
 }
 
 #[derive(Debug, Default)]
@@ -251,6 +281,11 @@ impl ShardMetrics {
     pub fn usage_unreported(&self, service: u32, streamed: bool) {
         let counts = &self.services[(service as usize).min(SERVICES_MAX)];
         counts.unreported[usize::from(streamed)].add(1);
+    }
+
+    /// An upstream of this service failed a call that had come so far.
+    pub fn upstream_fault(&self, service: u32, phase: Phase) {
+        self.services[(service as usize).min(SERVICES_MAX)].faults[phase as usize].add(1);
     }
 
     /// An upstream of this service sent bytes that belong to no answer.

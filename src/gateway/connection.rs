@@ -5,6 +5,7 @@ use super::call::Next;
 use super::core::Core;
 use super::downstream::{Exchange, HeadRead, Http1};
 use super::route::route;
+use super::upstream::Pools;
 use super::watch::{NEVER, Socket};
 use super::{net, path};
 use crate::wire::error::ApiError;
@@ -13,14 +14,16 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// Serves a client until either side has had enough. It is counted in `core.connections`.
-pub async fn serve(core: Rc<Core>, socket: Socket, peer: SocketAddr) {
+pub async fn serve(core: Rc<Core>, pools: Rc<Pools>, socket: Socket, peer: SocketAddr) {
     let mut client = Http1::new(socket, peer);
     loop {
         let next = match client.read_head(&core).await {
-            HeadRead::Ready => path::request(&core, &mut Exchange::Http1(&mut client)).await,
+            HeadRead::Ready => {
+                path::request(&core, &pools, &mut Exchange::Http1(&mut client)).await
+            }
             HeadRead::Silent => {
                 core.has_freed();
-                return net::spawn(rest(core, client.into_socket(), peer));
+                return net::spawn(rest(core, pools, client.into_socket(), peer));
             }
             HeadRead::Closed => break,
             HeadRead::Refused(error) => refuse_head(&core, &mut client, error).await,
@@ -34,9 +37,9 @@ pub async fn serve(core: Rc<Core>, socket: Socket, peer: SocketAddr) {
 }
 
 /// Waits for a client that says nothing, until its deadline, which is armed already.
-async fn rest(core: Rc<Core>, socket: Socket, peer: SocketAddr) {
+async fn rest(core: Rc<Core>, pools: Rc<Pools>, socket: Socket, peer: SocketAddr) {
     socket.speaks_before(NEVER).await;
-    net::spawn(serve(core, socket, peer));
+    net::spawn(serve(core, pools, socket, peer));
 }
 
 /// Tells a client that there is no room for it. It is counted in `core.refusing`.

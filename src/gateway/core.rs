@@ -2,16 +2,15 @@
 //! Everything here belongs to one thread; a `RefCell` is borrowed for a few statements and never
 //! across an await.
 
+use super::fault_log::FaultLog;
+use super::net;
 use super::park::{Parking, Spot};
-use super::upstream::Pools;
 use super::watch::Watches;
-use super::{net, watch};
 use crate::clock;
 use crate::config::{Config, Durability};
-use crate::journal::format::SLOT_BYTES;
 use crate::journal::{Journal, JournalShared, Rescue};
 use crate::mail::{Settled, ShardMail};
-use crate::metrics::{Counter, Metrics, ShardMetrics};
+use crate::metrics::{Metrics, ShardMetrics};
 use crate::wire::error::ApiError;
 use shard::Shard;
 use shard::catalog::{CatalogChange, Item, Service};
@@ -97,8 +96,8 @@ pub struct Core {
     pub parking: Parking,
     /// Deadlines of sockets.
     pub watches: Watches,
-    /// Idle upstream connections.
-    pub pools: Pools,
+    /// What of upstreams' faults is logged.
+    pub fault_log: FaultLog,
     /// Identities; not for secrets.
     pub random: RefCell<fastrand::Rng>,
     /// Open client connections.
@@ -118,7 +117,7 @@ pub struct Core {
     /// What found the channel to control full. It goes before anything else.
     unsent: RefCell<Option<ToControl>>,
     /// Since when memory of idle connections waits to go back to the system, and its newest part.
-    freed: Cell<Option<(Nanos, Nanos)>>,
+    pub freed: Cell<Option<(Nanos, Nanos)>>,
 }
 
 /// What a [`Core`] is made of.
@@ -160,7 +159,7 @@ impl Core {
             mail: parts.mail,
             parking: Parking::default(),
             watches: Watches::default(),
-            pools: Pools::default(),
+            fault_log: FaultLog::default(),
             random: RefCell::new(fastrand::Rng::new()),
             connections: Cell::new(0),
             refusing: Cell::new(0),
@@ -378,75 +377,17 @@ impl Core {
         self.parking.wake(Spot::Ticket(ticket));
     }
 
-    /// Lets time pass: lapsed leases, overdue sockets, idle pools, gauges.
-    pub async fn keep_time(&self) {
-        /// While leases are held, what falls due meanwhile waits no longer than this.
-        const LEASES_EVERY: Duration = Duration::from_millis(10);
-        let (mut next_sweep, mut sweep_in) = (Nanos(0), watch::SWEEP_EVERY);
-        loop {
-            let due = self.shard.borrow().poll_timeout();
-            net::sleep(due.map_or(sweep_in, |due| {
-                let span = Duration::from_nanos(due.since(clock::lately()).0);
-                span.clamp(Duration::from_millis(1), LEASES_EVERY)
-            }))
-            .await;
-            let now = clock::lately();
-            self.shard.borrow_mut().on_timeout(now);
-            self.wake_ready();
-            self.post();
-            if now >= next_sweep {
-                sweep_in = self.watches.sweep(now);
-                next_sweep = now.after(Nanos(sweep_in.as_nanos() as u64));
-                if self.pools.sweep(now, &self.config().upstream) {
-                    self.has_freed();
-                }
-                self.give_back(now);
-                self.gauge();
-            }
-        }
-    }
-
     /// Buffers of a connection that is idle have been freed.
     pub fn has_freed(&self) {
         let now = clock::lately();
         self.freed.set(Some((self.freed.get().map_or(now, |(first, _)| first), now)));
     }
 
-    /// Makes the allocator give back what was freed: it does so once that is a second old and a
-    /// thread ends, and there and not on the shard. See tuning.md, "memory of idle connections".
-    fn give_back(&self, now: Nanos) {
-        const OLD: Nanos = Nanos::from_ms(1_500);
-        if let Some((first, last)) = self.freed.get()
-            && now.since(first) >= OLD
-        {
-            self.freed.set((last > first).then_some((last, last)));
-            // Without a thread it goes back later.
-            let _ = std::thread::Builder::new().name("give-back".into()).spawn(|| {});
-        }
-    }
-
     /// Wakes those whose tokens have come of themselves.
-    fn wake_ready(&self) {
+    pub fn wake_ready(&self) {
         loop {
             let Some(spot) = self.shard.borrow_mut().poll_ready() else { return };
             self.parking.wake(Spot::Shard(spot));
         }
-    }
-
-    fn gauge(&self) {
-        let metrics = self.metrics();
-        let shard = self.shard.borrow();
-        metrics.open_connections.set(i64::from(self.connections.get()));
-        metrics.permits_open.set(shard.open_permits() as i64);
-        metrics.permits_leaked.add(shard.leaked_total() - metrics.permits_leaked.get());
-        metrics.keys_cached.set(shard.keys_cached() as i64);
-        metrics.pool_idle.set(self.pools.idle() as i64);
-        let journal = &self.journals[usize::from(self.index)];
-        let raise =
-            |counter: &Counter, level: u64| counter.add(level.saturating_sub(counter.get()));
-        raise(&metrics.journal_records, journal.appended());
-        raise(&metrics.journal_bytes, journal.appended() * SLOT_BYTES as u64);
-        raise(&metrics.journal_synced, journal.synced());
-        raise(&metrics.journal_sync_failures, journal.sync_failures());
     }
 }

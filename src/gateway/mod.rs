@@ -8,6 +8,7 @@ mod call;
 mod connection;
 pub mod core;
 mod downstream;
+mod fault_log;
 mod local;
 mod meter;
 mod models;
@@ -21,6 +22,7 @@ mod segments;
 mod settle;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod understand;
 mod upstream;
 mod watch;

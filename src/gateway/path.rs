@@ -2,8 +2,11 @@
 //! and each takes the proof of the one before.
 //!
 //! ```text
-//! parse → identify → admit → attempt → relay → meter → price → settle → durable → finish
-//! bytes   Caller     Admitted Link     Relayed Usage           Bill             last byte
+//! parse → identify → resolve → admit → attempt → relay
+//! bytes   Caller     Wanted    Admitted connection Relayed
+//!
+//!       → meter → price → settle → durable → finish
+//!         Usage           Bill               last byte
 //! ```
 //!
 //! `downstream/` has parsed the head. From `admit` on there is an [`Admitted`]: it is consumed
@@ -18,7 +21,8 @@ use super::relay::{Relayed, finish, no_answer, relay};
 use super::route::{Route, route};
 use super::settle::Admitted;
 use super::understand::{Wanted, understand};
-use super::{local, net, upstream};
+use super::upstream::{self, Fault, Pools};
+use super::{local, net};
 use crate::clock;
 use crate::wire::error::ApiError;
 use crate::wire::key_text;
@@ -39,10 +43,10 @@ const GRANT_PATIENCE: Nanos = Nanos::from_ms(1_000);
 const PARK: Duration = Duration::from_nanos(lease::PARK.0);
 
 /// Serves one request whose head has been read.
-pub async fn request(core: &Core, exchange: &mut Exchange<'_>) -> Next {
+pub async fn request(core: &Core, pools: &Pools, exchange: &mut Exchange<'_>) -> Next {
     let route = route(exchange.request().path());
     let call = begin(core, exchange, route);
-    let (status, next) = match serve(core, exchange, &call).await {
+    let (status, next) = match serve(core, pools, exchange, &call).await {
         Ok(done) => done,
         Err(Stop::Gone) => return Next::Close,
         Err(Stop::Refused(refused)) => refuse(core, exchange, &call, &refused).await,
@@ -75,7 +79,12 @@ fn begin(core: &Core, exchange: &Exchange<'_>, route: Route) -> Call {
     Call { route, endpoint: route.endpoint(), shape, beginning }
 }
 
-async fn serve(core: &Core, exchange: &mut Exchange<'_>, call: &Call) -> Result<(u16, Next), Stop> {
+async fn serve(
+    core: &Core,
+    pools: &Pools,
+    exchange: &mut Exchange<'_>,
+    call: &Call,
+) -> Result<(u16, Next), Stop> {
     let reads = matches!(exchange.request().head.method, Method::Get | Method::Head);
     match call.route {
         Route::Healthz | Route::Readyz | Route::Models | Route::OneModel | Route::Account
@@ -93,11 +102,14 @@ async fn serve(core: &Core, exchange: &mut Exchange<'_>, call: &Call) -> Result<
             let caller = known_sender(core, exchange).await?;
             let wanted = understand(core, &exchange.request(), call, &caller)?;
             let mut admitted = admit(core, exchange, caller, &wanted, &call.beginning).await?;
-            let relayed = attempt(core, exchange, call, &wanted, &mut admitted).await;
+            let relayed = attempt(core, pools, exchange, call, &wanted, &mut admitted).await;
             admitted.waited = exchange.waited().after(relayed.waited);
-            let Relayed { status, outcome, usage, rest, .. } = relayed;
+            let Relayed { status, outcome, usage, fault, rest, .. } = relayed;
+            if let Some(fault) = fault {
+                report(core, call, &wanted, fault);
+            }
             let bill = admitted.settle(core, status, outcome, &usage);
-            Ok(finish(core, exchange, call, &wanted, (status, rest), &bill).await)
+            Ok(finish(core, pools, exchange, call, &wanted, (status, rest), &bill).await)
         }
     }
 }
@@ -105,6 +117,7 @@ async fn serve(core: &Core, exchange: &mut Exchange<'_>, call: &Call) -> Result<
 /// Calls the upstream, and relays what it answers.
 async fn attempt(
     core: &Core,
+    pools: &Pools,
     exchange: &mut Exchange<'_>,
     call: &Call,
     wanted: &Wanted,
@@ -114,13 +127,28 @@ async fn attempt(
     exchange.expect_answer(asked);
     let request = wanted.request(exchange.presence());
     let compose = |out: &mut Vec<u8>| wanted.compose(out, &exchange.request(), call);
-    match upstream::call(core, &request, &mut admitted.attempts, compose).await {
-        Ok(link) => relay(core, exchange, call, wanted, admitted, link).await,
+    match upstream::call(core, pools, &request, &mut admitted.attempts, compose).await {
+        Ok(connection) => relay(core, exchange, call, wanted, admitted, connection).await,
         Err(fault) => {
             let waited = clock::lately().since(asked);
             no_answer(core, exchange, fault, waited, None).await
         }
     }
+}
+
+/// Tells the operator what the caller is not told: a 502 is found by its request id.
+#[cold]
+fn report(core: &Core, call: &Call, wanted: &Wanted, fault: Fault) {
+    core.metrics().upstream_fault(wanted.service, fault.phase);
+    let Some(left_out) = core.fault_log.line() else { return };
+    tracing::warn!(
+        request_id = %String::from_utf8_lossy(call.beginning.request_id.as_bytes()),
+        service = wanted.service_name(),
+        phase = fault.phase.name(),
+        cause = %fault.cause,
+        left_out,
+        "the upstream failed a call"
+    );
 }
 
 /// Reads the request's body for a caller who may be listened to. A body that took its time may

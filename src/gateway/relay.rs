@@ -13,8 +13,9 @@ use super::downstream::Exchange;
 use super::meter::{self, is_billable};
 use super::settle::Admitted;
 use super::understand::Wanted;
-use super::upstream::{Fault, Link};
+use super::upstream::{Cause, Fault, UpstreamConnection};
 use crate::clock;
+use crate::metrics::Phase;
 use crate::wire::answer_form::has_array;
 use crate::wire::error::ApiError;
 use crate::wire::response::ResponseFraming;
@@ -42,6 +43,8 @@ pub struct Relayed {
     pub usage: Usage,
     /// Time that went by waiting for the upstream.
     pub waited: Nanos,
+    /// What the upstream failed in, if it did.
+    pub fault: Option<Fault>,
     /// What is still to be sent.
     pub rest: Rest,
 }
@@ -49,14 +52,14 @@ pub struct Relayed {
 /// What is still to be sent.
 pub enum Rest {
     /// The upstream's answer, all of which its connection holds.
-    Whole(Link),
+    Whole(UpstreamConnection),
     /// The end of an answer that has begun.
-    End(Course, Link),
+    End(Course, UpstreamConnection),
     /// How an answer that has begun breaks off, and why.
     Failure(Course, ApiError),
     /// A refusal: there is no answer. The connection of an upstream whose answer was nonsense is
     /// as good as any.
-    Refusal(ApiError, Option<Link>),
+    Refusal(ApiError, Option<UpstreamConnection>),
     /// Nothing: the client has left.
     Nothing,
 }
@@ -68,56 +71,59 @@ pub async fn relay(
     call: &Call,
     wanted: &Wanted,
     admitted: &mut Admitted,
-    mut link: Link,
+    mut connection: UpstreamConnection,
 ) -> Relayed {
     admitted.first_byte_at = Some(clock::lately());
-    if link.head.is_event_stream && !link.is_done() {
+    if connection.head.is_event_stream && !connection.is_done() {
         admitted.streamed = true;
-        return stream::relay(core, exchange, call, wanted, admitted, link).await;
+        return stream::relay(core, exchange, call, wanted, admitted, connection).await;
     }
-    let is_whole = match hold(core, &mut link).await {
+    let is_whole = match hold(core, &mut connection).await {
         Ok(is_whole) => is_whole,
-        Err(fault) => return no_answer(core, exchange, fault, link.waited(), None).await,
+        Err(fault) => return no_answer(core, exchange, fault, connection.waited(), None).await,
     };
-    if is_nonsense(call, &link, is_whole) {
-        let (waited, link) = (link.waited(), Some(link).filter(|_| is_whole));
-        return no_answer(core, exchange, Fault::Failed, waited, link).await;
+    if is_nonsense(call, &connection, is_whole) {
+        let (waited, connection) = (connection.waited(), Some(connection).filter(|_| is_whole));
+        let fault = Fault { phase: Phase::Body, heard: true, cause: Cause::NotItsRoute };
+        return no_answer(core, exchange, fault, waited, connection).await;
     }
     if !is_whole {
-        return stream::relay(core, exchange, call, wanted, admitted, link).await;
+        return stream::relay(core, exchange, call, wanted, admitted, connection).await;
     }
-    let (status, outcome) = (link.head.status, Outcome::Completed);
-    let reported = usage_from_body(&link.body);
+    let (status, outcome) = (connection.head.status, Outcome::Completed);
+    let reported = usage_from_body(&connection.body);
     let usage = match reported.whole() {
         Some(counts) => meter::reported(counts),
         None if is_billable(status) && !exchange.request().is_head() => {
-            meter::of_answer(core, reported, exchange.request().body, &link.body).await
+            meter::of_answer(core, reported, exchange.request().body, &connection.body).await
         }
         None => meter::NONE_REPORTED,
     };
-    Relayed { status, outcome, usage, waited: link.waited(), rest: Rest::Whole(link) }
+    let (waited, rest) = (connection.waited(), Rest::Whole(connection));
+    Relayed { status, outcome, usage, waited, fault: None, rest }
 }
 
 /// Reads an answer's body until it is whole (true), or too large to be held.
-async fn hold(core: &Core, link: &mut Link) -> Result<bool, Fault> {
-    let most = match link.head.framing {
+async fn hold(core: &Core, connection: &mut UpstreamConnection) -> Result<bool, Fault> {
+    let most = match connection.head.framing {
         ResponseFraming::Length(length) if length > HELD_BYTES_MAX as u64 => FORM_BYTES,
         _ => HELD_BYTES_MAX + 1,
     };
-    while link.body.len() < most {
-        let Some(part) = link.next_part(core).await? else { return Ok(true) };
-        link.body.extend_from_slice(&link.input[part]);
+    while connection.body.len() < most {
+        let Some(part) = connection.next_part(core).await? else { return Ok(true) };
+        connection.body.extend_from_slice(&connection.input[part]);
     }
     Ok(false)
 }
 
 /// Is what the upstream calls a success not what its route promises? That is nonsense, and not
 /// sold: an error page, say.
-fn is_nonsense(call: &Call, link: &Link, is_whole: bool) -> bool {
-    let Some(array) = call.route.answer_array().filter(|_| is_billable(link.head.status)) else {
+fn is_nonsense(call: &Call, connection: &UpstreamConnection, is_whole: bool) -> bool {
+    let Some(array) = call.route.answer_array().filter(|_| is_billable(connection.head.status))
+    else {
         return false;
     };
-    !has_array(&link.body, array).unwrap_or(!is_whole)
+    !has_array(&connection.body, array).unwrap_or(!is_whole)
 }
 
 /// What becomes of a call that its upstream, waited for so long, did not answer, or answered with
@@ -127,24 +133,25 @@ pub async fn no_answer(
     exchange: &Exchange<'_>,
     fault: Fault,
     waited: Nanos,
-    link: Option<Link>,
+    connection: Option<UpstreamConnection>,
 ) -> Relayed {
     if exchange.has_left() {
         // Nothing of an answer went out, but its prompt went to the upstream.
         let usage =
             meter::complete(core, Reported::default(), exchange.request().body, Vec::new()).await;
         let (status, outcome) = (CLIENT_LEFT, Outcome::ClientAborted);
-        return Relayed { status, outcome, usage, waited, rest: Rest::Nothing };
+        return Relayed { status, outcome, usage, waited, fault: None, rest: Rest::Nothing };
     }
     let (error, outcome) = meaning(fault);
     let (status, usage) = (error.status(), meter::NONE_REPORTED);
-    Relayed { status, outcome, usage, waited, rest: Rest::Refusal(error, link) }
+    let rest = Rest::Refusal(error, connection);
+    Relayed { status, outcome, usage, waited, fault: Some(fault), rest }
 }
 
 /// What a fault is to the caller, and to the record.
 const fn meaning(fault: Fault) -> (ApiError, Outcome) {
-    match fault {
-        Fault::TimedOut => (ApiError::UpstreamTimeout, Outcome::TimedOut),
-        Fault::Failed | Fault::Stale => (ApiError::UpstreamError, Outcome::UpstreamFailed),
+    match fault.cause {
+        Cause::Deadline => (ApiError::UpstreamTimeout, Outcome::TimedOut),
+        _ => (ApiError::UpstreamError, Outcome::UpstreamFailed),
     }
 }

@@ -1,11 +1,12 @@
 //! One shard's thread: pinned, with its ring, its listener and its tasks; from the first accept
 //! to the last settlement.
 
-use super::connection;
 use super::core::{Core, Parts};
 use super::downstream::IDLE_GRACE;
 use super::meter::COUNT_PATIENCE;
 use super::net::{self, Listener, Stream};
+use super::upstream::Pools;
+use super::{connection, timers};
 use crate::clock;
 use crate::config::Config;
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -58,10 +59,11 @@ async fn serve(
     let listener = Listener::from_std(listener)?;
     let handle = listener.handle();
     let core = Rc::new(Core::new(parts));
-    let accepting = Rc::clone(&core);
-    net::spawn(async move { accept(accepting, listener).await });
+    let pools = Rc::new(Pools::default());
+    let accepting = (Rc::clone(&core), Rc::clone(&pools));
+    net::spawn(async move { accept(accepting.0, accepting.1, listener).await });
     let timed = Rc::clone(&core);
-    net::spawn(async move { timed.keep_time().await });
+    net::spawn(async move { timers::keep(&timed, &pools).await });
     let configured = Rc::clone(&core);
     net::spawn(async move {
         while let Ok(config) = configs.recv_async().await {
@@ -73,19 +75,19 @@ async fn serve(
     Ok(())
 }
 
-async fn accept(core: Rc<Core>, listener: Listener) {
+async fn accept(core: Rc<Core>, pools: Rc<Pools>, listener: Listener) {
     /// Out of descriptors, most likely: they come back as connections close.
     const PAUSE: Duration = Duration::from_millis(20);
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => take(&core, stream, peer),
+            Ok((stream, peer)) => take(&core, &pools, stream, peer),
             Err(_) if core.draining() => return,
             Err(_) => net::sleep(PAUSE).await,
         }
     }
 }
 
-fn take(core: &Rc<Core>, stream: Stream, peer: SocketAddr) {
+fn take(core: &Rc<Core>, pools: &Rc<Pools>, stream: Stream, peer: SocketAddr) {
     if core.connections.get() >= core.config().server.max_connections {
         if core.refusing.get() < REFUSING_MAX {
             core.refusing.set(core.refusing.get() + 1);
@@ -97,7 +99,7 @@ fn take(core: &Rc<Core>, stream: Stream, peer: SocketAddr) {
     let socket = core.watches.socket(stream);
     // From here on a drain waits for it.
     core.connections.set(core.connections.get() + 1);
-    net::spawn(connection::serve(Rc::clone(core), socket, peer));
+    net::spawn(connection::serve(Rc::clone(core), Rc::clone(pools), socket, peer));
 }
 
 /// Finishes what is in flight, gives back what is leased, and closes the journal.

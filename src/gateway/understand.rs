@@ -263,6 +263,11 @@ impl Wanted {
         pass::Upstream { authority: service.authority.as_bytes(), credential_line }
     }
 
+    /// Its service's name.
+    pub fn service_name(&self) -> &str {
+        &self.service().name
+    }
+
     fn service(&self) -> &Service {
         &self.handle
     }

@@ -6,7 +6,7 @@
 
 use super::{
     Counter, DIRECTIONS, DURATION_BOUNDS_US, Endpoint, Gauge, Histogram, Metrics,
-    OVERHEAD_BOUNDS_US, PLANS_MAX, PlanCounts, SERVICES_MAX, STATUSES, ShardMetrics,
+    OVERHEAD_BOUNDS_US, PLANS_MAX, Phase, PlanCounts, SERVICES_MAX, STATUSES, ShardMetrics,
 };
 use shard::catalog::Catalog;
 use shard::record::Outcome;
@@ -113,6 +113,21 @@ impl Metrics {
                 if count > 0 {
                     let labels = [("service", name_of(slot)), ("direction", direction)];
                     page.sample(name, &labels, count);
+                }
+            }
+        }
+        let name = "tollgate_upstream_faults_total";
+        let help = "Calls that an upstream failed, by how far they had come.";
+        page.family(name, "counter", help);
+        for slot in 0..=SERVICES_MAX {
+            for phase in Phase::ALL {
+                let count = self.sum(|shard| &shard.services[slot].faults[phase as usize]);
+                if count > 0 {
+                    page.sample(
+                        name,
+                        &[("service", name_of(slot)), ("phase", phase.name())],
+                        count,
+                    );
                 }
             }
         }

@@ -2,10 +2,12 @@
 //! nothing broken looks whole.
 
 use crate::shared::unique;
+use crate::support::admin::per_token;
 use crate::support::http::Request;
 use crate::support::instance::Setup;
 use crate::support::poll;
 use crate::support::scripted::{Then, service, work};
+use serde_json::json;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -111,6 +113,48 @@ fn what_an_upstream_has_read_is_not_sent_again() {
         assert_eq!(WORKED.swap(0, Ordering::Relaxed), 1, "times that it was done: {end}, {ms} ms");
         let row = instance.ledger().row(&request_id);
         assert_eq!((row.attempts, row.outcome.as_str()), (1, "upstream_failed"), "{row:?}");
+    }
+    instance.balance_books();
+}
+
+#[test]
+fn a_failed_call_is_found_by_its_request_id() {
+    let mut instance = Setup::default().shards(1).start();
+    let path = service(&instance, "fails", |call| {
+        match call.line.split_once("/fails").map(|(_, rest)| &rest[..2]) {
+            Some("/1") => Then::Close,
+            Some("/2") => {
+                call.say(b"SMTP ready\r\n\r\n");
+                Then::Close
+            }
+            Some("/3") => {
+                call.say(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n1234");
+                Then::Close
+            }
+            _ => Then::Answer,
+        }
+    });
+    instance.admin().service("deaf", "http://127.0.0.1:9", &per_token(1, 1, 1));
+    let get = |path: &str| Request::get(path).key(instance.key("bench"));
+    let deaf = instance.chat(&json!({ "model": "deaf" })).key(instance.key("bench"));
+    let calls = [
+        (get(&format!("{path}/fails/1")), "head", "closed"),
+        (get(&format!("{path}/fails/2")), "head", "not HTTP"),
+        (get(&format!("{path}/fails/3")), "body", "closed"),
+        (deaf, "connect", "refused"),
+    ];
+    for (number, (call, ..)) in calls.iter().enumerate() {
+        let answer = instance.call(&call.clone().id(&format!("lost-{number}"))).expect(502);
+        for cause in ["closed", "refused", "127.0.0.1"] {
+            assert!(!answer.text().contains(cause), "{}", answer.text());
+        }
+    }
+    let (scrape, log) = (instance.metrics(), instance.process.log());
+    for (number, (_, phase, cause)) in calls.iter().enumerate() {
+        assert!(scrape.sum("tollgate_upstream_faults_total", &[("phase", phase)]) >= 1, "{phase}");
+        let line = log.lines().find(|line| line.contains(&format!("lost-{number}")));
+        let line = line.unwrap_or_else(|| panic!("lost-{number} is not in the log: {log}"));
+        assert!(line.contains(phase) && line.contains(cause), "{line}");
     }
     instance.balance_books();
 }

@@ -13,22 +13,18 @@ use std::collections::BTreeMap;
 
 /// Circles that are to be undone: without these edges there are none. The list can only shrink,
 /// since an edge that closes no circle any more has to be struck.
-const KNOWN_CIRCLES: &[(&str, &str)] =
-    &[("control::price_json", "control::admin"), ("gateway::core", "gateway::upstream")];
+const KNOWN_CIRCLES: &[(&str, &str)] = &[("control::price_json", "control::admin")];
 
 /// The stages of a call: modules of `gateway`.
-const STAGES: &[&str] = &["local", "meter", "relay", "settle", "understand", "upstream"];
+const STAGES: &[&str] = &["local", "meter", "relay", "settle", "understand"];
 /// Who goes on from stage to stage.
 const PATH: &str = "gateway::path";
 /// Names of stages outside of `path` that are to be undone. This list too can only shrink.
 const KNOWN_STAGES: &[(&str, &str)] = &[
-    ("gateway::core", "gateway::upstream"),
     ("gateway::relay", "gateway::meter"),
     ("gateway::relay", "gateway::settle"),
     ("gateway::relay", "gateway::understand"),
-    ("gateway::relay", "gateway::upstream"),
     ("gateway::run", "gateway::meter"),
-    ("gateway::understand", "gateway::upstream"),
 ];
 
 /// From module to module, with the place that names it first.
@@ -280,9 +276,9 @@ mod bites {
             ("src/gateway/path.rs", "use super::{relay, settle};"),
             ("src/gateway/relay.rs", "use super::settle::Bill;\nuse super::call;"),
             ("src/gateway/settle.rs", ""),
-            ("src/gateway/upstream/mod.rs", "use self::pools::Pools;"),
-            ("src/gateway/upstream/pools.rs", ""),
-            ("src/gateway/call.rs", "use super::upstream::Fault;"),
+            ("src/gateway/local/mod.rs", "use self::models::List;"),
+            ("src/gateway/local/models.rs", ""),
+            ("src/gateway/call.rs", "use super::local::Fault;"),
         ]);
         let graph = Graph::new(&planted);
         assert_eq!(told(graph.stages(&[])), ["src/gateway/call.rs:1", "src/gateway/relay.rs:1"]);

@@ -9,7 +9,7 @@ use crate::gateway::core::Core;
 use crate::gateway::downstream::Exchange;
 use crate::gateway::settle::Bill;
 use crate::gateway::understand::Wanted;
-use crate::gateway::upstream::Link;
+use crate::gateway::upstream::{Pools, UpstreamConnection};
 use crate::wire::error::ApiError;
 use crate::wire::response::ResponseFraming;
 
@@ -17,6 +17,7 @@ use crate::wire::response::ResponseFraming;
 /// that the client got.
 pub async fn finish(
     core: &Core,
+    pools: &Pools,
     exchange: &mut Exchange<'_>,
     call: &Call,
     wanted: &Wanted,
@@ -29,15 +30,19 @@ pub async fn finish(
     let durable = core.durable(bill.seq).await;
     let next = match (rest, durable) {
         (Rest::Nothing, _) => Next::Close,
-        (Rest::Whole(link), Ok(())) => whole(core, exchange, call, wanted, link, bill).await,
-        (Rest::End(course, link), Ok(())) => course.end(core, exchange, wanted.service, link).await,
+        (Rest::Whole(connection), Ok(())) => {
+            whole(core, pools, exchange, call, wanted, connection, bill).await
+        }
+        (Rest::End(course, connection), Ok(())) => {
+            course.end(core, pools, exchange, wanted.service, connection).await
+        }
         (Rest::End(course, _), Err(error)) => course.fail(core, exchange, call, &error).await,
         (Rest::Failure(course, error), durable) => {
             course.fail(core, exchange, call, &durable.err().unwrap_or(error)).await
         }
-        (Rest::Refusal(error, link), Ok(())) => {
-            if let Some(link) = link {
-                core.pools.put(core, wanted.service, link);
+        (Rest::Refusal(error, connection), Ok(())) => {
+            if let Some(connection) = connection {
+                pools.put(core, wanted.service, connection);
             }
             refuse(core, exchange, call, error, bill).await
         }
@@ -53,28 +58,29 @@ pub async fn finish(
 /// Sends an answer that is here as a whole, with what it cost.
 async fn whole(
     core: &Core,
+    pools: &Pools,
     exchange: &mut Exchange<'_>,
     call: &Call,
     wanted: &Wanted,
-    link: Link,
+    connection: UpstreamConnection,
     bill: &Bill,
 ) -> Next {
     let limits = core.shard.borrow().limits(&bill.caller, clock::moment_lately());
     let own =
         GatewayHeaders { limits: Some(&limits), cost: Some(bill.cost), ..GatewayHeaders::of(call) };
-    let length = match link.head.framing {
+    let length = match connection.head.framing {
         // The length of what a GET would have brought.
         ResponseFraming::None if exchange.request().is_head() => {
-            link.head.content_length.map_or(Length::None, Length::Known)
+            connection.head.content_length.map_or(Length::None, Length::Known)
         }
         ResponseFraming::None => Length::None,
-        _ => Length::Known(link.body.len() as u64),
+        _ => Length::Known(connection.body.len() as u64),
     };
-    let (upstream, bytes) = (wanted.upstream(), &link.head_bytes[..]);
-    let fields = Fields::Upstream(Theirs { upstream, head: &link.head, bytes });
-    exchange.answer(core, &Answer { status: link.head.status, fields, length, own });
-    exchange.part(&link.body);
-    core.pools.put(core, wanted.service, link);
+    let (upstream, bytes) = (wanted.upstream(), &connection.head_bytes[..]);
+    let fields = Fields::Upstream(Theirs { upstream, head: &connection.head, bytes });
+    exchange.answer(core, &Answer { status: connection.head.status, fields, length, own });
+    exchange.part(&connection.body);
+    pools.put(core, wanted.service, connection);
     exchange.finish(core).await
 }
 

@@ -11,7 +11,7 @@ use crate::gateway::meter::{self, is_billable};
 use crate::gateway::net;
 use crate::gateway::settle::Admitted;
 use crate::gateway::understand::Wanted;
-use crate::gateway::upstream::{Fault, Link};
+use crate::gateway::upstream::{Fault, Pools, UpstreamConnection};
 use crate::wire::error::ApiError;
 use crate::wire::response::ResponseFraming;
 use crate::wire::sse::{EventTooLarge, SseEvent, SseSplitter};
@@ -38,40 +38,46 @@ enum End {
     Broken(Fault),
 }
 
-/// Relays the rest of an answer whose head, and perhaps some of whose body, is in `link`.
+/// Relays the rest of an answer whose head, and perhaps some of whose body, is in `connection`.
 pub async fn relay(
     core: &Core,
     exchange: &mut Exchange<'_>,
     call: &Call,
     wanted: &Wanted,
     admitted: &mut Admitted,
-    mut link: Link,
+    mut connection: UpstreamConnection,
 ) -> Relayed {
-    let status = link.head.status;
-    let length = match link.head.framing {
+    let status = connection.head.status;
+    let length = match connection.head.framing {
         ResponseFraming::Length(length) if !admitted.streamed => Length::Known(length),
         _ => Length::Unknown,
     };
     let limits = core.shard.borrow().limits(&admitted.caller, clock::moment_lately());
     let own = GatewayHeaders { limits: Some(&limits), ..GatewayHeaders::of(call) };
-    let (upstream, bytes) = (wanted.upstream(), &link.head_bytes[..]);
-    let fields = Fields::Upstream(Theirs { upstream, head: &link.head, bytes });
+    let (upstream, bytes) = (wanted.upstream(), &connection.head_bytes[..]);
+    let fields = Fields::Upstream(Theirs { upstream, head: &connection.head, bytes });
     exchange.answer(core, &Answer { status, fields, length, own });
     let mut course = Course::new(admitted.streamed, wanted.hide_usage);
-    let end = course.run(core, exchange, admitted, &mut link).await;
+    let end = course.run(core, exchange, admitted, &mut connection).await;
     exchange.expect_end();
     let usage = course.usage(core, exchange.request().body, status).await;
-    let waited = link.waited();
+    let waited = connection.waited();
+    let fault = match end {
+        End::Broken(fault) => Some(fault),
+        End::Whole | End::Gone => None,
+    };
     let (outcome, rest) = match end {
-        End::Whole if course.upstream_gave_up => (Outcome::UpstreamFailed, Rest::End(course, link)),
-        End::Whole => (Outcome::Completed, Rest::End(course, link)),
+        End::Whole if course.upstream_gave_up => {
+            (Outcome::UpstreamFailed, Rest::End(course, connection))
+        }
+        End::Whole => (Outcome::Completed, Rest::End(course, connection)),
         End::Gone => (Outcome::ClientAborted, Rest::Nothing),
         End::Broken(fault) => {
             let (error, outcome) = meaning(fault);
             (outcome, Rest::Failure(course, error))
         }
     };
-    Relayed { status, outcome, usage, waited, rest }
+    Relayed { status, outcome, usage, waited, fault, rest }
 }
 
 /// An answer on its way through.
@@ -127,15 +133,15 @@ impl Course {
         core: &Core,
         exchange: &mut Exchange<'_>,
         admitted: &mut Admitted,
-        link: &mut Link,
+        connection: &mut UpstreamConnection,
     ) -> End {
-        let begun = std::mem::take(&mut link.body);
+        let begun = std::mem::take(&mut connection.body);
         self.take(&begun, exchange);
-        link.body = begun;
+        connection.body = begun;
         loop {
-            match link.part_at_hand() {
-                Ok(Some(part)) => self.take(&link.input[part], exchange),
-                Ok(None) if link.is_done() => {
+            match connection.part_at_hand() {
+                Ok(Some(part)) => self.take(&connection.input[part], exchange),
+                Ok(None) if connection.is_done() => {
                     self.take_rest(exchange);
                     return End::Whole;
                 }
@@ -148,7 +154,7 @@ impl Course {
                     if exchange.has_parts() && exchange.flush(core).await.is_err() {
                         return End::Gone;
                     }
-                    if let Err(fault) = link.read_more(core).await {
+                    if let Err(fault) = connection.read_more(core).await {
                         return if exchange.has_left() { End::Gone } else { End::Broken(fault) };
                     }
                     continue;
@@ -156,7 +162,7 @@ impl Course {
                 Err(_) if self.said_all => return End::Whole,
                 Err(fault) => return End::Broken(fault),
             }
-            if !self.is_stream && link.is_done() {
+            if !self.is_stream && connection.is_done() {
                 return End::Whole;
             }
         }
@@ -166,17 +172,18 @@ impl Course {
     pub async fn end(
         mut self,
         core: &Core,
+        pools: &Pools,
         exchange: &mut Exchange<'_>,
         service: u32,
-        mut link: Link,
+        mut connection: UpstreamConnection,
     ) -> Next {
         self.pass_held(exchange);
         let mut is_kept = true;
-        if self.said_all && !self.said_done && !link.is_done() {
+        if self.said_all && !self.said_done && !connection.is_done() {
             // The client has the end before the upstream has come to its own. A read that is given
             // up takes its connection with it.
             is_kept = exchange.flush(core).await.is_ok()
-                && net::within(EXTRA_PATIENCE, self.take_extra(core, exchange, &mut link))
+                && net::within(EXTRA_PATIENCE, self.take_extra(core, exchange, &mut connection))
                     .await
                     .is_some();
         }
@@ -184,15 +191,20 @@ impl Course {
         self.pass_held(exchange);
         let next = exchange.finish(core).await;
         if is_kept {
-            core.pools.put(core, service, link);
+            pools.put(core, service, connection);
         }
         next
     }
 
-    async fn take_extra(&mut self, core: &Core, exchange: &mut Exchange<'_>, link: &mut Link) {
+    async fn take_extra(
+        &mut self,
+        core: &Core,
+        exchange: &mut Exchange<'_>,
+        connection: &mut UpstreamConnection,
+    ) {
         while !self.said_done && self.held.len() < EXTRA_BYTES_MAX {
-            let Ok(Some(part)) = link.next_part(core).await else { return };
-            self.take(&link.input[part], exchange);
+            let Ok(Some(part)) = connection.next_part(core).await else { return };
+            self.take(&connection.input[part], exchange);
         }
     }
 

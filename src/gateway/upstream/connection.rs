@@ -1,28 +1,20 @@
-//! Calls to upstreams: connections kept alive per shard and service, the request sent, the
-//! answer's head and body read within their deadlines. Nothing here knows what an answer means.
-//!
-//! A call may be sent again only if no program at the upstream can have read all of it.
+//! A connection to an upstream over HTTP/1.1: the request sent, the answer's head and body read
+//! within their deadlines. It knows nothing of what an answer means.
 
-mod pools;
-
-pub use pools::Pools;
-
-use super::core::Core;
-use super::net::{self, Look, Stream};
-use super::park::Spot;
-use super::watch::{Ends, Presence, Socket};
+use super::Request;
+use super::fault::{Cause, Fault};
 use crate::clock;
+use crate::gateway::core::Core;
+use crate::gateway::net::{self, Look};
+use crate::gateway::watch::{Ends, Socket};
+use crate::metrics::Phase;
 use crate::wire::chunked::{ChunkDecoder, Step};
 use crate::wire::request::HeadLimits;
 use crate::wire::response::{ResponseFraming, ResponseHead, parse_response_head};
-use shard::catalog::Service;
 use shard::units::Nanos;
-use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 /// Room for one read of an answer.
@@ -37,28 +29,7 @@ const TAIL_READS_MAX: usize = 4;
 /// not wait for the rest of it.
 const EARLY_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Why a call brought no (whole) answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Unreachable, broken off, or nonsense.
-    Failed,
-    /// A deadline passed.
-    TimedOut,
-    /// A kept connection turned out to be closed before any byte of an answer, and no program of
-    /// the upstream can have read the whole request: its idle timeout crossed it.
-    Stale,
-}
-
-/// What told that nothing more comes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sign {
-    /// The request was not taken whole.
-    ShortWrite,
-    /// The end of what the upstream says, or a reset.
-    Ended,
-}
-
-enum Rest {
+pub(super) enum Rest {
     Done,
     Length(u64),
     Chunked(ChunkDecoder),
@@ -66,9 +37,9 @@ enum Rest {
 }
 
 /// A connection to an upstream and the answer that is coming in on it.
-pub struct Link {
-    socket: Socket,
-    address: SocketAddr,
+pub struct UpstreamConnection {
+    pub(super) socket: Socket,
+    pub(super) address: SocketAddr,
     /// The answer's head, as places in `head_bytes`.
     pub head: ResponseHead,
     /// See `head`.
@@ -77,12 +48,14 @@ pub struct Link {
     pub input: Vec<u8>,
     /// Room for an answer's whole body, kept for the next answer.
     pub body: Vec<u8>,
-    output: Vec<u8>,
-    position: usize,
-    rest: Rest,
-    total_deadline: Nanos,
-    waited: Nanos,
-    reused: bool,
+    pub(super) output: Vec<u8>,
+    pub(super) position: usize,
+    pub(super) rest: Rest,
+    pub(super) total_deadline: Nanos,
+    pub(super) waited: Nanos,
+    pub(super) reused: bool,
+    /// How far the call has come.
+    phase: Phase,
     /// The upstream has said something since the call began.
     heard: bool,
     /// Interim answers since the call began.
@@ -90,83 +63,14 @@ pub struct Link {
     /// The answer's head is here.
     begun: bool,
     /// The upstream did not get, or did not want, the whole request.
-    ceased: bool,
+    pub(super) ceased: bool,
     /// Not to be used for another call.
-    unsound: bool,
-    idle_since: Nanos,
+    pub(super) unsound: bool,
+    pub(super) idle_since: Nanos,
 }
 
-/// What one call to an upstream is about.
-pub struct Request<'a> {
-    /// Index of the service.
-    pub index: u32,
-    /// The service.
-    pub service: &'a Service,
-    /// A HEAD request: its answer has no body.
-    pub is_head: bool,
-    /// For whom. The call ends when it leaves.
-    pub client: Presence,
-    /// Not later than this either, however long the configuration would wait.
-    pub deadline: Nanos,
-}
-
-/// Sends what `compose` writes and reads the answer's head. `attempts` counts the calls begun.
-pub async fn call(
-    core: &Core,
-    request: &Request<'_>,
-    attempts: &mut u16,
-    compose: impl Fn(&mut Vec<u8>),
-) -> Result<Link, Fault> {
-    let begun = clock::lately();
-    let total = begun.after(Nanos::from_ms(core.config().upstream.total_timeout_ms));
-    let total = total.min(request.deadline);
-    if total <= begun {
-        return Err(Fault::TimedOut);
-    }
-    *attempts += 1;
-    if let Some(mut link) = core.pools.take(core, request) {
-        link.reused = true;
-        link.total_deadline = total;
-        compose(&mut link.output);
-        match link.exchange(core, request).await {
-            Ok(()) => return Ok(link),
-            // Sent again, so counted again: the record says how often the upstream was called.
-            Err(Fault::Stale) => *attempts += 1,
-            Err(fault) => return Err(fault),
-        }
-    }
-    let mut link = Link::open(core, request.service, total).await?;
-    link.waited = clock::lately().since(begun);
-    link.total_deadline = total;
-    compose(&mut link.output);
-    link.exchange(core, request).await?;
-    Ok(link)
-}
-
-impl Link {
-    /// A new connection. All addresses together have until `deadline`, and until a drain ends.
-    async fn open(core: &Core, service: &Service, deadline: Nanos) -> Result<Self, Fault> {
-        core.pools.make_room(core);
-        let each = Nanos::from_ms(core.config().upstream.connect_timeout_ms);
-        let mut fault = Fault::Failed;
-        for address in &service.addrs {
-            let patience = each.min(deadline.since(clock::lately()));
-            if core.is_cut_off() || patience == Nanos(0) {
-                return Err(Fault::TimedOut);
-            }
-            // A connect that lost its race with time is dropped with its socket.
-            match net::within(Duration::from_nanos(patience.0), connect(core, *address)).await {
-                Some(Some(Ok(stream))) if !core.is_cut_off() => {
-                    return Ok(Self::new(core.watches.socket(stream), *address));
-                }
-                Some(Some(Err(_))) => fault = Fault::Failed,
-                Some(_) | None => fault = Fault::TimedOut,
-            }
-        }
-        Err(fault)
-    }
-
-    fn new(socket: Socket, address: SocketAddr) -> Self {
+impl UpstreamConnection {
+    pub(super) fn new(socket: Socket, address: SocketAddr) -> Self {
         Self {
             socket,
             address,
@@ -180,6 +84,7 @@ impl Link {
             total_deadline: Nanos(u64::MAX),
             waited: Nanos(0),
             reused: false,
+            phase: Phase::Send,
             heard: false,
             interim: 0,
             begun: false,
@@ -189,7 +94,7 @@ impl Link {
         }
     }
 
-    fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         const KEPT_BYTES: usize = 64 * 1024;
         for buffer in [&mut self.input, &mut self.output, &mut self.body] {
             buffer.clear();
@@ -206,7 +111,7 @@ impl Link {
     }
 
     /// Frees every buffer; the next call makes them anew.
-    fn free_buffers(&mut self) {
+    pub(super) fn free_buffers(&mut self) {
         self.head = ResponseHead::default();
         for buffer in [&mut self.head_bytes, &mut self.input, &mut self.body, &mut self.output] {
             *buffer = Vec::new();
@@ -223,7 +128,11 @@ impl Link {
         matches!(self.rest, Rest::Done)
     }
 
-    async fn exchange(&mut self, core: &Core, request: &Request<'_>) -> Result<(), Fault> {
+    pub(super) async fn exchange(
+        &mut self,
+        core: &Core,
+        request: &Request<'_>,
+    ) -> Result<(), Fault> {
         let begun = clock::lately();
         self.socket.watch().serve(request.client.clone(), begun);
         let result = self.converse(core, request.is_head).await;
@@ -240,11 +149,13 @@ impl Link {
             uri_bytes: config.upstream.max_head_bytes,
             headers: ANSWER_HEADERS_MAX,
         };
+        self.phase = Phase::Send;
         self.send(config.upstream.idle_timeout_ms, &limits, is_head).await?;
+        self.phase = if self.begun { Phase::Body } else { Phase::Head };
         self.arm(config.upstream.first_byte_timeout_ms);
         while !self.take_head(&limits, is_head)? {
             if self.read().await? == 0 {
-                return Err(self.fault(Sign::Ended));
+                return Err(self.fault(Cause::Closed));
             }
         }
         Ok(())
@@ -263,11 +174,14 @@ impl Link {
         let mut sent = 0;
         let mut taken = self.socket.write(&mut self.output).await;
         loop {
-            let Ok(count) = taken else {
-                // What the upstream said before it hung up is its answer.
-                self.ceased = true;
-                let is_here = self.begun || self.listen(limits, is_head)?;
-                return if is_here { Ok(()) } else { Err(self.fault(Sign::ShortWrite)) };
+            let count = match taken {
+                Ok(count) => count,
+                Err(error) => {
+                    // What the upstream said before it hung up is its answer.
+                    self.ceased = true;
+                    let is_here = self.begun || self.listen(limits, is_head)?;
+                    return if is_here { Ok(()) } else { Err(self.unsent(error.kind().into())) };
+                }
             };
             sent += count;
             if sent == self.output.len() {
@@ -303,7 +217,8 @@ impl Link {
                 Ok(Some(1..)) => {}
                 Ok(None) => return Ok(false),
                 // It says no more, so it will not answer what it has not got.
-                Ok(Some(0)) | Err(_) => return Err(self.fault(Sign::ShortWrite)),
+                Ok(Some(0)) => return Err(self.unsent(Cause::Closed)),
+                Err(error) => return Err(self.unsent(error.kind().into())),
             }
         }
     }
@@ -325,7 +240,7 @@ impl Link {
                     self.input.drain(..self.head.head_len);
                     self.head.clear();
                 }
-                Ok(true) | Err(_) => return Err(Fault::Failed),
+                Ok(true) | Err(_) => return Err(self.fault(Cause::Nonsense)),
                 Ok(false) => return Ok(false),
             }
         }
@@ -333,7 +248,7 @@ impl Link {
     }
 
     fn begin(&mut self) {
-        self.begun = true;
+        (self.begun, self.phase) = (true, Phase::Body);
         self.position = self.head.head_len;
         self.head_bytes.clear();
         self.head_bytes.extend_from_slice(&self.input[..self.position]);
@@ -370,13 +285,13 @@ impl Link {
         // The time that a client takes to receive is not the upstream's.
         self.socket.watch().disarm();
         self.waited = self.waited.after(clock::lately().since(begun));
-        if self.ceased && read == Err(Fault::Failed) {
+        if self.ceased && matches!(&read, Err(fault) if fault.cause != Cause::Deadline) {
             // The reset is for the part of the request that nobody wanted.
             read = Ok(0);
         }
         if read? == 0 {
             if !matches!(self.rest, Rest::UntilClose) || self.socket.watch().fired() {
-                return Err(self.fault(Sign::Ended));
+                return Err(self.fault(Cause::Closed));
             }
             self.rest = Rest::Done;
         }
@@ -384,13 +299,13 @@ impl Link {
     }
 
     /// Passes over what has been read of the answer.
-    fn skip_at_hand(&mut self) -> Result<(), Fault> {
+    pub(super) fn skip_at_hand(&mut self) -> Result<(), Fault> {
         while self.part_at_hand()?.is_some() {}
         Ok(())
     }
 
     /// What is on the connection besides its last answer, whose end may still have to be read.
-    fn look(&mut self) -> Look {
+    pub(super) fn look(&mut self) -> Look {
         let mut reads = 0;
         while !self.is_done() && reads < TAIL_READS_MAX {
             reads += 1;
@@ -431,7 +346,8 @@ impl Link {
                     return Ok(Some(begin..self.position));
                 }
                 Rest::Chunked(decoder) => {
-                    let step = decoder.decode(&self.input[begin..]).map_err(|_| Fault::Failed)?;
+                    let step = decoder.decode(&self.input[begin..]);
+                    let Ok(step) = step else { return Err(self.fault(Cause::Nonsense)) };
                     match step {
                         Step::Data { payload, consumed } => {
                             self.position += consumed;
@@ -459,7 +375,7 @@ impl Link {
                 self.heard |= count > 0;
                 Ok(count)
             }
-            Err(_) => Err(self.fault(Sign::Ended)),
+            Err(error) => Err(self.fault(error.kind().into())),
         }
     }
 
@@ -476,28 +392,20 @@ impl Link {
         }
     }
 
-    fn fault(&self, sign: Sign) -> Fault {
-        if self.socket.watch().fired() {
-            return Fault::TimedOut;
-        }
+    /// The request was not taken whole: nobody can have acted on it.
+    fn unsent(&self, cause: Cause) -> Fault {
+        Fault { heard: self.heard, ..self.fault(cause) }
+    }
+
+    fn fault(&self, cause: Cause) -> Fault {
+        let cause = if self.socket.watch().fired() { Cause::Deadline } else { cause };
         // Bytes that the upstream's kernel has acknowledged were there for a program to read, and
         // to act on. A reset tells no more than an end: it comes from programs that have read
         // nothing and from such as did all the work. Where the connection was closed before the
         // call came, it stands in the place of an acknowledgement. A program that reads all and
         // resets before its kernel has acknowledged (it may hold that back for 40 ms) looks the
         // same, and is called twice.
-        let unread = || sign == Sign::ShortWrite || self.socket.is_unread();
-        if self.reused && !self.heard && unread() { Fault::Stale } else { Fault::Failed }
+        let heard = self.heard || !self.socket.is_unread();
+        Fault { phase: self.phase, heard, cause }
     }
-}
-
-/// Connects; `None` if the shard's drain has ended meanwhile.
-async fn connect(core: &Core, address: SocketAddr) -> Option<io::Result<Stream>> {
-    let mut connected = pin!(Stream::connect(address));
-    let mut cut_off = pin!(core.parking.wait(Spot::CutOff));
-    let connected_in_time = poll_fn(|context| match connected.as_mut().poll(context) {
-        Poll::Ready(connected) => Poll::Ready(Some(connected)),
-        Poll::Pending => cut_off.as_mut().poll(context).map(|()| None),
-    });
-    connected_in_time.await
 }

@@ -4,7 +4,8 @@
 //! whose request leaves in the same turn. A stray answer that comes only after that can't be told
 //! from the call's own.
 
-use super::{Link, Request, Rest};
+use super::Request;
+use super::connection::{Rest, UpstreamConnection};
 use crate::clock;
 use crate::config::Upstream;
 use crate::gateway::core::Core;
@@ -21,7 +22,7 @@ const BUFFERS_KEPT: Nanos = Nanos::from_s(1);
 
 #[derive(Default)]
 struct Pool {
-    links: Vec<Link>,
+    connections: Vec<UpstreamConnection>,
     distrusted_until: Nanos,
 }
 
@@ -44,50 +45,54 @@ impl Pools {
         let most = core.config().server.max_connections as usize;
         while self.idle.get() > 0 && self.idle.get() + core.connections.get() as usize >= most {
             let mut pools = self.by_service.borrow_mut();
-            let oldest = |pool: &&mut Pool| pool.links.first().map(|link| link.idle_since);
-            let used = pools.iter_mut().filter(|pool| !pool.links.is_empty());
+            let oldest =
+                |pool: &&mut Pool| pool.connections.first().map(|connection| connection.idle_since);
+            let used = pools.iter_mut().filter(|pool| !pool.connections.is_empty());
             let Some(pool) = used.min_by_key(oldest) else { return };
-            pool.links.remove(0);
+            pool.connections.remove(0);
             self.idle.set(self.idle.get() - 1);
         }
     }
 
     /// A connection on which nothing has come since its last answer. Each is looked at, however
     /// short it has been idle, right before it is written to.
-    pub(super) fn take(&self, core: &Core, request: &Request<'_>) -> Option<Link> {
+    pub(super) fn take(&self, core: &Core, request: &Request<'_>) -> Option<UpstreamConnection> {
         loop {
-            let mut link = self.pop(request.index)?;
-            match link.look() {
-                Look::Quiet if request.service.addrs.contains(&link.address) => return Some(link),
+            let mut connection = self.pop(request.index)?;
+            match connection.look() {
+                Look::Quiet if request.service.addrs.contains(&connection.address) => {
+                    return Some(connection);
+                }
                 Look::Quiet | Look::Ended => {}
-                Look::Speaks => self.distrust(core, request.index, link.address),
+                Look::Speaks => self.distrust(core, request.index, connection.address),
             }
         }
     }
 
-    fn pop(&self, index: u32) -> Option<Link> {
-        let link = self.by_service.borrow_mut().get_mut(index as usize)?.links.pop()?;
+    fn pop(&self, index: u32) -> Option<UpstreamConnection> {
+        let connection = self.by_service.borrow_mut().get_mut(index as usize)?.connections.pop()?;
         self.idle.set(self.idle.get() - 1);
-        Some(link)
+        Some(connection)
     }
 
     /// Keeps a connection that nothing more is wanted of. Of an answer that has said it all, the
     /// end may be missing yet: nobody waits for it, and without it the connection is not used.
-    pub fn put(&self, core: &Core, index: u32, mut link: Link) {
-        if link.skip_at_hand().is_err() {
+    pub fn put(&self, core: &Core, index: u32, mut connection: UpstreamConnection) {
+        if connection.skip_at_hand().is_err() {
             return;
         }
-        if link.is_done() && link.position < link.input.len() {
-            return self.distrust(core, index, link.address);
+        if connection.is_done() && connection.position < connection.input.len() {
+            return self.distrust(core, index, connection.address);
         }
-        let ended = link.socket.watch().fired() || matches!(link.rest, Rest::UntilClose);
-        let unsound = link.unsound || link.ceased || !link.head.keep_alive;
+        let ended =
+            connection.socket.watch().fired() || matches!(connection.rest, Rest::UntilClose);
+        let unsound = connection.unsound || connection.ceased || !connection.head.keep_alive;
         if ended || unsound || core.draining() {
             return;
         }
         let now = clock::lately();
-        link.reset();
-        link.idle_since = now;
+        connection.reset();
+        connection.idle_since = now;
         self.make_room(core);
         let mut pools = self.by_service.borrow_mut();
         let index = index as usize;
@@ -95,8 +100,10 @@ impl Pools {
             pools.resize_with(index + 1, Pool::default);
         }
         let pool = &mut pools[index];
-        if now >= pool.distrusted_until && pool.links.len() < core.config().upstream.pool_idle_max {
-            pool.links.push(link);
+        if now >= pool.distrusted_until
+            && pool.connections.len() < core.config().upstream.pool_idle_max
+        {
+            pool.connections.push(connection);
             self.idle.set(self.idle.get() + 1);
         }
     }
@@ -113,8 +120,8 @@ impl Pools {
         let pool = &mut pools[slot];
         let is_news = now >= pool.distrusted_until;
         pool.distrusted_until = now.after(DISTRUST);
-        self.idle.set(self.idle.get() - pool.links.len());
-        pool.links.clear();
+        self.idle.set(self.idle.get() - pool.connections.len());
+        pool.connections.clear();
         drop(pools);
         if is_news {
             tracing::warn!(
@@ -133,16 +140,16 @@ impl Pools {
         let mut any_freed = false;
         let patience = Nanos::from_ms(config.pool_idle_timeout_ms);
         for pool in self.by_service.borrow_mut().iter_mut() {
-            let before = pool.links.len();
-            pool.links.retain_mut(|link| {
-                let idle = now.since(link.idle_since);
-                if idle >= BUFFERS_KEPT && link.input.capacity() > 0 {
-                    link.free_buffers();
+            let before = pool.connections.len();
+            pool.connections.retain_mut(|connection| {
+                let idle = now.since(connection.idle_since);
+                if idle >= BUFFERS_KEPT && connection.input.capacity() > 0 {
+                    connection.free_buffers();
                     any_freed = true;
                 }
                 idle < patience
             });
-            self.idle.set(self.idle.get() - (before - pool.links.len()));
+            self.idle.set(self.idle.get() - (before - pool.connections.len()));
         }
         any_freed
     }
