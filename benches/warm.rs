@@ -197,6 +197,7 @@ fn catalog() -> Catalog {
         credential_header: None,
         prices: [PriceVersion { version: 1, effective_at_unix_us: 0, model }].into(),
         enabled: true,
+        deleted: false,
     });
     Catalog::new(1, vec![plan(1, "rich"), plan(2, "spent")], services.collect())
 }

@@ -31,6 +31,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0007_index_consumer_names",
         include_str!("../migrations/sqlite/0007_index_consumer_names.sql"),
     ),
+    ("0008_delete_by_tombstone", include_str!("../migrations/sqlite/0008_delete_by_tombstone.sql")),
 ];
 
 /// Why the store cannot be used.
@@ -95,7 +96,7 @@ pub fn open(data_dir: &Path) -> Result<Connection, StoreError> {
         "PRAGMA page_size = 16384; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
          PRAGMA foreign_keys = ON;",
     )?;
-    migrate(&mut connection)?;
+    migrate(&mut connection, MIGRATIONS)?;
     Ok(connection)
 }
 
@@ -207,7 +208,7 @@ pub fn sum_at(row: &Row<'_>, column: usize) -> rusqlite::Result<i128> {
     Ok(i128::from(high) * i128::from(SPLIT_AT) + i128::from(low))
 }
 
-fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+fn migrate(connection: &mut Connection, migrations: &[(&str, &str)]) -> Result<(), StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(
         "CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -219,7 +220,7 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
         .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
     for (name, checksum) in &applied {
-        match MIGRATIONS.iter().find(|(known, _)| known == name) {
+        match migrations.iter().find(|(known, _)| known == name) {
             None => return Err(StoreError::FromTheFuture(name.clone())),
             Some((_, text)) if checksum_of(text) != *checksum => {
                 return Err(StoreError::MigrationChanged(name.clone()));
@@ -227,7 +228,7 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
             Some(_) => {}
         }
     }
-    for (name, text) in MIGRATIONS.iter().skip(applied.len()) {
+    for (name, text) in migrations.iter().skip(applied.len()) {
         transaction.execute_batch(text)?;
         transaction.execute(
             "INSERT INTO schema_migrations VALUES (?1, ?2, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
@@ -240,4 +241,41 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
 
 fn checksum_of(text: &str) -> String {
     blake3::hash(text.as_bytes()).to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn a_store_from_before_deletions_keeps_its_rows_places_and_references() {
+        let mut db = Connection::open_in_memory().unwrap();
+        db.execute_batch("PRAGMA foreign_keys = ON").unwrap();
+        migrate(&mut db, &MIGRATIONS[..7]).unwrap();
+        db.execute_batch(
+            "INSERT INTO plans VALUES (3, 'p', 'basic', 1, 1, 1, NULL, 't');
+             INSERT INTO consumers VALUES (4, 'c', 'acme', 'p', 't'), (6, 'd', 'acme', 'p', 't');
+             INSERT INTO services VALUES (5, 's', 'chat', 'u', '/', NULL, 1, 't', x'01');
+             INSERT INTO prices VALUES ('s', 1, 0, '{}', 't');",
+        )
+        .unwrap();
+        migrate(&mut db, MIGRATIONS).unwrap();
+        let places: (i64, i64, Vec<u8>) = db
+            .query_row(
+                "SELECT plans.place, services.place, credential_sealed FROM plans, services",
+                (),
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+            )
+            .unwrap();
+        assert_eq!(places, (3, 5, vec![1]));
+        let refused = |sql: &str| db.execute_batch(sql).is_err();
+        assert!(refused("DELETE FROM plans"));
+        assert!(refused("INSERT INTO prices VALUES ('x', 1, 0, '{}', 't')"));
+        let same_name = "INSERT INTO plans VALUES (9, 'q', 'basic', 1, 1, 1, NULL, 't', NULL)";
+        assert!(refused(same_name));
+        db.execute_batch("UPDATE plans SET deleted_at = 't'").unwrap();
+        assert!(!refused(same_name));
+    }
 }

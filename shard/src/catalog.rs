@@ -98,7 +98,7 @@ pub struct PriceVersion {
 pub struct Service {
     /// Identity, as in `/api/v1/consume/{service_id}`.
     pub id: ServiceId,
-    /// Unique; the model name in request bodies. Never changes.
+    /// The model name in request bodies, unique among the living. Never changes.
     pub name: Box<str>,
     /// `host[:port]` of the upstream, for its `Host` header and for its pool.
     pub authority: Box<str>,
@@ -114,12 +114,21 @@ pub struct Service {
     pub prices: Box<[PriceVersion]>,
     /// Where false, calls answer 404 `service_not_found`.
     pub enabled: bool,
+    /// For good; then it is not `enabled` either, and found neither by name nor by id.
+    pub deleted: bool,
 }
 
 impl Service {
     /// Does the price of a token depend on its place in the consumer's month, now or ever?
     pub fn depends_on_month(&self) -> bool {
         self.prices.iter().any(|price| price.model.depends_on_month())
+    }
+
+    /// What is left of it once it is deleted: the calls that have begun find it by its index, end,
+    /// and are priced.
+    pub fn as_deleted(&self) -> Self {
+        let (addrs, credential_header) = (Box::default(), None);
+        Self { addrs, credential_header, enabled: false, deleted: true, ..self.clone() }
     }
 
     /// The price that holds at `unix_us`: the latest begun, or the first if none has.
@@ -163,7 +172,7 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// A catalog with its two indexes built.
+    /// A catalog with its two indexes built; no service in it is deleted.
     pub fn new(version: u64, plans: Vec<Plan>, services: Vec<Service>) -> Self {
         let mut by_name: Vec<u32> = (0..services.len() as u32).collect();
         let mut by_id = by_name.clone();
@@ -181,7 +190,7 @@ impl Catalog {
                 (index, index.is_some_and(|index| self.plans[index as usize] == *plan))
             }
             Item::Service(service) => {
-                let index = self.service_by_id(service.id);
+                let index = self.index_of(service.id);
                 (index, index.is_some_and(|index| self.services[index as usize] == *service))
             }
         };
@@ -212,6 +221,10 @@ impl Catalog {
             Item::Service(service) if index < self.services.len() => {
                 assert!(self.services[index].id == service.id, "indexes last");
                 assert!(self.services[index].name == service.name, "names never change");
+                assert!(service.deleted || !self.services[index].deleted, "deleted for good");
+                if service.deleted {
+                    self.by_name.retain(|named| *named != change.index);
+                }
                 self.services[index] = Arc::clone(service);
             }
             Item::Service(service) => {
@@ -221,14 +234,12 @@ impl Catalog {
         }
     }
 
-    /// A new service takes its place in the two indexes; a name that was another's is its own now.
+    /// A new service takes its place in the two indexes.
     fn push(&mut self, service: Arc<Service>, index: u32) {
         let services = &self.services;
         let by_name = |at: &u32| services[*at as usize].name.cmp(&service.name);
-        match self.by_name.binary_search_by(by_name) {
-            Ok(at) => self.by_name[at] = index,
-            Err(at) => self.by_name.insert(at, index),
-        }
+        let (Ok(at) | Err(at)) = self.by_name.binary_search_by(by_name);
+        self.by_name.insert(at, index);
         let id = service.id;
         let (Ok(at) | Err(at)) =
             self.by_id.binary_search_by_key(&id, |at| services[*at as usize].id);
@@ -244,8 +255,12 @@ impl Catalog {
         at.ok().map(|at| self.by_name[at])
     }
 
-    /// Index of the service with this id.
+    /// Index of the service with this id, unless it is deleted.
     pub fn service_by_id(&self, id: ServiceId) -> Option<u32> {
+        self.index_of(id).filter(|index| !self.services[*index as usize].deleted)
+    }
+
+    fn index_of(&self, id: ServiceId) -> Option<u32> {
         let at = self.by_id.binary_search_by_key(&id, |index| self.services[*index as usize].id);
         at.ok().map(|at| self.by_id[at])
     }
@@ -276,6 +291,7 @@ mod tests {
             credential_header: None,
             prices: [price].into(),
             enabled: true,
+            deleted: false,
         }
     }
 
@@ -315,10 +331,24 @@ mod tests {
     }
 
     #[test]
-    fn a_name_goes_to_the_service_that_has_it_last() {
-        let mut catalog = Catalog::new(0, Vec::new(), vec![service(1, "a")]);
-        assert_eq!(take(&mut catalog, service(2, "a")), 1);
-        assert_eq!(catalog.service_by_name(b"a"), Some(1));
-        assert_eq!(catalog.service_by_id(ServiceId(1)), Some(0));
+    fn a_deleted_service_keeps_its_index_and_its_price_but_not_its_name() {
+        let all = ["a", "b", "c"].iter().zip(1..).map(|(name, id)| service(id, name));
+        let mut catalog = Catalog::new(0, Vec::new(), all.collect());
+        let secret = Service { credential_header: Some("x: y".into()), ..service(2, "b") };
+        assert_eq!(take(&mut catalog, secret.clone()), 1);
+        assert_eq!(take(&mut catalog, secret.as_deleted()), 1);
+        assert_eq!(
+            (catalog.service_by_name(b"b"), catalog.service_by_id(ServiceId(2))),
+            (None, None)
+        );
+        assert_eq!(catalog.change_to(Item::Service(Arc::new(secret.as_deleted()))), None);
+        assert_eq!(catalog.services[1].prices, secret.prices);
+        assert!(!catalog.services[1].enabled && catalog.services[1].credential_header.is_none());
+
+        assert_eq!(take(&mut catalog, service(4, "b")), 3);
+        assert_eq!(catalog.service_by_name(b"b"), Some(3));
+        assert_eq!(catalog.service_by_name(b"a"), Some(0));
+        assert_eq!(catalog.service_by_name(b"c"), Some(2));
+        assert_eq!(catalog.service_by_id(ServiceId(4)), Some(3));
     }
 }

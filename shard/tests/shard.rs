@@ -61,6 +61,7 @@ fn service(id: u64, prices: Vec<PriceVersion>) -> Service {
         credential_header: None,
         prices: prices.into(),
         enabled: true,
+        deleted: false,
     }
 }
 

@@ -45,6 +45,12 @@ enum PlanVerb {
         #[command(flatten)]
         limits: Limits,
     },
+    /// Delete a plan that no consumer is on
+    #[command(after_help = "Example:\n  tollgate plan delete team")]
+    Delete {
+        /// Id or name
+        plan: String,
+    },
 }
 
 #[derive(clap::Args)]
@@ -113,7 +119,7 @@ pub fn plan(args: &PlanArgs) -> Result<String, Failure> {
     let body = match &args.verb {
         PlanVerb::Create { name, limits } => limits.complete()?.body(Some(name.text())),
         PlanVerb::Update { limits, .. } => changes(limits.body(None))?,
-        PlanVerb::List | PlanVerb::Show { .. } => Value::Null,
+        PlanVerb::List | PlanVerb::Show { .. } | PlanVerb::Delete { .. } => Value::Null,
     };
     let client = args.admin.client()?;
     let answer = match &args.verb {
@@ -121,6 +127,7 @@ pub fn plan(args: &PlanArgs) -> Result<String, Failure> {
         PlanVerb::Create { .. } => client.post("plans", &body)?,
         PlanVerb::Show { plan } => client.find("plans", plan)?,
         PlanVerb::Update { plan, .. } => client.patch(&client.path("plans", plan)?, &body)?,
+        PlanVerb::Delete { plan } => client.delete(&client.path("plans", plan)?)?,
     };
     shown(&args.admin, &answer)
 }
@@ -167,7 +174,7 @@ enum ConsumerVerb {
         #[arg(long)]
         plan: Option<String>,
     },
-    /// Delete a consumer that never had a key
+    /// Delete a consumer whose keys are all revoked or expired; its usage stays
     #[command(after_help = "Example:\n  tollgate consumer delete acme")]
     Delete {
         /// Id or name

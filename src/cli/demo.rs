@@ -4,7 +4,7 @@
 //! remembered in `DATA_DIR/demo.json`. That file has keys in it: only its owner may read it.
 
 use super::Failure;
-use super::client::Client;
+use super::client::{Client, encoded};
 use super::demo_file::{DemoFile, DemoKeys, DemoServices};
 use super::demo_text;
 use super::input::{address, server_url};
@@ -14,6 +14,9 @@ use crate::run::{self, Addresses, Owner};
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+
+/// Where a key names its id: after `tg_`.
+const KEY_ID: std::ops::Range<usize> = 3..15;
 
 /// How to run the demo.
 #[derive(clap::Args)]
@@ -94,8 +97,8 @@ fn remember_token(data_dir: &Path, admin_token: &str) -> Result<(), String> {
     }
 }
 
-/// Creates the demo's plan, consumers, keys and services where they are not there yet, points the
-/// services to `upstream_url`, and keeps all of it in `data_dir/demo.json`.
+/// Creates the demo's plan, consumers, keys and services, or finds what an earlier start has made.
+/// Points the services to `upstream_url`, and keeps all of it in `data_dir/demo.json`.
 pub fn seed(
     admin_url: &str,
     admin_token: &str,
@@ -104,9 +107,15 @@ pub fn seed(
     data_dir: &Path,
 ) -> Result<DemoFile, String> {
     let client = Client::new(admin_url, admin_token)?;
-    let (keys, services, models) = match remembered(&client, data_dir, upstream_url)? {
-        Some(demo) => (demo.keys, demo.services, demo.models),
-        None => (create_keys(&client)?, create_services(&client, upstream_url)?, model_names()),
+    let (keys, services, models, deleted) = match remembered(&client, data_dir)? {
+        Some(DemoFile { keys, services, models, .. }) => {
+            let deleted = point_services(&client, &services, upstream_url)?;
+            (keys, services, models, deleted)
+        }
+        None => {
+            let (keys, services) = (create_keys(&client)?, create_services(&client, upstream_url)?);
+            (keys, services, model_names(), Vec::new())
+        }
     };
     let demo = DemoFile {
         data_url: data_url.to_string(),
@@ -116,27 +125,42 @@ pub fn seed(
         services,
         models,
         upstream_url: upstream_url.to_string(),
+        deleted,
     };
     demo.write(data_dir)?;
     Ok(demo)
 }
 
-/// An earlier start's keys and services, the latter pointed to `upstream_url`; `None`: there was
-/// no earlier start, or its store is gone.
-fn remembered(
-    client: &Client,
-    data_dir: &Path,
-    upstream_url: &str,
-) -> Result<Option<DemoFile>, String> {
+/// What an earlier start has made; `None`: there was no earlier start, or its store is gone.
+fn remembered(client: &Client, data_dir: &Path) -> Result<Option<DemoFile>, String> {
     let Some(demo) = DemoFile::read(data_dir)? else { return Ok(None) };
-    let DemoServices { per_token, tiered, subscription } = &demo.services;
+    // Of all that a demo makes, only a key can't be deleted: a revoked one is still shown.
+    let id = demo.keys.basic.get(KEY_ID).unwrap_or_default();
+    match client.get(&format!("keys/{}", encoded(id))) {
+        Err(error) if error.is_not_found() => Ok(None),
+        answer => {
+            answer?;
+            Ok(Some(demo))
+        }
+    }
+}
+
+/// Points an earlier start's services to `upstream_url`. Those that somebody has deleted since stay
+/// so: their ids are answered.
+fn point_services(
+    client: &Client,
+    services: &DemoServices,
+    upstream_url: &str,
+) -> Result<Vec<String>, String> {
+    let DemoServices { per_token, tiered, subscription } = services;
+    let mut deleted = Vec::new();
     for id in [per_token, tiered, subscription] {
         match client.patch(&format!("services/{id}"), &json!({ "base_url": upstream_url })) {
-            Err(error) if error.is_not_found() => return Ok(None),
-            answer => answer?,
-        };
+            Err(error) if error.is_not_found() => deleted.push(id.clone()),
+            answer => drop(answer?),
+        }
     }
-    Ok(Some(demo))
+    Ok(deleted)
 }
 
 fn create_keys(client: &Client) -> Result<DemoKeys, String> {

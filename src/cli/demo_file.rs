@@ -26,6 +26,9 @@ pub struct DemoFile {
     pub models: DemoServices,
     /// The model server behind them.
     pub upstream_url: String,
+    /// Ids of `services` that have been deleted since. Every start asks: the file need not say.
+    #[serde(skip)]
+    pub deleted: Vec<String>,
 }
 
 /// A key of each plan.
@@ -115,6 +118,7 @@ pub mod tests {
                 subscription: text("demo-chat-flat"),
             },
             upstream_url: text("http://127.0.0.1:9"),
+            deleted: Vec::new(),
         }
     }
 }

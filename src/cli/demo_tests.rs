@@ -67,6 +67,14 @@ fn an_interrupted_or_lost_start_is_made_good() {
     assert!(second.services == first.services && second.keys != first.keys);
     assert_eq!(fake.named("demo-chat")["base_url"], "http://up:2");
 
+    // A service is deleted: it stays so, and nothing else is made anew.
+    fake.remove("demo-chat");
+    let third = seed(&admin_url, "secret", "http://up:3", "http://data:1", dir.path()).unwrap();
+    assert_eq!(fake.len(), 12 + 4 - 1);
+    assert!(third.keys == second.keys && third.services == second.services);
+    assert_eq!(third.deleted, [third.services.per_token.as_str()]);
+    assert_eq!(fake.named("demo-chat-tiered")["base_url"], "http://up:3");
+
     // The store is gone: everything is made anew.
     let anew = FakeAdmin::default();
     let admin_url = anew.start();

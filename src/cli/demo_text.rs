@@ -10,7 +10,11 @@ use std::path::Path;
 pub fn welcome(demo: &DemoFile, data_dir: &Path, program: &str, is_own_upstream: bool) -> String {
     let DemoFile { data_url, admin_url, keys, upstream_url, .. } = demo;
     let bearer = format!("-H 'authorization: Bearer {}'", keys.premium);
-    let calls = if is_own_upstream { own_calls(demo, &bearer) } else { demo_calls(demo, &bearer) };
+    let calls = match living(demo) {
+        Some((_, service_id)) if is_own_upstream => own_calls(demo, service_id, &bearer),
+        Some((model, service_id)) => demo_calls(demo, model, service_id, &bearer),
+        None => String::new(),
+    };
     let admin = quoted(&format!("authorization: Bearer {}", demo.admin_token));
     let usage = usage_command(demo, data_dir, program);
     format!(
@@ -35,11 +39,23 @@ pub fn welcome(demo: &DemoFile, data_dir: &Path, program: &str, is_own_upstream:
     )
 }
 
+/// Model and id of the first service that nobody has deleted.
+fn living(demo: &DemoFile) -> Option<(&str, &str)> {
+    let (models, services) = (&demo.models, &demo.services);
+    [
+        (&models.per_token, &services.per_token),
+        (&models.tiered, &services.tiered),
+        (&models.subscription, &services.subscription),
+    ]
+    .into_iter()
+    .find(|(_, id)| !demo.deleted.contains(id))
+    .map(|(model, id)| (model.as_str(), id.as_str()))
+}
+
 /// Lines for the simulated model server, which answers to any model.
-fn demo_calls(demo: &DemoFile, bearer: &str) -> String {
-    let DemoFile { data_url, services, models, .. } = demo;
+fn demo_calls(demo: &DemoFile, model: &str, service_id: &str, bearer: &str) -> String {
+    let data_url = &demo.data_url;
     let json = "-H 'content-type: application/json'";
-    let (model, service_id) = (&models.per_token, &services.per_token);
     let body = format!(
         "{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]"
     );
@@ -54,9 +70,8 @@ fn demo_calls(demo: &DemoFile, bearer: &str) -> String {
 }
 
 /// Lines for a model server whose models nobody here knows.
-fn own_calls(demo: &DemoFile, bearer: &str) -> String {
-    let DemoFile { data_url, services, .. } = demo;
-    let service_id = &services.per_token;
+fn own_calls(demo: &DemoFile, service_id: &str, bearer: &str) -> String {
+    let data_url = &demo.data_url;
     format!(
         "See which models your server has:\n  \
          curl {data_url}/api/v1/consume/{service_id}/v1/models {bearer}\n\n\
@@ -82,8 +97,10 @@ fn key_table(demo: &DemoFile) -> String {
 }
 
 fn service_table(demo: &DemoFile) -> String {
-    let row =
-        |pricing: &str, model: &str, id: &str| [pricing, model, id].map(str::to_string).to_vec();
+    let row = |pricing: &str, model: &str, id: &String| {
+        let id = if demo.deleted.contains(id) { "deleted" } else { id };
+        [pricing, model, id].map(str::to_string).to_vec()
+    };
     let (models, services) = (&demo.models, &demo.services);
     table(
         &["PRICED", "MODEL", "SERVICE ID"],
@@ -146,6 +163,21 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn a_deleted_service_is_marked_and_another_called() {
+        let mut demo = example();
+        demo.deleted = vec![demo.services.per_token.clone()];
+        let text = |demo: &_| welcome(demo, Path::new("/data"), "tollgate", false);
+        let (some, expected) = (text(&demo), "│ per token    ┆ demo-chat        ┆ deleted");
+        assert!(some.contains(expected) && !some.contains("s-per-token"), "{some}");
+        assert!(
+            some.contains("\"model\":\"demo-chat-tiered\"") && some.contains("consume/s-tiered")
+        );
+        demo.deleted.extend([demo.services.tiered.clone(), demo.services.subscription.clone()]);
+        let none = text(&demo);
+        assert!(!none.contains("consume/") && none.contains("/api/v1/account"), "{none}");
     }
 
     #[test]

@@ -67,9 +67,14 @@ impl FakeAdmin {
             return match method {
                 "POST" => {
                     let mut object = body;
-                    object["id"] = json!(format!("{collection}-{count}"));
+                    let id = match collection {
+                        // As long as a real one, which a key's text names.
+                        "keys" => format!("keys-{count:07}"),
+                        _ => format!("{collection}-{count}"),
+                    };
+                    object["id"] = json!(id);
                     objects.push((collection.to_string(), object.clone()));
-                    object["key"] = json!(format!("tg_{}", count + 1));
+                    object["key"] = json!(format!("tg_{id}secret"));
                     (201, object)
                 }
                 _ => (200, page(objects.iter().filter(|row| row.0 == collection), query)),
@@ -105,6 +110,11 @@ impl FakeAdmin {
     pub fn named(&self, name: &str) -> Value {
         let objects = self.objects.lock().unwrap();
         objects.iter().find(|(_, object)| object["name"] == name).unwrap().1.clone()
+    }
+
+    /// Removes the object with the name.
+    pub fn remove(&self, name: &str) {
+        self.objects.lock().unwrap().retain(|(_, object)| object["name"] != name);
     }
 
     /// All objects there are.

@@ -205,15 +205,29 @@ mod tests {
         answer(&fake, "consumer create --name acme --plan basic").unwrap();
         answer(&fake, "service create --name chat --base-url http://up --per-token 1,2").unwrap();
         let shown = answer(&fake, "key create --consumer acme --service chat").unwrap();
-        assert!(shown.contains("tg_3") && shown.contains("not shown again"), "{shown}");
+        assert!(shown.contains("tg_keys-0000002") && shown.contains("not shown again"), "{shown}");
         let key = &fake.rows("keys")[0];
         assert_eq!(key["consumer_id"], "consumers-0");
         assert_eq!(key["services"], json!(["services-1"]));
-        let rotated = answer(&fake, "key rotate keys-2 --grace-s 60 --json").unwrap();
+        let rotated = answer(&fake, "key rotate keys-0000002 --grace-s 60 --json").unwrap();
         assert_eq!(serde_json::from_str::<Value>(&rotated).unwrap()["grace_s"], 60);
-        let revoked = answer(&fake, "key revoke keys-2 --json").unwrap();
+        let revoked = answer(&fake, "key revoke keys-0000002 --json").unwrap();
         assert_eq!(serde_json::from_str::<Value>(&revoked).unwrap()["revoked"], true);
         assert!(fake.rows("keys").is_empty());
+    }
+
+    #[test]
+    fn what_is_deleted_is_gone_by_its_name() {
+        let fake = FakeAdmin::default();
+        for (kind, terms) in [
+            ("plan", "--rate-per-s 1 --burst 1 --quota-tokens 1"),
+            ("consumer", "--plan basic"),
+            ("service", "--base-url http://up --per-token 1,2"),
+        ] {
+            answer(&fake, &format!("{kind} create {kind}-name {terms}")).unwrap();
+            answer(&fake, &format!("{kind} delete {kind}-name")).unwrap();
+        }
+        assert_eq!(fake.len(), 0);
     }
 
     #[test]

@@ -56,6 +56,12 @@ enum ServiceVerb {
         #[arg(long)]
         enabled: Option<bool>,
     },
+    /// Delete a service that no key is bound to; its usage stays
+    #[command(after_help = "Example:\n  tollgate service delete chat")]
+    Delete {
+        /// Id or name
+        service: String,
+    },
 }
 
 #[derive(clap::Args)]
@@ -107,7 +113,7 @@ pub fn service(args: &ServiceArgs) -> Result<String, Failure> {
         ServiceVerb::Update { upstream, enabled, .. } => {
             changes(upstream.body(None, None, *enabled)?)?
         }
-        ServiceVerb::List | ServiceVerb::Show { .. } => Value::Null,
+        ServiceVerb::List | ServiceVerb::Show { .. } | ServiceVerb::Delete { .. } => Value::Null,
     };
     let client = args.admin.client()?;
     let answer = match &args.verb {
@@ -119,6 +125,7 @@ pub fn service(args: &ServiceArgs) -> Result<String, Failure> {
         ServiceVerb::Update { service, .. } => {
             client.patch(&client.path("services", service)?, &body)?
         }
+        ServiceVerb::Delete { service } => client.delete(&client.path("services", service)?)?,
     };
     shown(&args.admin, &answer)
 }

@@ -93,7 +93,7 @@ impl Book {
         self.consumers.insert(id, consumer)
     }
 
-    /// Forgets a consumer that has no keys.
+    /// Forgets a consumer: what keys of it are still here are granted nothing.
     pub(crate) fn remove_consumer(&mut self, id: ConsumerId) {
         self.consumers.remove(&id);
     }

@@ -54,5 +54,6 @@ pub(crate) fn service(
         credential_header: credential.map(Into::into),
         prices: row.prices.iter().map(|row| row.price.clone()).collect(),
         enabled: row.enabled,
+        deleted: false,
     })
 }

@@ -7,10 +7,10 @@ use super::book::{Book, Consumer};
 use super::catalog;
 use super::names::Names;
 use super::post::Post;
-use super::store::consumers::ConsumerRow;
+use super::store::consumers::{self, ConsumerRow};
 use super::store::keys::{self, KeyRow};
 use super::store::plans::PlanRow;
-use super::store::services::ServiceRow;
+use super::store::services::{self, ServiceRow};
 use super::store::{Failure, Store};
 use super::vault::Vault;
 use crate::config::Config;
@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use rusqlite::Connection;
 use shard::catalog::{Item, Service};
 use shard::message::ToShard;
-use shard::units::KeyId;
+use shard::units::{ConsumerId, KeyId, ServiceId};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -122,6 +122,19 @@ impl Desk {
         Ok((row, more))
     }
 
+    /// Carries out the deletion of a service. A call that has begun ends as it would have.
+    pub(crate) async fn delete_service(&self, id: ServiceId) -> Result<ServiceRow, Failure> {
+        let _turn = self.terms.lock().await;
+        let row = self.store.change(move |db| services::delete(db, id)).await?;
+        let index = self.book().catalog().service_by_id(id);
+        if let Some(index) = index {
+            self.names.forget(index);
+            let deleted = self.book().catalog().services[index as usize].as_deleted();
+            self.publish(Item::Service(Arc::new(deleted))).await;
+        }
+        Ok(row)
+    }
+
     /// Looks up every host again, or those that have not been found.
     pub(crate) fn find_hosts(self: &Arc<Self>, all: bool) {
         for authority in self.names.hosts_to_find(all) {
@@ -175,14 +188,13 @@ impl Desk {
         Ok(row)
     }
 
-    /// Carries out the removal of a consumer; shards know consumers by their keys only.
-    pub(crate) async fn remove_consumer(
-        &self,
-        change: impl FnOnce(&mut Connection) -> Result<ConsumerRow, Failure> + Send + 'static,
-    ) -> Result<ConsumerRow, Failure> {
+    /// Carries out the deletion of a consumer. None of its keys is alive by the store's clock, and
+    /// none is from here on.
+    pub(crate) async fn delete_consumer(&self, id: ConsumerId) -> Result<ConsumerRow, Failure> {
         let _turn = self.people.lock().await;
-        let row = self.store.change(change).await?;
-        self.book().remove_consumer(row.id);
+        let row = self.store.change(move |db| consumers::delete(db, id)).await?;
+        self.book().remove_consumer(id);
+        self.post.tell_all(&ToShard::ForgetConsumer { consumer: id }).await;
         Ok(row)
     }
 

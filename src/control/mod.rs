@@ -217,12 +217,9 @@ pub type Pricer = Box<dyn Fn(&Record, u64) -> NanoUsd>;
 /// were priced. The second argument is the tokens of the consumer's month on the service so far.
 pub fn pricer(data_dir: &Path) -> Result<Pricer, String> {
     let db = sqlite::open_for_reading(data_dir).map_err(|error| error.to_string())?;
-    let services = services::list(&db, Page::EVERYTHING).map_err(|failure| failure.to_string())?;
+    let prices = services::every_price(&db).map_err(|failure| failure.to_string())?;
     Ok(Box::new(move |record, before| {
-        let service = services.iter().find(|service| service.id == record.service);
-        let mut prices = service.into_iter().flat_map(|service| &service.prices);
-        prices
-            .find(|row| row.price.version == record.price_version)
-            .map_or(NanoUsd(0), |row| price(&row.price.model, &record.usage, before))
+        let price_of_it = prices.get(&(record.service, record.price_version));
+        price_of_it.map_or(NanoUsd(0), |model| price(model, &record.usage, before))
     }))
 }

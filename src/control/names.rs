@@ -61,6 +61,15 @@ impl Names {
         }
     }
 
+    /// The service with this index stands nowhere any more. Hosts without services are not looked
+    /// up again.
+    pub(crate) fn forget(&self, service: u32) {
+        self.hosts().retain(|_, host| {
+            host.services.remove(&service);
+            !host.services.is_empty()
+        });
+    }
+
     /// The host's addresses, as far as they are known.
     pub(crate) fn addrs(&self, authority: &str) -> Box<[SocketAddr]> {
         match upstream_url::address(authority) {
@@ -201,6 +210,11 @@ mod tests {
         assert!(names.note(HOST, Ok(addr(2))));
         assert!(names.hosts_to_find(false).is_empty());
         assert_eq!(names.services(HOST), BTreeSet::from([3]));
+        names.uses(HOST, 4);
+        names.forget(3);
+        assert_eq!(names.hosts_to_find(true), [HOST]);
+        names.forget(4);
+        assert!(names.hosts_to_find(true).is_empty());
     }
 
     #[test]

@@ -52,6 +52,7 @@ fn catalog() -> Arc<Catalog> {
         credential_header: None,
         prices: [PriceVersion { version: 1, effective_at_unix_us: 0, model }].into(),
         enabled: true,
+        deleted: false,
     };
     Arc::new(Catalog::new(1, vec![plan], vec![service]))
 }

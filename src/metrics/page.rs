@@ -10,6 +10,7 @@ use super::{
 };
 use shard::catalog::Catalog;
 use shard::record::Outcome;
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write};
 
 impl Metrics {
@@ -81,63 +82,65 @@ impl Metrics {
         page.sample(&format!("{name}_count"), labels, count);
     }
 
+    /// Of all shards and of all these slots.
+    fn sum_of(&self, slots: &[usize], of: impl Fn(&ShardMetrics, usize) -> &Counter) -> u64 {
+        slots.iter().fold(0, |sum, slot| sum.wrapping_add(self.sum(|shard| of(shard, *slot))))
+    }
+
     fn write_services(&self, page: &mut Page, catalog: &Catalog) {
-        let name_of = |slot: usize| catalog.services.get(slot).map_or("other", |it| &it.name);
+        let services = slots_by_name(catalog.services.iter().map(|it| &*it.name), SERVICES_MAX);
         let name = "consumption_requests_total";
         page.family(name, "counter", "Admitted requests, by how they ended.");
-        for slot in 0..=SERVICES_MAX {
+        for (service, slots) in &services {
             for outcome in Outcome::ALL {
-                let count = self.sum(|shard| &shard.services[slot].outcomes[outcome as usize]);
+                let count = self
+                    .sum_of(slots, |shard, slot| &shard.services[slot].outcomes[outcome as usize]);
                 if count > 0 {
-                    let labels = [("service", name_of(slot)), ("outcome", outcome.name())];
+                    let labels = [("service", *service), ("outcome", outcome.name())];
                     page.sample(name, &labels, count);
                 }
             }
         }
         let name = "tollgate_usage_unreported_total";
         page.family(name, "counter", "Whole answers whose usage their upstream did not report.");
-        for slot in 0..=SERVICES_MAX {
+        for (service, slots) in &services {
             for (place, streamed) in ["false", "true"].into_iter().enumerate() {
-                let count = self.sum(|shard| &shard.services[slot].unreported[place]);
+                let count =
+                    self.sum_of(slots, |shard, slot| &shard.services[slot].unreported[place]);
                 if count > 0 {
-                    let labels = [("service", name_of(slot)), ("streamed", streamed)];
-                    page.sample(name, &labels, count);
+                    page.sample(name, &[("service", *service), ("streamed", streamed)], count);
                 }
             }
         }
         let name = "tokens_consumed_total";
         page.family(name, "counter", "Tokens metered; cached ones are also counted as input.");
-        for slot in 0..=SERVICES_MAX {
+        for (service, slots) in &services {
             for (place, direction) in DIRECTIONS.into_iter().enumerate() {
-                let count = self.sum(|shard| &shard.services[slot].tokens[place]);
+                let count = self.sum_of(slots, |shard, slot| &shard.services[slot].tokens[place]);
                 if count > 0 {
-                    let labels = [("service", name_of(slot)), ("direction", direction)];
-                    page.sample(name, &labels, count);
+                    page.sample(name, &[("service", *service), ("direction", direction)], count);
                 }
             }
         }
         let name = "tollgate_upstream_faults_total";
         let help = "Calls that an upstream failed, by how far they had come.";
         page.family(name, "counter", help);
-        for slot in 0..=SERVICES_MAX {
+        for (service, slots) in &services {
             for phase in Phase::ALL {
-                let count = self.sum(|shard| &shard.services[slot].faults[phase as usize]);
+                let count =
+                    self.sum_of(slots, |shard, slot| &shard.services[slot].faults[phase as usize]);
                 if count > 0 {
-                    page.sample(
-                        name,
-                        &[("service", name_of(slot)), ("phase", phase.name())],
-                        count,
-                    );
+                    page.sample(name, &[("service", *service), ("phase", phase.name())], count);
                 }
             }
         }
         let name = "tollgate_upstream_strays_total";
         let help = "Upstream connections closed for bytes on them that belong to no answer.";
         page.family(name, "counter", help);
-        for slot in 0..=SERVICES_MAX {
-            let count = self.sum(|shard| &shard.services[slot].strays);
+        for (service, slots) in &services {
+            let count = self.sum_of(slots, |shard, slot| &shard.services[slot].strays);
             if count > 0 {
-                page.sample(name, &[("service", name_of(slot))], count);
+                page.sample(name, &[("service", *service)], count);
             }
         }
     }
@@ -148,15 +151,14 @@ impl Metrics {
             ("rate_limits_exceeded_total", "Requests refused by the rate.", |it| &it.rate_limited),
             ("quota_exceeded_total", "Requests refused by the quota.", |it| &it.quota_exceeded),
         ];
+        let plans = slots_by_name(catalog.plans.iter().map(|it| &*it.name), PLANS_MAX);
         for (name, help, of) in families {
             page.family(name, "counter", help);
-            for (slot, plan) in catalog.plans.iter().take(PLANS_MAX).enumerate() {
-                let count = self.sum(|shard| of(&shard.plans[slot]));
-                page.sample(name, &[("plan", &plan.name)], count);
-            }
-            let count = self.sum(|shard| of(&shard.plans[PLANS_MAX]));
-            if count > 0 {
-                page.sample(name, &[("plan", "other")], count);
+            for (plan, slots) in &plans {
+                let count = self.sum_of(slots, |shard, slot| of(&shard.plans[slot]));
+                if count > 0 || slots[0] < PLANS_MAX {
+                    page.sample(name, &[("plan", *plan)], count);
+                }
             }
         }
     }
@@ -263,6 +265,21 @@ impl Metrics {
     }
 }
 
+/// The slots of each label: the first `max` names have one each, and share another from there on.
+/// The name of something deleted that is given anew has two: it is one sample, their sum, which
+/// goes on where it was. A deleted one's sample stays until the process ends.
+fn slots_by_name<'a>(
+    names: impl Iterator<Item = &'a str>,
+    max: usize,
+) -> BTreeMap<&'a str, Vec<usize>> {
+    let mut slots: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (slot, name) in names.take(max).enumerate() {
+        slots.entry(name).or_default().push(slot);
+    }
+    slots.entry("other").or_default().push(max);
+    slots
+}
+
 /// The text of a scrape.
 struct Page(String);
 
@@ -346,6 +363,19 @@ mod tests {
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }
+    }
+
+    #[test]
+    fn a_name_given_anew_is_one_sample_that_goes_on() {
+        let mut plans = catalog().plans;
+        plans.push(Plan { id: PlanId(2), ..plans[0].clone() });
+        let metrics = Metrics::new(2);
+        metrics.shard(0).rate_limited(0);
+        metrics.shard(1).rate_limited(1);
+        let page = metrics.page(&Catalog::new(1, plans, Vec::new()));
+        let samples = page.lines().filter(|line| line.starts_with("rate_limits_exceeded_total"));
+        let line = "rate_limits_exceeded_total{plan=\"ba\\\"sic\"} 2";
+        assert_eq!(samples.collect::<Vec<_>>(), [line]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod control_stalls;
 mod crash;
 mod credentials;
 mod dead_letters;
+mod deletes;
 mod disk_faults;
 mod disk_full;
 mod drain;

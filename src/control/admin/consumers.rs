@@ -73,7 +73,7 @@ pub(super) async fn delete(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let id: ConsumerId = parse_id("consumer", &id)?;
-    let deleted = desk.remove_consumer(move |db| consumers::delete(db, id)).await;
+    let deleted = desk.delete_consumer(id).await;
     Ok(Json(shown(&deleted.map_err(refuse("consumer", id))?)))
 }
 

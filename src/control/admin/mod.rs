@@ -61,7 +61,7 @@ fn router(desk: Arc<Desk>) -> Router {
 fn routes() -> [(&'static str, MethodRouter<Arc<Desk>>); 14] {
     [
         ("/admin/v1/plans", get(plans::list).post(plans::create)),
-        ("/admin/v1/plans/{id}", get(plans::show).patch(plans::change)),
+        ("/admin/v1/plans/{id}", get(plans::show).patch(plans::change).delete(plans::delete)),
         ("/admin/v1/consumers", get(consumers::list).post(consumers::create)),
         (
             "/admin/v1/consumers/{id}",
@@ -71,7 +71,10 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Desk>>); 14] {
         ("/admin/v1/keys/{id}", get(keys::show).delete(keys::revoke)),
         ("/admin/v1/keys/{id}/rotate", post(keys::rotate)),
         ("/admin/v1/services", get(services::list).post(services::create)),
-        ("/admin/v1/services/{id}", get(services::show).patch(services::change)),
+        (
+            "/admin/v1/services/{id}",
+            get(services::show).patch(services::change).delete(services::delete),
+        ),
         ("/admin/v1/services/{id}/prices", get(services::prices).post(services::add_price)),
         ("/admin/v1/usage", get(usage::sums)),
         ("/healthz", get(|| async { Json(json!({ "status": "ok" })) })),
@@ -179,6 +182,9 @@ fn refuse(kind: &'static str, id: impl ToString) -> impl FnOnce(Failure) -> ApiE
     let id = id.to_string();
     move |failure| match failure {
         Failure::InUse(by) => ApiError::conflict("id", format!("The {kind} is in use by {by}.")),
+        Failure::Deleted(field) => {
+            ApiError::conflict(field, format!("What {field} names has just been deleted."))
+        }
         Failure::Missing => ApiError::no_such(kind, &id),
         Failure::Duplicate => {
             ApiError::conflict("name", format!("There is a {kind} with this name already."))

@@ -84,6 +84,16 @@ pub(super) async fn change(
     Ok(Json(shown(&row)))
 }
 
+/// Shards are not told: no key of theirs is on it, and what they count for it stands.
+pub(super) async fn delete(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let id: PlanId = parse_id("plan", &id)?;
+    let deleted = desk.store.change(move |db| plans::delete(db, id)).await;
+    Ok(Json(shown(&deleted.map_err(refuse("plan", id))?)))
+}
+
 fn when_lost(fields: &mut Fields) -> Option<WhenLost> {
     let text = fields.text("when_lost", NAME_CHARS_MAX)?;
     let when_lost = when_lost_of(&text);

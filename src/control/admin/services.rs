@@ -116,6 +116,15 @@ pub(super) async fn change(
     Ok(Json(shown(&row)))
 }
 
+pub(super) async fn delete(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let id: ServiceId = parse_id("service", &id)?;
+    let deleted = desk.delete_service(id).await;
+    Ok(Json(shown(&deleted.map_err(refuse("service", id))?)))
+}
+
 pub(super) async fn prices(
     State(desk): State<Arc<Desk>>,
     Path(id): Path<String>,
@@ -123,11 +132,8 @@ pub(super) async fn prices(
 ) -> Result<Json<Value>, ApiError> {
     let id: ServiceId = parse_id("service", &id)?;
     let page = query::only_page(pairs)?;
-    let read = desk.store.read(move |db| match services::prices_of(db, id)? {
-        prices if prices.is_empty() => Err(Failure::Missing),
-        prices => Ok(prices),
-    });
-    let mut rows = read.await.map_err(refuse("service", id))?;
+    let read = desk.store.read(move |db| services::get(db, id)).await;
+    let mut rows = read.map_err(refuse("service", id))?.prices;
     let in_force = in_force(&rows).map(|price| price.version);
     // By version: the order of creation, as in every list.
     rows.sort_by_key(|row| row.price.version);

@@ -34,7 +34,7 @@ pub(super) async fn sums(
     let sums = read.map_err(refuse("usage", ""))?;
     let next_cursor = (sums.len() as i64 >= limit && !by.is_empty())
         .then(|| offset.saturating_add(limit).to_string());
-    let data: Vec<Value> = sums.iter().map(|sum| shown(&desk, &by, sum)).collect();
+    let data: Vec<Value> = sums.iter().map(|sum| shown(&by, sum)).collect();
     Ok(Json(json!({ "data": data, "next_cursor": next_cursor })))
 }
 
@@ -96,24 +96,18 @@ fn read_span(fields: &mut Fields) -> Span {
     span
 }
 
-fn shown(desk: &Desk, by: &[By], sum: &Sum) -> Value {
+fn shown(by: &[By], sum: &Sum) -> Value {
     let mut value = json!({});
-    for (by, text) in by.iter().zip(&sum.group) {
+    for ((by, text), name) in by.iter().zip(&sum.group).zip(&sum.names) {
         match by {
             By::Day => value["day"] = text.as_str().into(),
             By::Consumer => {
-                let book = desk.book();
-                let consumer = text.parse().ok().and_then(|id| book.consumer(id));
                 value["consumer_id"] = text.as_str().into();
-                value["consumer"] = consumer.map(|consumer| consumer.name.to_string()).into();
+                value["consumer"] = name.as_deref().into();
             }
             By::Service => {
-                let book = desk.book();
-                let catalog = book.catalog();
-                let index = text.parse().ok().and_then(|id| catalog.service_by_id(id));
-                let name = index.map(|index| catalog.services[index as usize].name.to_string());
                 value["service_id"] = text.as_str().into();
-                value["service"] = name.into();
+                value["service"] = name.as_deref().into();
             }
         }
     }

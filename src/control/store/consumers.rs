@@ -1,11 +1,14 @@
 //! The table `consumers`.
 
-use super::{Failure, Page, created_now, id_at};
+use super::keys::LIVING;
+use super::{Failure, Page, created_now, id_at, plans, refuse_used};
+use crate::clock;
 use rusqlite::{Connection, Row};
 use shard::units::{ConsumerId, PlanId};
 
 const SELECT: &str = "SELECT consumers.place, consumers.id, consumers.name, plan_id, plans.name,
-    consumers.created_at FROM consumers JOIN plans ON plans.id = plan_id";
+    consumers.created_at FROM consumers JOIN plans ON plans.id = plan_id
+    WHERE consumers.deleted_at IS NULL";
 
 /// A row, with its plan's name.
 #[derive(Clone, Debug)]
@@ -26,6 +29,7 @@ pub(crate) fn insert(
     plan: PlanId,
 ) -> Result<ConsumerRow, Failure> {
     refuse_taken(connection, id, name)?;
+    plans::refuse_deleted(connection, plan)?;
     connection.execute(
         "INSERT INTO consumers (id, name, plan_id, created_at) VALUES (?1, ?2, ?3, ?4)",
         (id.to_string(), name, plan.to_string(), created_now()),
@@ -43,9 +47,12 @@ pub(crate) fn update(
     if let Some(name) = name {
         refuse_taken(connection, id, name)?;
     }
+    if let Some(plan) = plan {
+        plans::refuse_deleted(connection, plan)?;
+    }
     connection.execute(
         "UPDATE consumers SET name = coalesce(?2, name), plan_id = coalesce(?3, plan_id)
-         WHERE id = ?1",
+         WHERE id = ?1 AND deleted_at IS NULL",
         (id.to_string(), name, plan.map(|plan| plan.to_string())),
     )?;
     get(connection, id)
@@ -55,40 +62,33 @@ pub(crate) fn update(
 /// between this and the change. A store may hold namesakes from before the rule: they stay.
 fn refuse_taken(connection: &Connection, id: ConsumerId, name: &str) -> Result<(), Failure> {
     let is_taken: bool = connection.query_row(
-        "SELECT EXISTS (SELECT 1 FROM consumers WHERE name = ?2 AND id <> ?1)",
+        "SELECT EXISTS (SELECT 1 FROM consumers WHERE name = ?2 AND id <> ?1
+             AND deleted_at IS NULL)",
         (id.to_string(), name),
         |row| row.get(0),
     )?;
     if is_taken { Err(Failure::Duplicate) } else { Ok(()) }
 }
 
-/// Removes a consumer that has never had a key, and with it no record: answers what it was.
+/// Deletes a consumer without living keys: answers what it was.
 pub(crate) fn delete(connection: &Connection, id: ConsumerId) -> Result<ConsumerRow, Failure> {
     let row = get(connection, id)?;
-    let keys: (i64, Option<String>) = connection.query_row(
-        "SELECT count(*), min(id) FROM keys WHERE consumer_id = ?1",
-        [id.to_string()],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
-    if let (count, Some(first)) = keys {
-        let others = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
-        return Err(Failure::InUse(format!(
-            "key {first}{others}: its records are billed by it, even where it is revoked"
-        )));
-    }
-    connection.execute("DELETE FROM consumers WHERE id = ?1", [id.to_string()])?;
+    let keys = format!("SELECT id FROM keys WHERE consumer_id = ?1 AND {LIVING} ORDER BY place");
+    refuse_used(connection, "key", &keys, (id.to_string(), clock::unix_us()))?;
+    let delete = "UPDATE consumers SET deleted_at = ?2 WHERE id = ?1";
+    connection.execute(delete, (id.to_string(), created_now()))?;
     Ok(row)
 }
 
 /// One consumer.
 pub(crate) fn get(connection: &Connection, id: ConsumerId) -> Result<ConsumerRow, Failure> {
-    let query = format!("{SELECT} WHERE consumers.id = ?1");
+    let query = format!("{SELECT} AND consumers.id = ?1");
     Ok(connection.query_row(&query, [id.to_string()], read)?)
 }
 
 /// One page of the consumers.
 pub(crate) fn list(connection: &Connection, page: Page) -> Result<Vec<ConsumerRow>, Failure> {
-    let query = format!("{SELECT} WHERE consumers.place > ?1 ORDER BY consumers.place LIMIT ?2");
+    let query = format!("{SELECT} AND consumers.place > ?1 ORDER BY consumers.place LIMIT ?2");
     let mut statement = connection.prepare(&query)?;
     let rows = statement.query_map((page.after, page.limit), read)?;
     Ok(rows.collect::<Result<_, _>>()?)

@@ -10,6 +10,10 @@ use std::sync::Arc;
 const SELECT: &str = "SELECT place, id, consumer_id, bucket_id, name, secret_hash, services,
     expires_at_unix_us, revoked_at, created_at, digest FROM keys";
 
+/// Of a key that can be used at `?2`, microseconds since 1970.
+pub(super) const LIVING: &str =
+    "revoked_at IS NULL AND (expires_at_unix_us IS NULL OR expires_at_unix_us > ?2)";
+
 /// A row. No `Debug`: it holds the secret's hash.
 #[derive(Clone)]
 pub(crate) struct KeyRow {
@@ -45,6 +49,7 @@ pub(crate) fn insert(connection: &Connection, key: &NewKey) -> Result<KeyRow, Fa
         .services
         .as_ref()
         .map(|services| Value::from_iter(services.iter().map(ToString::to_string)).to_string());
+    refuse_deleted(connection, key.consumer, services.as_deref())?;
     connection.execute(
         "INSERT INTO keys (id, consumer_id, bucket_id, name, secret_hash, services,
              expires_at_unix_us, created_at, digest)
@@ -62,6 +67,30 @@ pub(crate) fn insert(connection: &Connection, key: &NewKey) -> Result<KeyRow, Fa
         ),
     )?;
     get(connection, key.id)
+}
+
+/// Making a key takes a while: what it is for may have been deleted since it was looked up.
+fn refuse_deleted(
+    connection: &Connection,
+    consumer: ConsumerId,
+    services: Option<&str>,
+) -> Result<(), Failure> {
+    let is_there = |query: &str, value: &str| -> rusqlite::Result<bool> {
+        connection.query_row(query, [value], |row| row.get(0))
+    };
+    let consumer_is_there =
+        "SELECT EXISTS (SELECT 1 FROM consumers WHERE id = ?1 AND deleted_at IS NULL)";
+    if !is_there(consumer_is_there, &consumer.to_string())? {
+        return Err(Failure::Deleted("consumer_id"));
+    }
+    let services_are_there = "SELECT NOT EXISTS (SELECT 1 FROM json_each(?1) WHERE value NOT IN
+        (SELECT id FROM services WHERE deleted_at IS NULL))";
+    match services {
+        Some(services) if !is_there(services_are_there, services)? => {
+            Err(Failure::Deleted("services"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Keeps the digests of keys that have been verified.

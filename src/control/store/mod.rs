@@ -3,6 +3,9 @@
 //! None waits for another (WAL: readers and the one that writes work side by side), and the lease
 //! loop waits for none of them.
 //!
+//! What is deleted keeps its row, with `deleted_at`: the ledger names and prices its calls by it.
+//! Nobody else sees it, and its name is free.
+//!
 //! Store lost: what is in memory goes on serving; changes and sums are refused.
 
 pub(crate) mod consumers;
@@ -20,7 +23,7 @@ use crate::sqlite::{self, StoreError};
 use crate::wire::time_text;
 use lane::Lane;
 use rusqlite::types::Type;
-use rusqlite::{Connection, Error, ErrorCode, Row};
+use rusqlite::{Connection, Error, ErrorCode, Params, Row};
 use shard::units::{ID_MAX, Nanos, id_from_text};
 use std::fmt;
 use std::path::Path;
@@ -40,6 +43,8 @@ pub(crate) enum Failure {
     Missing,
     /// The object cannot go: this uses it.
     InUse(String),
+    /// What the named field stands for was there when it was looked up, and is deleted now.
+    Deleted(&'static str),
     /// As many others wait as may.
     Busy,
     /// It took longer than it may.
@@ -54,6 +59,7 @@ impl fmt::Display for Failure {
             Self::Duplicate => f.write_str("another object has the name"),
             Self::Missing => f.write_str("the object does not exist"),
             Self::InUse(by) => write!(f, "it is in use by {by}"),
+            Self::Deleted(field) => write!(f, "what {field} names is deleted"),
             Self::Busy => f.write_str("too many others wait for the store"),
             Self::TooSlow => f.write_str("it took longer than it may"),
             Self::Internal(cause) => f.write_str(cause),
@@ -161,6 +167,36 @@ impl Store {
         work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         self.changes.run_here(work)
+    }
+}
+
+/// Of those that use an object, a refusal names so many and counts the rest.
+const USERS_NAMED: usize = 3;
+
+/// Refuses to let an object go that `users`, a query for their names, finds in use. Changes come
+/// one after another: nobody begins to use it between this and its deletion.
+fn refuse_used(
+    connection: &Connection,
+    kind: &str,
+    users: &str,
+    values: impl Params,
+) -> Result<(), Failure> {
+    let query = format!("SELECT *, count(*) OVER () FROM ({users}) LIMIT {USERS_NAMED}");
+    let mut statement = connection.prepare(&query)?;
+    let mut rows = statement.query(values)?;
+    let (mut names, mut count) = (Vec::<String>::new(), 0);
+    while let Some(row) = rows.next()? {
+        names.push(row.get(0)?);
+        count = row.get(1)?;
+    }
+    let plural = if count > 1 { "s" } else { "" };
+    let more = match count - names.len() as i64 {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    match names.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::InUse(format!("{kind}{plural} {}{more}", names.join(", ")))),
     }
 }
 

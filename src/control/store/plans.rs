@@ -1,6 +1,6 @@
 //! The table `plans`.
 
-use super::{Failure, Page, created_now, id_at, new_id, signed, unsigned};
+use super::{Failure, Page, created_now, id_at, new_id, refuse_used, signed, unsigned};
 use rusqlite::{Connection, OptionalExtension, Row};
 use shard::catalog::{Plan, WhenLost};
 use shard::units::PlanId;
@@ -24,7 +24,7 @@ pub(crate) struct PlanChange {
     pub(crate) when_lost: Option<Option<WhenLost>>,
 }
 
-/// Gives a new store the plans of the contract, part 4.
+/// Gives a new store the plans of the contract, part 4; where they were deleted, they stay so.
 pub(super) fn seed(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     let count: i64 = transaction.query_row("SELECT count(*) FROM plans", (), |row| row.get(0))?;
@@ -94,16 +94,36 @@ pub(crate) fn update(
     get(connection, id)
 }
 
+/// Deletes a plan that no consumer is on: answers what it was.
+pub(crate) fn delete(connection: &Connection, id: PlanId) -> Result<PlanRow, Failure> {
+    let row = get(connection, id)?;
+    let users = "SELECT name FROM consumers WHERE plan_id = ?1 AND deleted_at IS NULL
+                 ORDER BY place";
+    refuse_used(connection, "consumer", users, [id.to_string()])?;
+    let delete = "UPDATE plans SET deleted_at = ?2 WHERE id = ?1";
+    connection.execute(delete, (id.to_string(), created_now()))?;
+    Ok(row)
+}
+
+/// A plan that a caller has found may be gone by the time that its change is made.
+pub(super) fn refuse_deleted(connection: &Connection, id: PlanId) -> Result<(), Failure> {
+    match get(connection, id) {
+        Err(Failure::Missing) => Err(Failure::Deleted("plan")),
+        found => found.map(drop),
+    }
+}
+
 /// One plan.
 pub(crate) fn get(connection: &Connection, id: PlanId) -> Result<PlanRow, Failure> {
-    let query = format!("SELECT {COLUMNS} FROM plans WHERE id = ?1");
+    let query = format!("SELECT {COLUMNS} FROM plans WHERE id = ?1 AND deleted_at IS NULL");
     Ok(connection.query_row(&query, [id.to_string()], read)?)
 }
 
 /// The plan with this id or, if there is none, this name.
 pub(crate) fn find(connection: &Connection, text: &str) -> Result<Option<PlanId>, Failure> {
     let found = connection.query_row(
-        "SELECT id FROM plans WHERE id = ?1 OR name = ?1 ORDER BY id <> ?1 LIMIT 1",
+        "SELECT id FROM plans WHERE (id = ?1 OR name = ?1) AND deleted_at IS NULL
+         ORDER BY id <> ?1 LIMIT 1",
         [text],
         |row| id_at(row, 0),
     );
@@ -112,7 +132,10 @@ pub(crate) fn find(connection: &Connection, text: &str) -> Result<Option<PlanId>
 
 /// One page of the plans.
 pub(crate) fn list(connection: &Connection, page: Page) -> Result<Vec<PlanRow>, Failure> {
-    let query = format!("SELECT {COLUMNS} FROM plans WHERE place > ?1 ORDER BY place LIMIT ?2");
+    let query = format!(
+        "SELECT {COLUMNS} FROM plans WHERE place > ?1 AND deleted_at IS NULL
+         ORDER BY place LIMIT ?2"
+    );
     let mut statement = connection.prepare(&query)?;
     let rows = statement.query_map((page.after, page.limit), read)?;
     Ok(rows.collect::<Result<_, _>>()?)

@@ -1,11 +1,14 @@
 //! The tables `services` and `prices`.
 
-use super::{Failure, Page, created_now, id_at, unreadable};
+use super::keys::LIVING;
+use super::{Failure, Page, created_now, id_at, refuse_used, unreadable};
+use crate::clock;
 use crate::control::price_json;
 use rusqlite::{Connection, Row};
 use serde_json::Value;
 use shard::catalog::{PriceModel, PriceVersion};
 use shard::units::ServiceId;
+use std::collections::HashMap;
 
 const COLUMNS: &str =
     "place, id, name, base_url, default_path, credential_sealed, enabled, created_at";
@@ -97,6 +100,21 @@ pub(crate) fn update(
     get(connection, id)
 }
 
+/// Deletes a service that no living key is bound to, its credential for good: answers what it was.
+pub(crate) fn delete(connection: &Connection, id: ServiceId) -> Result<ServiceRow, Failure> {
+    let row = get(connection, id)?;
+    let keys = format!(
+        "SELECT id FROM keys WHERE services IS NOT NULL AND {LIVING}
+             AND EXISTS (SELECT 1 FROM json_each(services) WHERE value = ?1) ORDER BY place"
+    );
+    refuse_used(connection, "key", &keys, (id.to_string(), clock::unix_us()))?;
+    connection.execute(
+        "UPDATE services SET deleted_at = ?2, credential_sealed = NULL WHERE id = ?1",
+        (id.to_string(), created_now()),
+    )?;
+    Ok(row)
+}
+
 /// A new version of a service's price.
 pub(crate) fn add_price(
     connection: &mut Connection,
@@ -105,7 +123,8 @@ pub(crate) fn add_price(
     effective_at_unix_us: i64,
 ) -> Result<PriceRow, Failure> {
     let transaction = connection.transaction()?;
-    transaction.query_row("SELECT 1 FROM services WHERE id = ?1", [id.to_string()], |_| Ok(()))?;
+    let living = "SELECT 1 FROM services WHERE id = ?1 AND deleted_at IS NULL";
+    transaction.query_row(living, [id.to_string()], |_| Ok(()))?;
     let version = insert_price(&transaction, id, price, effective_at_unix_us)?;
     let prices = prices_of(&transaction, id)?;
     transaction.commit()?;
@@ -129,14 +148,17 @@ fn insert_price(
 
 /// One service.
 pub(crate) fn get(connection: &Connection, id: ServiceId) -> Result<ServiceRow, Failure> {
-    let query = format!("SELECT {COLUMNS} FROM services WHERE id = ?1");
+    let query = format!("SELECT {COLUMNS} FROM services WHERE id = ?1 AND deleted_at IS NULL");
     let row = connection.query_row(&query, [id.to_string()], read)?;
     Ok(ServiceRow { prices: prices_of(connection, id)?, ..row })
 }
 
 /// One page of the services.
 pub(crate) fn list(connection: &Connection, page: Page) -> Result<Vec<ServiceRow>, Failure> {
-    let query = format!("SELECT {COLUMNS} FROM services WHERE place > ?1 ORDER BY place LIMIT ?2");
+    let query = format!(
+        "SELECT {COLUMNS} FROM services WHERE place > ?1 AND deleted_at IS NULL
+         ORDER BY place LIMIT ?2"
+    );
     let mut statement = connection.prepare(&query)?;
     let rows = statement.query_map((page.after, page.limit), read)?;
     let mut rows: Vec<ServiceRow> = rows.collect::<Result<_, _>>()?;
@@ -146,8 +168,21 @@ pub(crate) fn list(connection: &Connection, page: Page) -> Result<Vec<ServiceRow
     Ok(rows)
 }
 
-/// A service's prices, ascending by time, then by version; none if there is no such service.
-pub(crate) fn prices_of(connection: &Connection, id: ServiceId) -> Result<Vec<PriceRow>, Failure> {
+/// Every price there is or was, those of deleted services too: for calls that are yet to be priced.
+pub(crate) fn every_price(
+    connection: &Connection,
+) -> Result<HashMap<(ServiceId, u32), PriceModel>, Failure> {
+    let query = "SELECT version, effective_at_unix_us, price, created_at, service_id FROM prices";
+    let mut statement = connection.prepare(query)?;
+    let rows = statement.query_map((), |row| {
+        let PriceVersion { version, model, .. } = read_price(row)?.price;
+        Ok(((ServiceId(id_at(row, 4)?), version), model))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// A service's prices, ascending by time, then by version.
+fn prices_of(connection: &Connection, id: ServiceId) -> Result<Vec<PriceRow>, Failure> {
     let mut statement = connection.prepare_cached(
         "SELECT version, effective_at_unix_us, price, created_at FROM prices
          WHERE service_id = ?1 ORDER BY effective_at_unix_us, version",

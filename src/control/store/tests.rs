@@ -6,7 +6,7 @@ use super::usage::{By, Span, month_costs, month_tokens, sums};
 use super::*;
 use crate::control::vault::Digest;
 use shard::catalog::{PriceModel, TokenPrices};
-use shard::units::{ConsumerId, NanoUsd, Period, PlanId, ServiceId};
+use shard::units::{BucketId, ConsumerId, KeyId, NanoUsd, Period, PlanId, ServiceId};
 
 fn new_service(id: u64, name: &str) -> services::NewService {
     services::NewService {
@@ -79,7 +79,7 @@ fn prices_are_versions_in_order_of_their_start() {
             assert_eq!(services::add_price(db, ServiceId(1), &free, 9)?.price.version, 4);
             let missing = services::add_price(db, ServiceId(2), &free, 9).err();
             assert!(matches!(missing, Some(Failure::Missing)));
-            services::prices_of(db, ServiceId(1))
+            Ok(services::get(db, ServiceId(1))?.prices)
         })
         .unwrap();
     let versions: Vec<u32> = versions.iter().map(|row| row.price.version).collect();
@@ -137,6 +137,81 @@ fn sums_are_apart_by_what_was_asked() {
         .unwrap();
 }
 
+fn new_key(id: u64, consumer: u64, service: Option<u64>) -> keys::NewKey {
+    keys::NewKey {
+        id: KeyId(id),
+        consumer: ConsumerId(consumer),
+        bucket: BucketId(id),
+        name: None,
+        secret_hash: "x".to_owned(),
+        digest: Digest { key_name: [1; 8], digest: [2; 32] },
+        services: service.map(|id| [ServiceId(id)].into()),
+        expires_at_unix_us: None,
+    }
+}
+
+#[test]
+fn what_is_used_stays_and_what_is_deleted_is_used_by_nobody_any_more() {
+    fn in_use<T>(refused: Result<T, Failure>) -> String {
+        match refused.err() {
+            Some(Failure::InUse(by)) => by,
+            other => format!("{other:?}"),
+        }
+    }
+    fn deleted<T>(refused: Result<T, Failure>) -> &'static str {
+        match refused.err() {
+            Some(Failure::Deleted(field)) => field,
+            _ => "nothing",
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    store
+        .run_here(|db| {
+            let plan = plans::find(db, "basic")?.unwrap_or(PlanId(0));
+            for id in 1..=5 {
+                consumers::insert(db, ConsumerId(id), &format!("c{id}"), plan)?;
+            }
+            services::insert(db, &new_service(8, "s"))?;
+            let first = keys::insert(db, &new_key(1, 1, Some(8)))?;
+            keys::insert(db, &new_key(2, 1, None))?;
+            assert_eq!(in_use(plans::delete(db, plan)), "consumers c1, c2, c3 and 2 more");
+            let (one, two) = (KeyId(1), KeyId(2));
+            let both = format!("keys {one}, {two}");
+            assert_eq!(in_use(consumers::delete(db, ConsumerId(1))), both);
+            assert_eq!(in_use(services::delete(db, ServiceId(8))), format!("key {one}"));
+
+            // A key ends, and so does a revoked one.
+            keys::rotate(db, first.id, &new_key(3, 1, Some(8)), Some(1))?;
+            assert_eq!(in_use(services::delete(db, ServiceId(8))), format!("key {}", KeyId(3)));
+            keys::revoke(db, KeyId(3))?;
+            keys::revoke(db, two)?;
+            assert_eq!(services::delete(db, ServiceId(8))?.name, "s");
+            assert_eq!(consumers::delete(db, ConsumerId(1))?.name, "c1");
+            (2..=5).try_for_each(|id| consumers::delete(db, ConsumerId(id)).map(drop))?;
+            assert_eq!(&*plans::delete(db, plan)?.plan.name, "basic");
+
+            // Whoever had looked them up before.
+            assert_eq!(deleted(consumers::insert(db, ConsumerId(6), "c6", plan)), "plan");
+            assert_eq!(deleted(keys::insert(db, &new_key(4, 1, None))), "consumer_id");
+            let premium = plans::find(db, "premium")?.unwrap_or(PlanId(0));
+            consumers::insert(db, ConsumerId(7), "c1", premium)?;
+            assert_eq!(deleted(keys::insert(db, &new_key(4, 7, Some(8)))), "services");
+            let missing = consumers::update(db, ConsumerId(1), Some("x"), None).err();
+            assert!(matches!(missing, Some(Failure::Missing)));
+            let missing = services::add_price(db, ServiceId(8), &new_service(8, "s").price, 9);
+            assert!(matches!(missing.err(), Some(Failure::Missing)));
+
+            services::insert(db, &new_service(9, "s"))?;
+            let again = services::insert(db, &new_service(10, "s")).err();
+            assert!(matches!(again, Some(Failure::Duplicate)));
+            assert_eq!(services::list(db, Page::EVERYTHING)?.len(), 1);
+            assert_eq!(services::every_price(db)?.len(), 2);
+            Ok(())
+        })
+        .unwrap();
+}
+
 #[test]
 fn a_rotated_key_ends_no_later_than_it_would_have() {
     let dir = tempfile::tempdir().unwrap();
@@ -145,15 +220,11 @@ fn a_rotated_key_ends_no_later_than_it_would_have() {
         .run_here(|db| {
             let plan = plans::find(db, "basic")?.unwrap_or(PlanId(0));
             consumers::insert(db, ConsumerId(1), "c", plan)?;
+            services::insert(db, &new_service(3, "s"))?;
             let key = |id, expires_at_unix_us| keys::NewKey {
-                id: shard::units::KeyId(id),
-                consumer: ConsumerId(1),
-                bucket: shard::units::BucketId(4),
-                name: None,
-                secret_hash: "x".to_owned(),
-                digest: Digest { key_name: [1; 8], digest: [2; 32] },
-                services: Some([ServiceId(3)].into()),
+                bucket: BucketId(4),
                 expires_at_unix_us,
+                ..new_key(id, 1, Some(3))
             };
             let first = keys::insert(db, &key(1, Some(50)))?;
             assert_eq!(first.services.as_deref(), Some(&[ServiceId(3)][..]));

@@ -34,6 +34,8 @@ pub(crate) struct Span {
 pub(crate) struct Sum {
     /// The values of what was asked `by`, in that order.
     pub(crate) group: Vec<String>,
+    /// What the consumers and services of `group` are, or were, called.
+    pub(crate) names: Vec<Option<String>>,
     pub(crate) calls: i64,
     pub(crate) input_tokens: i64,
     pub(crate) cached_tokens: i64,
@@ -77,6 +79,7 @@ pub(crate) fn sums(
     let rows = statement.query_map(params_from_iter(values), |row| {
         Ok(Sum {
             group: (0..first).map(|column| row.get(column)).collect::<Result<_, _>>()?,
+            names: Vec::new(),
             calls: row.get(first)?,
             input_tokens: narrow(sum_at(row, first + 1)?),
             cached_tokens: narrow(sum_at(row, first + 3)?),
@@ -87,7 +90,28 @@ pub(crate) fn sums(
     })?;
     let mut sums: Vec<Sum> = rows.collect::<Result<_, _>>()?;
     add_fees(connection, by, span, &mut sums)?;
+    add_names(connection, by, &mut sums)?;
     Ok(sums)
+}
+
+/// Names deleted consumers and services too: what they used stays in the ledger.
+fn add_names(connection: &Connection, by: &[By], sums: &mut [Sum]) -> Result<(), Failure> {
+    for (place, by) in by.iter().enumerate() {
+        let query = match by {
+            By::Consumer => "SELECT name FROM consumers WHERE id = ?1",
+            By::Service => "SELECT name FROM services WHERE id = ?1",
+            By::Day => {
+                sums.iter_mut().for_each(|sum| sum.names.push(None));
+                continue;
+            }
+        };
+        let mut statement = connection.prepare_cached(query)?;
+        for sum in &mut *sums {
+            let found = statement.query_row([&sum.group[place]], |row| row.get(0));
+            sum.names.push(found.optional()?);
+        }
+    }
+    Ok(())
 }
 
 /// Adds to each sum the monthly fees of its group. A month's fee fell due with its first call by a

@@ -337,7 +337,7 @@ impl Names {
                     .prepare_cached("SELECT name FROM services WHERE id = ?1")?
                     .query_row([row::id(id.0).as_str()], |row| row.get(0))
                     .optional()?;
-                // Services are never deleted; should one be, its id names it.
+                // A deleted service keeps its row; should one lose it, its id names it.
                 Ok(unknown.insert(name.unwrap_or_else(|| id.to_string()).into()))
             }
         }

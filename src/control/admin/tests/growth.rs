@@ -13,7 +13,8 @@ fn with_services(count: u32) -> Running {
         "BEGIN;
          WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {count})
          INSERT INTO services SELECT NULL, printf('%012d', i), 'old-' || i,
-             'http://127.0.0.1:' || (1024 + i), '/', NULL, 1, '2026-11-01T00:00:00Z', NULL
+             'http://127.0.0.1:' || (1024 + i), '/', NULL, 1, '2026-11-01T00:00:00Z', NULL,
+             NULL
              FROM n;
          INSERT INTO prices SELECT id, 1, 0, '{price}', created_at FROM services;
          COMMIT;"
