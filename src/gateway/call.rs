@@ -4,6 +4,7 @@
 use super::route::Route;
 use crate::metrics::Endpoint;
 use crate::wire::error::{ApiError, Shape};
+use crate::wire::usage::Reported;
 use shard::LimitsView;
 use shard::record::REQUEST_ID_BYTES_MAX;
 use shard::units::Nanos;
@@ -116,6 +117,22 @@ pub struct RetryAfter {
 impl RetryAfter {
     /// Where nobody knows.
     pub const A_SECOND: Self = Self { span: Nanos::from_s(1), in_ms: false };
+}
+
+/// What an answer says of the tokens that it took.
+#[derive(Default)]
+pub struct Uncounted {
+    /// As its upstream reported, perhaps in part.
+    pub reported: Reported,
+    /// The completion's text, where the report has no output.
+    pub completion: Vec<u8>,
+}
+
+impl Uncounted {
+    /// Is nothing left to be counted?
+    pub fn is_whole(&self) -> bool {
+        self.reported.whole().is_some()
+    }
 }
 
 /// After a request.

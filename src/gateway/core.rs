@@ -64,6 +64,9 @@ fn handle(service: &Arc<Service>) -> Rc<ServiceHandle> {
     Rc::new(ServiceHandle(Arc::clone(service)))
 }
 
+/// The tokenizer takes milliseconds; where it is far behind, length decides.
+pub const COUNT_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long a call may take, all in all: whoever has not settled it by then never will.
 pub fn permit_deadline(config: &Config) -> Nanos {
     /// Reading the request, and answering: the rest of a call is bounded by its upstream's

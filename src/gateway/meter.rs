@@ -1,31 +1,33 @@
 //! How many tokens a call used: as the upstream reported them, or counted by the tokenizer off
 //! the shard where it reported none, or one half, and marked so.
 
-use super::core::{Core, Reply};
+use super::call::Uncounted;
+use super::core::{COUNT_PATIENCE, Core, Reply};
 use crate::wire::prompt::prompt_text;
-use crate::wire::usage::{Reported, TokenCounts, answer_text};
+use crate::wire::usage::{Reported, TokenCounts};
 use shard::message::ToControl;
 use shard::record::Usage;
-use std::time::Duration;
 
 /// Text handed to the tokenizer at most; of more, the count is scaled up.
 const COUNTED_BYTES_MAX: usize = 1 << 20;
-/// The tokenizer takes milliseconds; where it is far behind, length decides.
-pub const COUNT_PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes to a token where nobody counts: OpenAI's rule of thumb.
 const BYTES_PER_TOKEN: usize = 4;
 
-/// An answer that stands for work done: where it reports no usage, tokens are counted.
-pub const fn is_billable(status: u16) -> bool {
-    status >= 200 && status < 300
-}
-
 /// Of an answer that stands for no work and reports nothing.
-pub const NONE_REPORTED: Usage =
+const NONE_REPORTED: Usage =
     Usage { input_tokens: 0, cached_tokens: 0, output_tokens: 0, estimated: true };
 
-/// As the upstream reported.
-pub const fn reported(counts: TokenCounts) -> Usage {
+/// What a call used: what was reported, and what was not, counted of the request's body and the
+/// completion's text.
+pub async fn meter(core: &Core, uncounted: Option<Uncounted>, request: &[u8]) -> Usage {
+    let Some(Uncounted { reported, completion }) = uncounted else { return NONE_REPORTED };
+    match reported.whole() {
+        Some(counts) => as_reported(counts),
+        None => complete(core, reported, request, completion).await,
+    }
+}
+
+const fn as_reported(counts: TokenCounts) -> Usage {
     Usage {
         input_tokens: counts.input,
         cached_tokens: if counts.cached < counts.input { counts.cached } else { counts.input },
@@ -34,18 +36,7 @@ pub const fn reported(counts: TokenCounts) -> Usage {
     }
 }
 
-/// What a whole answer reports, the rest counted.
-pub async fn of_answer(core: &Core, reported: Reported, request: &[u8], answer: &[u8]) -> Usage {
-    let mut text = Vec::new();
-    if reported.output.is_none() {
-        answer_text(answer, &mut text);
-    }
-    complete(core, reported, request, text).await
-}
-
-/// What was reported; the half that was not, of a request's body and the completion's text, is
-/// counted.
-pub async fn complete(
+async fn complete(
     core: &Core,
     reported: Reported,
     request: &[u8],

@@ -3,6 +3,7 @@
 //! Start reading at `path.rs`. It must never block, lock, or wait for another thread on the warm
 //! path; and it never names `control` or `writer`.
 
+mod admitted;
 mod answer;
 mod call;
 mod connection;
@@ -16,15 +17,15 @@ pub mod net;
 mod park;
 mod path;
 mod relay;
+mod resolve;
 mod route;
 mod run;
 mod segments;
-mod settle;
 #[cfg(test)]
 mod tests;
 mod timers;
-mod understand;
 mod upstream;
+mod wanted;
 mod watch;
 
 pub use run::{REFUSING_MAX, ShardArgs, spawn};

@@ -12,16 +12,18 @@
 //! `downstream/` has parsed the head. From `admit` on there is an [`Admitted`]: it is consumed
 //! by `settle`, whatever happens to the caller or the upstream.
 
+use super::admitted::Admitted;
 use super::answer;
 use super::call::{Beginning, Call, Next, Refused, RequestId, RetryAfter, Stop};
 use super::core::Core;
 use super::downstream::Exchange;
+use super::meter::meter;
 use super::park::Spot;
 use super::relay::{Relayed, finish, no_answer, relay};
+use super::resolve::resolve;
 use super::route::{Route, route};
-use super::settle::Admitted;
-use super::understand::{Wanted, understand};
 use super::upstream::{self, Fault, Pools};
+use super::wanted::Wanted;
 use super::{local, net};
 use crate::clock;
 use crate::wire::error::ApiError;
@@ -100,14 +102,15 @@ async fn serve(
         }
         Route::Consume { .. } | Route::Model(_) => {
             let caller = known_sender(core, exchange).await?;
-            let wanted = understand(core, &exchange.request(), call, &caller)?;
+            let wanted = resolve(core, &exchange.request(), call, &caller)?;
             let mut admitted = admit(core, exchange, caller, &wanted, &call.beginning).await?;
             let relayed = attempt(core, pools, exchange, call, &wanted, &mut admitted).await;
             admitted.waited = exchange.waited().after(relayed.waited);
-            let Relayed { status, outcome, usage, fault, rest, .. } = relayed;
+            let Relayed { status, outcome, uncounted, fault, rest, .. } = relayed;
             if let Some(fault) = fault {
                 report(core, call, &wanted, fault);
             }
+            let usage = meter(core, uncounted, exchange.request().body).await;
             let bill = admitted.settle(core, status, outcome, &usage);
             Ok(finish(core, pools, exchange, call, &wanted, (status, rest), &bill).await)
         }
@@ -131,7 +134,7 @@ async fn attempt(
         Ok(connection) => relay(core, exchange, call, wanted, admitted, connection).await,
         Err(fault) => {
             let waited = clock::lately().since(asked);
-            no_answer(core, exchange, fault, waited, None).await
+            no_answer(exchange, fault, waited, None)
         }
     }
 }

@@ -7,20 +7,19 @@ mod stream;
 
 pub use finish::finish;
 
-use super::call::Call;
+use super::admitted::Admitted;
+use super::call::{Call, Uncounted};
 use super::core::Core;
 use super::downstream::Exchange;
-use super::meter::{self, is_billable};
-use super::settle::Admitted;
-use super::understand::Wanted;
 use super::upstream::{Cause, Fault, UpstreamConnection};
+use super::wanted::Wanted;
 use crate::clock;
 use crate::metrics::Phase;
 use crate::wire::answer_form::has_array;
 use crate::wire::error::ApiError;
-use crate::wire::response::ResponseFraming;
-use crate::wire::usage::{Reported, usage_from_body};
-use shard::record::{Outcome, Usage};
+use crate::wire::response::{ResponseFraming, is_success};
+use crate::wire::usage::{answer_text, usage_from_body};
+use shard::record::Outcome;
 use shard::units::Nanos;
 use stream::Course;
 
@@ -39,8 +38,8 @@ pub struct Relayed {
     pub status: u16,
     /// How the call went.
     pub outcome: Outcome,
-    /// What it used.
-    pub usage: Usage,
+    /// What it says of the tokens that it took; `None`: it stands for no work.
+    pub uncounted: Option<Uncounted>,
     /// Time that went by waiting for the upstream.
     pub waited: Nanos,
     /// What the upstream failed in, if it did.
@@ -80,27 +79,30 @@ pub async fn relay(
     }
     let is_whole = match hold(core, &mut connection).await {
         Ok(is_whole) => is_whole,
-        Err(fault) => return no_answer(core, exchange, fault, connection.waited(), None).await,
+        Err(fault) => return no_answer(exchange, fault, connection.waited(), None),
     };
     if is_nonsense(call, &connection, is_whole) {
         let (waited, connection) = (connection.waited(), Some(connection).filter(|_| is_whole));
         let fault = Fault { phase: Phase::Body, heard: true, cause: Cause::NotItsRoute };
-        return no_answer(core, exchange, fault, waited, connection).await;
+        return no_answer(exchange, fault, waited, connection);
     }
     if !is_whole {
         return stream::relay(core, exchange, call, wanted, admitted, connection).await;
     }
     let (status, outcome) = (connection.head.status, Outcome::Completed);
-    let reported = usage_from_body(&connection.body);
-    let usage = match reported.whole() {
-        Some(counts) => meter::reported(counts),
-        None if is_billable(status) && !exchange.request().is_head() => {
-            meter::of_answer(core, reported, exchange.request().body, &connection.body).await
-        }
-        None => meter::NONE_REPORTED,
-    };
+    let uncounted = Some(uncounted_of(&connection.body))
+        .filter(|it| it.is_whole() || is_success(status) && !exchange.request().is_head());
     let (waited, rest) = (connection.waited(), Rest::Whole(connection));
-    Relayed { status, outcome, usage, waited, fault: None, rest }
+    Relayed { status, outcome, uncounted, waited, fault: None, rest }
+}
+
+/// What a whole answer's body says.
+fn uncounted_of(body: &[u8]) -> Uncounted {
+    let mut uncounted = Uncounted { reported: usage_from_body(body), completion: Vec::new() };
+    if uncounted.reported.output.is_none() {
+        answer_text(body, &mut uncounted.completion);
+    }
+    uncounted
 }
 
 /// Reads an answer's body until it is whole (true), or too large to be held.
@@ -119,7 +121,7 @@ async fn hold(core: &Core, connection: &mut UpstreamConnection) -> Result<bool, 
 /// Is what the upstream calls a success not what its route promises? That is nonsense, and not
 /// sold: an error page, say.
 fn is_nonsense(call: &Call, connection: &UpstreamConnection, is_whole: bool) -> bool {
-    let Some(array) = call.route.answer_array().filter(|_| is_billable(connection.head.status))
+    let Some(array) = call.route.answer_array().filter(|_| is_success(connection.head.status))
     else {
         return false;
     };
@@ -128,8 +130,7 @@ fn is_nonsense(call: &Call, connection: &UpstreamConnection, is_whole: bool) -> 
 
 /// What becomes of a call that its upstream, waited for so long, did not answer, or answered with
 /// nonsense on a connection that is still good.
-pub async fn no_answer(
-    core: &Core,
+pub fn no_answer(
     exchange: &Exchange<'_>,
     fault: Fault,
     waited: Nanos,
@@ -137,15 +138,13 @@ pub async fn no_answer(
 ) -> Relayed {
     if exchange.has_left() {
         // Nothing of an answer went out, but its prompt went to the upstream.
-        let usage =
-            meter::complete(core, Reported::default(), exchange.request().body, Vec::new()).await;
         let (status, outcome) = (CLIENT_LEFT, Outcome::ClientAborted);
-        return Relayed { status, outcome, usage, waited, fault: None, rest: Rest::Nothing };
+        let uncounted = Some(Uncounted::default());
+        return Relayed { status, outcome, uncounted, waited, fault: None, rest: Rest::Nothing };
     }
     let (error, outcome) = meaning(fault);
-    let (status, usage) = (error.status(), meter::NONE_REPORTED);
-    let rest = Rest::Refusal(error, connection);
-    Relayed { status, outcome, usage, waited, fault: Some(fault), rest }
+    let (status, rest) = (error.status(), Rest::Refusal(error, connection));
+    Relayed { status, outcome, uncounted: None, waited, fault: Some(fault), rest }
 }
 
 /// What a fault is to the caller, and to the record.

@@ -1,9 +1,8 @@
 //! One shard's thread: pinned, with its ring, its listener and its tasks; from the first accept
 //! to the last settlement.
 
-use super::core::{Core, Parts};
+use super::core::{COUNT_PATIENCE, Core, Parts};
 use super::downstream::IDLE_GRACE;
-use super::meter::COUNT_PATIENCE;
 use super::net::{self, Listener, Stream};
 use super::upstream::Pools;
 use super::{connection, timers};

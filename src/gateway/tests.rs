@@ -2,10 +2,11 @@
 //! whatever is full, closed or stuck.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use super::admitted::Admitted;
 use super::call::{Beginning, RequestId};
 use super::core::{Core, Parts, ProcessState};
 use super::net;
-use super::settle::Admitted;
+
 use crate::clock;
 use crate::config::{Config, Durability, UsageConfig};
 use crate::journal::tests::{config as usage_config, journal};

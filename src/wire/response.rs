@@ -9,6 +9,11 @@ pub use super::write::{
 };
 use std::mem::MaybeUninit;
 
+/// A status that stands for work done: where such an answer reports no usage, tokens are counted.
+pub const fn is_success(status: u16) -> bool {
+    status >= 200 && status < 300
+}
+
 /// Where an answer's body ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ResponseFraming {

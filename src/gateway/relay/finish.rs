@@ -3,13 +3,13 @@
 
 use super::Rest;
 use crate::clock;
+use crate::gateway::admitted::Bill;
 use crate::gateway::answer::{self, Answer, Fields, GatewayHeaders, Length, Theirs};
 use crate::gateway::call::{Call, Next, Refused};
 use crate::gateway::core::Core;
 use crate::gateway::downstream::Exchange;
-use crate::gateway::settle::Bill;
-use crate::gateway::understand::Wanted;
 use crate::gateway::upstream::{Pools, UpstreamConnection};
+use crate::gateway::wanted::Wanted;
 use crate::wire::error::ApiError;
 use crate::wire::response::ResponseFraming;
 

@@ -1,22 +1,21 @@
 //! Answers that are relayed as they come: event streams, and bodies too large to hold. Every
 //! piece goes on at once; only the end of the answer waits for its record.
 
-use super::{Relayed, Rest, meaning};
+use super::{Relayed, Rest, meaning, uncounted_of};
 use crate::clock;
+use crate::gateway::admitted::Admitted;
 use crate::gateway::answer::{Answer, Fields, GatewayHeaders, Length, Theirs};
-use crate::gateway::call::{Call, Next};
+use crate::gateway::call::{Call, Next, Uncounted};
 use crate::gateway::core::Core;
 use crate::gateway::downstream::Exchange;
-use crate::gateway::meter::{self, is_billable};
 use crate::gateway::net;
-use crate::gateway::settle::Admitted;
-use crate::gateway::understand::Wanted;
 use crate::gateway::upstream::{Fault, Pools, UpstreamConnection};
+use crate::gateway::wanted::Wanted;
 use crate::wire::error::ApiError;
-use crate::wire::response::ResponseFraming;
+use crate::wire::response::{ResponseFraming, is_success};
 use crate::wire::sse::{EventTooLarge, SseEvent, SseSplitter};
-use crate::wire::usage::{EventRole, StreamMeter, usage_from_body};
-use shard::record::{Outcome, Usage};
+use crate::wire::usage::{EventRole, StreamMeter};
+use shard::record::Outcome;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -60,7 +59,7 @@ pub async fn relay(
     let mut course = Course::new(admitted.streamed, wanted.hide_usage);
     let end = course.run(core, exchange, admitted, &mut connection).await;
     exchange.expect_end();
-    let usage = course.usage(core, exchange.request().body, status).await;
+    let uncounted = course.uncounted(status);
     let waited = connection.waited();
     let fault = match end {
         End::Broken(fault) => Some(fault),
@@ -77,7 +76,7 @@ pub async fn relay(
             (outcome, Rest::Failure(course, error))
         }
     };
-    Relayed { status, outcome, usage, waited, fault, rest }
+    Relayed { status, outcome, uncounted, waited, fault, rest }
 }
 
 /// An answer on its way through.
@@ -327,18 +326,14 @@ impl Course {
         self.pending.clear();
     }
 
-    async fn usage(&mut self, core: &Core, request_body: &[u8], status: u16) -> Usage {
-        let reported =
-            if self.is_stream { self.meter.reported() } else { usage_from_body(&self.kept) };
-        match reported.whole() {
-            Some(counts) => meter::reported(counts),
-            None if !is_billable(status) => meter::NONE_REPORTED,
-            None if self.is_stream => {
-                let text = std::mem::take(&mut self.kept);
-                meter::complete(core, reported, request_body, text).await
-            }
-            None => meter::of_answer(core, reported, request_body, &self.kept).await,
-        }
+    fn uncounted(&mut self, status: u16) -> Option<Uncounted> {
+        let uncounted = if self.is_stream {
+            let completion = std::mem::take(&mut self.kept);
+            Uncounted { reported: self.meter.reported(), completion }
+        } else {
+            uncounted_of(&self.kept)
+        };
+        Some(uncounted).filter(|it| it.is_whole() || is_success(status))
     }
 
     /// Ends a stream with an error event; a body that is not a stream just breaks off.

@@ -1,22 +1,17 @@
-//! What a call asks for: which service, which path, how many tokens to reserve, and the request
-//! that its upstream will get. No I/O.
+//! What a call asks for: which service, which path, how many tokens to reserve. No I/O.
 
 use super::call::{Call, Stop};
-use super::core::{Core, ServiceHandle};
+use super::core::Core;
 use super::downstream::Request;
 use super::route::Route;
 use super::segments::ends_in;
-use super::upstream;
-use super::watch::{NEVER, Presence};
-use crate::wire::call::{CallError, CallFields, scan_call, write_with_include_usage};
+use super::wanted::{Wanted, target_path};
+use super::watch::NEVER;
+use crate::wire::call::{CallError, CallFields, scan_call};
 use crate::wire::error::ApiError;
-use crate::wire::pass;
 use crate::wire::prompt::prompt_text;
-use crate::wire::write::{write_header, write_header_u64};
-use shard::catalog::Service;
 use shard::key_cache::Caller;
 use shard::units::Nanos;
-use std::rc::Rc;
 
 /// Bytes of a request body to a token of it: OpenAI's rule of thumb ("about 4 characters").
 /// Only for reservations, which settlement replaces, and for calls that die with their process.
@@ -24,27 +19,8 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// A body of this size may hold an image or a document: their bytes are no text.
 const MEDIA_BYTES_MIN: usize = 16 * 1024;
 
-/// A call that makes sense.
-pub struct Wanted {
-    /// Index of the service.
-    pub service: u32,
-    /// Tokens to reserve: the prompt's estimate and the answer's bound.
-    pub reserve_tokens: u64,
-    /// The caller bounded the answer itself: reserve all or refuse.
-    pub strict: bool,
-    /// Of the prompt, estimated from its length.
-    pub input_estimate: u32,
-    /// The caller did not ask for the usage chunk that we ask the upstream for.
-    pub hide_usage: bool,
-    fields: Option<CallFields>,
-    is_head: bool,
-    /// When the caller's own patience ends; `NEVER`: it has not named any.
-    deadline: Nanos,
-    handle: Rc<ServiceHandle>,
-}
-
 /// Finds the service and reads what the call says of itself.
-pub fn understand(
+pub fn resolve(
     core: &Core,
     request: &Request<'_>,
     call: &Call,
@@ -194,27 +170,6 @@ fn scan_any(request: &Request<'_>, body: &[u8]) -> Result<Option<CallFields>, St
     }
 }
 
-/// The path that the upstream gets, without the service's `base_path`.
-fn target_path<'a>(request: &Request<'a>, call: &Call, service: &'a Service) -> &'a [u8] {
-    let path = request.path();
-    match call.route {
-        Route::Consume { rest_at, .. } => match &path[rest_at..] {
-            b"" | b"/" => service.default_path.as_bytes(),
-            rest => rest,
-        },
-        _ => path,
-    }
-}
-
-/// What follows `base_path` of a path. SDKs write a base URL with its `/v1`, callers of the gateway
-/// write paths with theirs: the upstream gets one of the two.
-fn below<'a>(base_path: &[u8], path: &'a [u8]) -> &'a [u8] {
-    match path.strip_prefix(b"/v1") {
-        Some(rest) if base_path.ends_with(b"/v1") && matches!(rest, [] | [b'/', ..]) => rest,
-        _ => path,
-    }
-}
-
 /// Would the path, joined to a service's `base_path`, lead out of it? Dots and slashes count in
 /// their encoding too, and a segment's parameters (`..;a`) do not: there are servers that decode
 /// and drop them before they look for dots.
@@ -244,85 +199,9 @@ fn climbs(path: &[u8]) -> bool {
     }
 }
 
-impl Wanted {
-    /// The call as the pools see it.
-    pub fn request(&self, client: Presence) -> upstream::Request<'_> {
-        let (index, service, is_head) = (self.service, self.service(), self.is_head);
-        upstream::Request { index, service, is_head, client, deadline: self.deadline }
-    }
-
-    /// Did the caller ask for a stream?
-    pub fn streams(&self) -> bool {
-        self.fields.as_ref().is_some_and(|fields| fields.stream)
-    }
-
-    /// Whom the call goes to, as far as it decides what passes.
-    pub fn upstream(&self) -> pass::Upstream<'_> {
-        let service = self.service();
-        let credential_line = service.credential_header.as_ref().map(|line| line.as_bytes());
-        pass::Upstream { authority: service.authority.as_bytes(), credential_line }
-    }
-
-    /// Its service's name.
-    pub fn service_name(&self) -> &str {
-        &self.service().name
-    }
-
-    fn service(&self) -> &Service {
-        &self.handle
-    }
-
-    /// Writes the upstream's request.
-    pub fn compose(&self, out: &mut Vec<u8>, request: &Request<'_>, call: &Call) {
-        let service = self.service();
-        let (head, bytes) = (request.head, request.bytes);
-        out.extend_from_slice(request.method());
-        out.push(b' ');
-        let path = target_path(request, call, service);
-        out.extend_from_slice(service.base_path.as_bytes());
-        out.extend_from_slice(below(service.base_path.as_bytes(), path));
-        if let Some(query) = head.query {
-            out.push(b'?');
-            out.extend_from_slice(query.of(bytes));
-        }
-        out.extend_from_slice(b" HTTP/1.1\r\n");
-        write_header(out, b"host", service.authority.as_bytes());
-        let (upstream, key) = (self.upstream(), request.credential());
-        for (name, value) in request.fields() {
-            if head.is_forwarded(bytes, name) && upstream.takes(name, value, key) {
-                write_header(out, name, value);
-            }
-        }
-        if let Some(credential) = &service.credential_header {
-            out.extend_from_slice(credential.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
-        write_header(out, b"x-request-id", call.beginning.request_id.as_bytes());
-        // Usage is read from the answer, so it must not be compressed.
-        write_header(out, b"accept-encoding", b"identity");
-        self.write_body(out, request);
-    }
-
-    fn write_body(&self, out: &mut Vec<u8>, request: &Request<'_>) {
-        let mut spliced = Vec::new();
-        let body = match &self.fields {
-            Some(fields) if self.hide_usage => {
-                write_with_include_usage(request.body, fields, &mut spliced);
-                &spliced[..]
-            }
-            _ => request.body,
-        };
-        if request.has_body() {
-            write_header_u64(out, b"content-length", body.len() as u64);
-        }
-        out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(body);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{below, climbs, is_utf_8};
+    use super::{climbs, is_utf_8};
 
     #[test]
     fn a_charset_is_found_however_it_is_given() {
@@ -344,25 +223,6 @@ mod tests {
             "a/b; charset=",
         ] {
             assert!(!is_utf_8(other.as_bytes()), "{other}");
-        }
-    }
-
-    #[test]
-    fn the_version_stands_once_in_a_path() {
-        for (base, path, expected) in [
-            ("/v1", "/v1/chat/completions", "/chat/completions"),
-            ("/api/v1", "/v1/models", "/models"),
-            ("/v1", "/v1", ""),
-            ("/v1", "/v10/x", "/v10/x"),
-            ("/v1", "/models", "/models"),
-            ("", "/v1/models", "/v1/models"),
-            ("/v2", "/v1/models", "/v1/models"),
-        ] {
-            assert_eq!(
-                below(base.as_bytes(), path.as_bytes()),
-                expected.as_bytes(),
-                "{base}{path}"
-            );
         }
     }
 
