@@ -1,7 +1,7 @@
 //! A service's `base_url`: read by hand, because `http://host[:port][/prefix]` is all there is to
 //! it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 const URL_BYTES_MAX: usize = 2_048;
 
@@ -29,11 +29,8 @@ pub(crate) fn parse(url: &str) -> Result<UpstreamUrl, &'static str> {
         return Err("must be http://host[:port][/prefix], without credentials, query or fragment");
     }
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let Some(host) = host_of(authority) else {
+    if !is_authority(authority) {
         return Err("must name a host, and a port from 1 to 65535 if any");
-    };
-    if host.is_empty() {
-        return Err("must name a host");
     }
     Ok(UpstreamUrl {
         authority: authority.to_owned(),
@@ -52,15 +49,22 @@ pub(crate) fn address(authority: &str) -> Option<SocketAddr> {
     with_port(authority).parse().ok()
 }
 
-/// The host, where host and port have the right form.
-fn host_of(authority: &str) -> Option<&str> {
-    let Some(port) = port_of(authority) else {
-        return (authority.starts_with('[') == authority.ends_with(']')).then_some(authority);
-    };
-    let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
-    let number: u16 = port.parse().ok()?;
+/// Do host and port have the right form?
+fn is_authority(authority: &str) -> bool {
+    let Some(port) = port_of(authority) else { return is_host(authority) };
     let host = &authority[..authority.len() - port.len() - 1];
-    (is_port && number > 0 && host.starts_with('[') == host.ends_with(']')).then_some(host)
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
+    is_host(host) && is_port && port.parse().is_ok_and(|number: u16| number > 0)
+}
+
+/// A name, an IPv4 address, or an IPv6 address in brackets.
+fn is_host(host: &str) -> bool {
+    let is_in_name = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+    let in_brackets = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    match in_brackets {
+        Some(address) => !address.contains('.') && address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.chars().all(is_in_name),
+    }
 }
 
 /// What follows the last colon, unless that colon is inside of `[…]`.
@@ -106,6 +110,12 @@ mod tests {
             "http://a b",
             "http://[::1",
             "http://ü",
+            "http://a:b:80",
+            "http://a!b",
+            "http://[]",
+            "http://[x]:80",
+            "http://[48fd6]",
+            "http://[1:2:3:4:5:6:7]",
         ] {
             assert!(parse(url).is_err(), "{url}");
         }

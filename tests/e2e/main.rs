@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod account;
+mod admin_document;
 mod admin_port;
 mod command_line;
 mod contract_errors;

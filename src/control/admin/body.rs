@@ -98,7 +98,7 @@ impl Fields {
 
     /// A whole number.
     pub(crate) fn integer(&mut self, name: &str, range: RangeInclusive<u64>) -> Option<u64> {
-        let number = self.take(name)?.as_u64().filter(|number| range.contains(number));
+        let number = whole(&self.take(name)?).filter(|number| range.contains(number));
         if number.is_none() {
             let message =
                 format!("must be a whole number from {} to {}", range.start(), range.end());
@@ -130,8 +130,8 @@ impl Fields {
         const UNIX_S_MAX: i64 = 253_402_300_799;
         let instant = match self.take(name)? {
             Value::String(text) => time_text::parse_rfc3339(&text),
-            Value::Number(number) => number
-                .as_i64()
+            value @ Value::Number(_) => whole(&value)
+                .and_then(|unix_s| i64::try_from(unix_s).ok())
                 .filter(|unix_s| (0..=UNIX_S_MAX).contains(unix_s))
                 .map(|unix_s| unix_s * 1_000_000),
             _ => None,
@@ -159,4 +159,12 @@ impl Fields {
             self.problem(name, "is required");
         }
     }
+}
+
+/// A whole number, as JSON Schema knows it: `7.0` and `7e0` are 7 too.
+fn whole(value: &Value) -> Option<u64> {
+    /// From here on a double may stand for more than one whole number.
+    const EXACT_MAX: f64 = (1_u64 << 53) as f64;
+    let is_whole = |number: &f64| number.fract() == 0.0 && (0.0..EXACT_MAX).contains(number);
+    value.as_u64().or_else(|| value.as_f64().filter(is_whole).map(|number| number as u64))
 }

@@ -35,10 +35,11 @@ pub(super) fn only_page(pairs: Pairs) -> Result<Page, ApiError> {
     Ok(page)
 }
 
-/// A whole number from 1 to `max`.
+/// A whole number from 1 to `max`, written plainly: no sign, no leading zero.
 pub(super) fn number(fields: &mut Fields, name: &str, max: i64) -> Option<i64> {
     let text = fields.text(name, 20)?;
-    let number = text.parse().ok().filter(|number| (1..=max).contains(number));
+    let is_plain = !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|number| is_plain && (1..=max).contains(number));
     if number.is_none() {
         fields.problem(name, format!("must be a whole number from 1 to {max}"));
     }
