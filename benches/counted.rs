@@ -148,9 +148,9 @@ fn event(ops: usize, bytes: &[u8]) {
 
 fn append(ops: usize) {
     let folder = tempfile::tempdir().unwrap();
-    let keeper = journal::spawn_keeper().unwrap();
+    let preallocator = journal::spawn_preallocator().unwrap();
     let mut journal =
-        Journal::create(folder.path(), 0, 1, &Config::default().usage, keeper).unwrap();
+        Journal::create(folder.path(), 0, 1, &Config::default().usage, preallocator).unwrap();
     let mut record_id = 0;
     let mut append = || {
         record_id += 1;

@@ -151,9 +151,9 @@ fn record(record_id: u128) -> Record {
 
 fn append(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
-    let keeper = journal::spawn_keeper().unwrap();
+    let preallocator = journal::spawn_preallocator().unwrap();
     let mut journal =
-        Journal::create(folder.path(), 0, 1, &Config::default().usage, keeper).unwrap();
+        Journal::create(folder.path(), 0, 1, &Config::default().usage, preallocator).unwrap();
     let shared = journal.shared();
     let mut record_id = 0;
     criterion.bench_function("journal: PENDING and POST", |bencher| {
@@ -166,7 +166,7 @@ fn append(criterion: &mut Criterion) {
                 ..Pending::default()
             };
             let open = loop {
-                // Without room the keeper is a segment behind: it is waited for, as it is in
+                // Without room the preallocator is a segment behind: it is waited for, as it is in
                 // the gateway by refusals.
                 if let Ok(open) = journal.pending(&pending, None) {
                     break open;

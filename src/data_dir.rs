@@ -32,7 +32,7 @@ fn close(path: &Path, depth: u32) {
             }
         }
         Ok(_) => {}
-        // A journal's keeper may just have renamed it.
+        // A journal's preallocator may just have renamed it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "others may have access to it");

@@ -35,6 +35,13 @@ impl RequestId {
         Some(Self { len: text.len() as u8, bytes })
     }
 
+    /// The record's own id: the name of a request whose caller gave none.
+    pub fn of_record(record_id: u128) -> Self {
+        let mut bytes = [0; REQUEST_ID_BYTES_MAX];
+        let len = uuid::Uuid::from_u128(record_id).hyphenated().encode_lower(&mut bytes).len();
+        Self { len: len as u8, bytes }
+    }
+
     /// The text.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len as usize]

@@ -311,12 +311,12 @@ fn journals(config: &Config, instance: u128, count: usize) -> Result<Journals, R
         let root = config.server.data_dir.join(journal::DIR_NAME);
         failed(&format!("no usage journal can be made in {}", root.display()))(&why)
     };
-    let keeper = journal::spawn_keeper().map_err(no_journal)?;
+    let preallocator = journal::spawn_preallocator().map_err(no_journal)?;
     let root = config.server.data_dir.join(journal::DIR_NAME);
     let mut journals = Vec::with_capacity(count);
     for shard in 0..count {
         let usage = &config.usage;
-        let journal = Journal::create(&root, shard as u16, instance, usage, keeper.clone());
+        let journal = Journal::create(&root, shard as u16, instance, usage, preallocator.clone());
         journals.push(journal.map_err(no_journal)?);
     }
     let shared = journals.iter().map(Journal::shared).collect();

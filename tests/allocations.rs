@@ -93,8 +93,8 @@ fn reading_allocates_nothing() {
 fn recording_allocates_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let config = Config::default().usage;
-    let keeper = journal::spawn_keeper().unwrap();
-    let mut journal = Journal::create(folder.path(), 0, 1, &config, keeper).unwrap();
+    let preallocator = journal::spawn_preallocator().unwrap();
+    let mut journal = Journal::create(folder.path(), 0, 1, &config, preallocator).unwrap();
     let (shards, _control, _writer) = mail::open(1);
     let mut record_id = 0;
     let count = allocations(|| {

@@ -1,7 +1,7 @@
 //! The heads of answers, apart from how they are framed: the upstream's fields, the gateway's own,
 //! refusals, and what is answered without an upstream.
 
-use super::call::{Call, Refused, RequestId, RetryAfter};
+use super::call::{Call, CallId, Refused, RetryAfter};
 use crate::clock;
 use crate::wire::error::Shape;
 use crate::wire::pass;
@@ -44,7 +44,7 @@ pub enum Length {
 /// The headers that Tollgate itself adds.
 pub struct GatewayHeaders<'a> {
     /// `x-request-id`
-    pub request_id: &'a RequestId,
+    pub request_id: &'a CallId,
     /// The caller's dialect: Anthropic's SDKs read `request-id`.
     pub shape: Shape,
     /// `x-ratelimit-…`

@@ -2,11 +2,11 @@
 //! can end it.
 
 use super::route::Route;
+use crate::mail::RequestId;
 use crate::metrics::Endpoint;
 use crate::wire::error::{ApiError, Shape};
 use crate::wire::usage::Reported;
 use shard::LimitsView;
-use shard::record::REQUEST_ID_BYTES_MAX;
 use shard::units::Nanos;
 
 /// One call: what is known of it before anything is decided.
@@ -26,42 +26,37 @@ pub struct Beginning {
     /// Identity of its record.
     pub record_id: u128,
     /// Its name.
-    pub request_id: RequestId,
+    pub request_id: CallId,
     /// When its first byte was here.
     pub begun: Nanos,
 }
 
-/// What names a request in its answer and in its record.
+/// What names a call in its answer and in its record.
 #[derive(Clone, Copy, Debug)]
-pub struct RequestId {
-    text: [u8; REQUEST_ID_BYTES_MAX],
-    len: u8,
-    given: bool,
+pub struct CallId {
+    text: RequestId,
+    is_given: bool,
 }
 
-impl RequestId {
+impl CallId {
     /// The caller's.
     pub fn given(text: &[u8]) -> Option<Self> {
-        let mut kept = [0; REQUEST_ID_BYTES_MAX];
-        kept.get_mut(..text.len())?.copy_from_slice(text);
-        Some(Self { text: kept, len: text.len() as u8, given: true })
+        Some(Self { text: RequestId::new(text)?, is_given: true })
     }
 
     /// Ours: the record's.
     pub fn ours(record_id: u128) -> Self {
-        let mut text = [0; REQUEST_ID_BYTES_MAX];
-        let written = uuid::Uuid::from_u128(record_id).hyphenated().encode_lower(&mut text).len();
-        Self { text, len: written as u8, given: false }
+        Self { text: RequestId::of_record(record_id), is_given: false }
     }
 
     /// As text.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.text[..usize::from(self.len)]
+        self.text.as_bytes()
     }
 
     /// The caller's text, where it gave one.
     pub fn if_given(&self) -> Option<&[u8]> {
-        self.given.then(|| self.as_bytes())
+        self.is_given.then(|| self.as_bytes())
     }
 }
 

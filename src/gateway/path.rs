@@ -14,7 +14,7 @@
 
 use super::admitted::Admitted;
 use super::answer;
-use super::call::{Beginning, Call, Next, Refused, RequestId, RetryAfter, Stop};
+use super::call::{Beginning, Call, CallId, Next, Refused, RetryAfter, Stop};
 use super::core::Core;
 use super::downstream::Exchange;
 use super::meter::meter;
@@ -74,8 +74,8 @@ fn begin(core: &Core, exchange: &Exchange<'_>, route: Route) -> Call {
     let request = exchange.request();
     let record_id = record_id(core);
     let given = request.head.x_request_id;
-    let given = given.and_then(|id| RequestId::given(id.of(request.bytes)));
-    let request_id = given.unwrap_or_else(|| RequestId::ours(record_id));
+    let given = given.and_then(|id| CallId::given(id.of(request.bytes)));
+    let request_id = given.unwrap_or_else(|| CallId::ours(record_id));
     let beginning = Beginning { record_id, request_id, begun: exchange.begun() };
     let shape = route.shape(request.head.names_anthropic);
     Call { route, endpoint: route.endpoint(), shape, beginning }

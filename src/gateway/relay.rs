@@ -21,7 +21,7 @@ use crate::wire::response::{ResponseFraming, is_success};
 use crate::wire::usage::{answer_text, usage_from_body};
 use shard::record::Outcome;
 use shard::units::Nanos;
-use stream::Course;
+use stream::StreamRelay;
 
 /// Answers up to here are held until they are whole, and say what they cost.
 pub const HELD_BYTES_MAX: usize = 256 * 1024;
@@ -53,9 +53,9 @@ pub enum Rest {
     /// The upstream's answer, all of which its connection holds.
     Whole(UpstreamConnection),
     /// The end of an answer that has begun.
-    End(Course, UpstreamConnection),
+    End(StreamRelay, UpstreamConnection),
     /// How an answer that has begun breaks off, and why.
-    Failure(Course, ApiError),
+    Failure(StreamRelay, ApiError),
     /// A refusal: there is no answer. The connection of an upstream whose answer was nonsense is
     /// as good as any.
     Refusal(ApiError, Option<UpstreamConnection>),

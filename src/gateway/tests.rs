@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use super::admitted::Admitted;
-use super::call::{Beginning, RequestId};
+use super::call::{Beginning, CallId};
 use super::core::{Core, Parts, ProcessState};
 use super::net;
 
@@ -126,7 +126,7 @@ fn permit(core: &Core) -> (Permit, Caller) {
 }
 
 fn beginning() -> Beginning {
-    Beginning { record_id: 1, request_id: RequestId::ours(1), begun: clock::lately() }
+    Beginning { record_id: 1, request_id: CallId::ours(1), begun: clock::lately() }
 }
 
 #[test]

@@ -7,9 +7,9 @@
 use super::format::{
     BLOCK_BYTES, BLOCK_SLOTS, Entry, Header, Pending, Slot, slot_crc, slot_offset, slots_in,
 };
-use super::keeper::{self, Job, KeeperHandle, Prepared, WINDOW_BYTES};
 use super::lock::{JournalLock, lock_journal};
 use super::mapped::PagesWriter;
+use super::preallocator::{self, Job, PreallocatorHandle, Prepared, WINDOW_BYTES};
 use super::shared::{JournalShared, Segment, SyncState};
 use crate::config::{Durability, UsageConfig};
 use crate::mail::{RequestId, Settled};
@@ -52,7 +52,7 @@ pub enum Rescue {
 /// The appender. It belongs to one shard's thread.
 pub struct Journal {
     shared: Arc<JournalShared>,
-    keeper: KeeperHandle,
+    preallocator: PreallocatorHandle,
     current: Arc<Segment>,
     writer: PagesWriter,
     /// Segments to come, in order. One, unless very many requests are open.
@@ -85,15 +85,15 @@ impl Journal {
         shard: u16,
         instance_id: u128,
         config: &UsageConfig,
-        keeper: KeeperHandle,
+        preallocator: PreallocatorHandle,
     ) -> io::Result<Self> {
         let id = Uuid::now_v7();
         let dir = root.join(id.hyphenated().to_string());
         std::fs::create_dir_all(&dir)?;
         let lock = lock_journal(&dir)?;
-        keeper::sync_dir(root)?;
+        preallocator::sync_dir(root)?;
         // The root may be new as well.
-        root.parent().map_or(Ok(()), keeper::sync_dir)?;
+        root.parent().map_or(Ok(()), preallocator::sync_dir)?;
         let on_disk = config.durability == Durability::Disk;
         let segment_bytes = (config.segment_bytes / BLOCK_BYTES as u64).max(1) * BLOCK_BYTES as u64;
         let shared = Arc::new(JournalShared::new(
@@ -105,15 +105,15 @@ impl Journal {
             config.journal_max_bytes.max(2 * segment_bytes),
             on_disk,
         ));
-        let Some(Prepared { segment, writer }) = keeper::prepare(&shared, 1)? else {
+        let Some(Prepared { segment, writer }) = preallocator::prepare(&shared, 1)? else {
             return Err(io::ErrorKind::QuotaExceeded.into());
         };
         segment.first_seq.store(0, Ordering::Release);
         shared.begin(segment.clone());
-        keeper.send(Job::Window { segment: segment.clone(), window: 0 });
+        preallocator.send(Job::Window { segment: segment.clone(), window: 0 });
         let mut journal = Self {
             shared,
-            keeper,
+            preallocator,
             current: segment,
             writer,
             spares: VecDeque::new(),
@@ -307,7 +307,7 @@ impl Journal {
             let end = (block + 1) as usize * BLOCK_BYTES;
             if end.is_multiple_of(WINDOW_BYTES) && self.place < self.segment_slots {
                 let segment = self.current.clone();
-                self.keeper.send(Job::Window { segment, window: end / WINDOW_BYTES });
+                self.preallocator.send(Job::Window { segment, window: end / WINDOW_BYTES });
             }
         }
         if let Some(unsynced) = &mut self.unsynced {
@@ -342,10 +342,10 @@ impl Journal {
         let Some(Prepared { segment, writer }) = spare else { return };
         segment.first_seq.store(self.next_seq, Ordering::Release);
         self.shared.begin(segment.clone());
-        self.keeper.send(Job::Window { segment: segment.clone(), window: 0 });
+        self.preallocator.send(Job::Window { segment: segment.clone(), window: 0 });
         let left = std::mem::replace(&mut self.current, segment);
         left.end_seq.store(self.next_seq, Ordering::Release);
-        self.keeper.send(Job::Leave { segment: left });
+        self.preallocator.send(Job::Leave { segment: left });
         self.writer = writer;
         self.place = 0;
         self.block.prev_crc = 0;
@@ -367,7 +367,7 @@ impl Journal {
         if !self.spare_asked {
             let (journal, to) = (self.shared.clone(), self.prepared.0.clone());
             let no = self.current.no + self.spares.len() as u32 + 1;
-            self.spare_asked = self.keeper.send(Job::Prepare { journal, no, to });
+            self.spare_asked = self.preallocator.send(Job::Prepare { journal, no, to });
         }
     }
 

@@ -18,9 +18,9 @@ mod append;
 mod damage_tests;
 pub mod format;
 pub mod fuzz;
-mod keeper;
 mod lock;
 mod mapped;
+mod preallocator;
 pub mod quarantine;
 pub mod scan;
 mod shared;
@@ -31,8 +31,8 @@ pub(crate) mod tests;
 
 pub use append::{Journal, JournalFull, Open, Rescue};
 pub use format::Pending;
-pub use keeper::{KeeperHandle, spawn as spawn_keeper};
 pub use lock::{DataDirLock, JournalLock, LockError, lock, lock_journal};
+pub use preallocator::{PreallocatorHandle, spawn as spawn_preallocator};
 pub use shared::{JournalShared, Segment, SyncState};
 
 /// The journals' directory inside `data_dir`.

@@ -1,5 +1,5 @@
-//! What the threads around one journal share: the shard that appends, the keeper that prepares
-//! segments, the syncer, the writer that deletes them, and whoever scrapes metrics.
+//! What the threads around one journal share: the shard that appends, the preallocator of segments,
+//! the syncer, the writer that deletes them, and whoever scrapes metrics.
 //!
 //! The shard only loads and stores atomics here, but for one short lock per segment. Each word
 //! has one owner who stores it; the docs name it.

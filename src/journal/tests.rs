@@ -3,7 +3,7 @@
 
 use super::format::{BLOCK_BYTES, BLOCK_SLOTS, Entry, SLOT_BYTES, slot_offset};
 use super::scan::{Found, Scan};
-use super::{Journal, JournalFull, Open, Pending, Rescue, spawn_keeper, sync};
+use super::{Journal, JournalFull, Open, Pending, Rescue, spawn_preallocator, sync};
 use crate::config::{Durability, UsageConfig};
 use shard::message::ToShard;
 use shard::record::Record;
@@ -30,7 +30,7 @@ pub(crate) fn config(segment_blocks: u64, segments: u64) -> UsageConfig {
 }
 
 pub(crate) fn journal(root: &Path, config: &UsageConfig) -> Journal {
-    Journal::create(root, 0, 7, config, spawn_keeper().unwrap()).unwrap()
+    Journal::create(root, 0, 7, config, spawn_preallocator().unwrap()).unwrap()
 }
 
 pub(crate) fn pending(n: u128) -> Pending {
@@ -42,7 +42,7 @@ pub(crate) fn record(n: u128) -> Record {
     Record { record_id: n, period: Period::of(0), status: 200, ..Record::default() }
 }
 
-/// Admits, however long the keeper takes to make room.
+/// Admits, however long the preallocator takes to make room.
 pub(crate) fn admit(journal: &mut Journal, n: u128, request_id: Option<&[u8]>) -> Open {
     until(|| journal.pending(&pending(n), request_id).ok())
 }

@@ -90,10 +90,10 @@ mod tests {
     #[test]
     fn counts_are_read_per_thread() {
         let said = "shard-0-17,123456,,instructions:u,8000,100.00,,\n\
-                    journal-keeper-19,7,,instructions:u,8000,100.00,,\n\
+                    preallocator-19,7,,instructions:u,8000,100.00,,\n\
                     control-20,<not counted>,,instructions:u,0,100.00,,\n";
         let counts = per_thread(said);
-        let expected = [("shard-0".to_owned(), 123_456.0), ("journal-keeper".to_owned(), 7.0)];
+        let expected = [("shard-0".to_owned(), 123_456.0), ("preallocator".to_owned(), 7.0)];
         assert_eq!(counts, Ok(expected.to_vec()));
         let whole = per_thread("123456,,instructions:u,8000,100.00,,\n");
         assert_eq!(whole, Ok(vec![(String::new(), 123_456.0)]));

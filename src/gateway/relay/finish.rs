@@ -33,12 +33,12 @@ pub async fn finish(
         (Rest::Whole(connection), Ok(())) => {
             whole(core, pools, exchange, call, wanted, connection, bill).await
         }
-        (Rest::End(course, connection), Ok(())) => {
-            course.end(core, pools, exchange, wanted.service, connection).await
+        (Rest::End(stream, connection), Ok(())) => {
+            stream.end(core, pools, exchange, wanted.service, connection).await
         }
-        (Rest::End(course, _), Err(error)) => course.fail(core, exchange, call, &error).await,
-        (Rest::Failure(course, error), durable) => {
-            course.fail(core, exchange, call, &durable.err().unwrap_or(error)).await
+        (Rest::End(stream, _), Err(error)) => stream.fail(core, exchange, call, &error).await,
+        (Rest::Failure(stream, error), durable) => {
+            stream.fail(core, exchange, call, &durable.err().unwrap_or(error)).await
         }
         (Rest::Refusal(error, connection), Ok(())) => {
             if let Some(connection) = connection {

@@ -56,31 +56,31 @@ pub async fn relay(
     let (upstream, bytes) = (wanted.upstream(), &connection.head_bytes[..]);
     let fields = Fields::Upstream(Theirs { upstream, head: &connection.head, bytes });
     exchange.answer(core, &Answer { status, fields, length, own });
-    let mut course = Course::new(admitted.streamed, wanted.hide_usage);
-    let end = course.run(core, exchange, admitted, &mut connection).await;
+    let mut stream = StreamRelay::new(admitted.streamed, wanted.hide_usage);
+    let end = stream.run(core, exchange, admitted, &mut connection).await;
     exchange.expect_end();
-    let uncounted = course.uncounted(status);
+    let uncounted = stream.uncounted(status);
     let waited = connection.waited();
     let fault = match end {
         End::Broken(fault) => Some(fault),
         End::Whole | End::Gone => None,
     };
     let (outcome, rest) = match end {
-        End::Whole if course.upstream_gave_up => {
-            (Outcome::UpstreamFailed, Rest::End(course, connection))
+        End::Whole if stream.upstream_gave_up => {
+            (Outcome::UpstreamFailed, Rest::End(stream, connection))
         }
-        End::Whole => (Outcome::Completed, Rest::End(course, connection)),
+        End::Whole => (Outcome::Completed, Rest::End(stream, connection)),
         End::Gone => (Outcome::ClientAborted, Rest::Nothing),
         End::Broken(fault) => {
             let (error, outcome) = meaning(fault);
-            (outcome, Rest::Failure(course, error))
+            (outcome, Rest::Failure(stream, error))
         }
     };
     Relayed { status, outcome, uncounted, waited, fault, rest }
 }
 
 /// An answer on its way through.
-pub struct Course {
+pub struct StreamRelay {
     is_stream: bool,
     hide_usage: bool,
     splitter: SseSplitter,
@@ -106,7 +106,7 @@ pub struct Course {
     upstream_gave_up: bool,
 }
 
-impl Course {
+impl StreamRelay {
     fn new(is_stream: bool, hide_usage: bool) -> Self {
         Self {
             is_stream,

@@ -1,5 +1,6 @@
-//! The keeper: one thread that prepares every shard's next segment, faults its pages in ahead of
-//! the appender and gives them back behind it, so that a shard makes no call for any of this.
+//! The preallocator: one thread that makes every shard's next segment ready, faults its pages in
+//! ahead of the appender and gives them back behind it, so that a shard makes no call for any of
+//! this.
 //!
 //! Space is allocated here, so a full disk shows here: the segment is tried again after a pause
 //! until there is room, and meanwhile the shard refuses admissions. Never deletes anything.
@@ -20,7 +21,7 @@ use std::time::Duration;
 /// Pages are faulted in and given back by windows of this many bytes: two of the current segment
 /// and one of the next are in memory.
 pub(super) const WINDOW_BYTES: usize = 512 * 1024;
-/// Jobs on their way to the keeper. A dropped window costs the appender page faults, no more.
+/// Jobs on their way to the preallocator. A dropped window costs the appender page faults, no more.
 const JOBS_MAX: usize = 1024;
 /// Pause before a segment that could not be prepared is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -40,24 +41,24 @@ pub(super) struct Prepared {
     pub writer: PagesWriter,
 }
 
-/// The keeper's address. The thread ends when the last handle is gone.
+/// The preallocator's address. The thread ends when the last handle is gone.
 #[derive(Clone)]
-pub struct KeeperHandle {
+pub struct PreallocatorHandle {
     jobs: Sender<Job>,
 }
 
-impl KeeperHandle {
-    /// False: the keeper is busy; ask again.
+impl PreallocatorHandle {
+    /// False: the preallocator is busy; ask again.
     pub(super) fn send(&self, job: Job) -> bool {
         self.jobs.try_send(job).is_ok()
     }
 }
 
-/// Starts the keeper. One serves all shards.
-pub fn spawn() -> io::Result<KeeperHandle> {
+/// Starts the preallocator. One serves all shards.
+pub fn spawn() -> io::Result<PreallocatorHandle> {
     let (jobs, inbox) = bounded(JOBS_MAX);
-    std::thread::Builder::new().name("journal-keeper".into()).spawn(move || run(&inbox))?;
-    Ok(KeeperHandle { jobs })
+    std::thread::Builder::new().name("preallocator".into()).spawn(move || run(&inbox))?;
+    Ok(PreallocatorHandle { jobs })
 }
 
 fn run(inbox: &Receiver<Job>) {
