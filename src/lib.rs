@@ -12,7 +12,6 @@ pub mod mail;
 pub mod metrics;
 pub mod model_server;
 pub mod run;
-pub mod sqlite;
 pub mod store;
 pub mod wire;
 pub mod writer;

@@ -230,7 +230,7 @@ impl Instance {
 }
 
 fn replay(data_dir: &Path, ledger: &mut Ledger) -> Result<(), RunError> {
-    let price_of = control::pricer(data_dir).map_err(|why| failed("no prices for replay")(&why))?;
+    let price_of = writer::pricer(ledger).map_err(|why| failed("no prices for replay")(&why))?;
     let report = writer::replay(data_dir, ledger, &*price_of)
         .map_err(|why| failed("the usage journals cannot be replayed")(&why))?;
     if report.journals > 0 {

@@ -75,6 +75,17 @@ impl Period {
     pub const fn next(self) -> Self {
         if self.0 % 100 == 12 { Self(self.0 + 89) } else { Self(self.0 + 1) }
     }
+    /// `2026-11`, as ASCII.
+    pub fn to_text(self) -> [u8; 7] {
+        let digit = |place: u32| b'0' + (self.0 / place % 10) as u8;
+        [digit(100_000), digit(10_000), digit(1_000), digit(100), b'-', digit(10), digit(1)]
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_text().into_iter().try_for_each(|byte| fmt::Write::write_char(f, byte as char))
+    }
 }
 
 /// A month with its bounds: which month an instant lies in is asked several times a call, and the
@@ -226,6 +237,8 @@ mod tests {
         while period < Period(240_001) {
             let start = period.starts_at_unix_us();
             assert_eq!(Period::of(start), period);
+            let (year, month) = (period.0 / 100, period.0 % 100);
+            assert_eq!(period.to_string(), format!("{year:04}-{month:02}"));
             assert_eq!(Period::of(period.next().starts_at_unix_us() - 1), period);
             let month = Month::of(start);
             let end = period.next().starts_at_unix_us();

@@ -3,12 +3,12 @@
 //! of the data directories that it touches: a live instance's journals are not its to take.
 
 use super::render::table;
-use crate::control::Pricer;
 use crate::journal::format::Entry;
 use crate::journal::scan::{Found, Scan, Source, segment_no};
 use crate::journal::{self, DIR_NAME};
 use crate::mail::RequestId;
 use crate::store::{self, Dead, Ledger, LedgerError};
+use crate::writer::pricer;
 use crate::writer::replay::{ReplayReport, journal_id, journals_in, replay_journal};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -68,17 +68,14 @@ struct Place {
     data_dir: Option<PathBuf>,
 }
 
-/// Makes the price of recovered records from the catalog of the store in a directory.
-pub type MakePricer = fn(&Path) -> Result<Pricer, String>;
-
 /// Runs the command.
-pub fn run(args: &JournalArgs, pricer: MakePricer) -> Result<String, super::Failure> {
+pub fn run(args: &JournalArgs) -> Result<String, super::Failure> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let done = match &args.action {
         Action::Verify(place) => verify(place, &mut out),
         Action::Show { place, json } => show(place, *json, &mut out),
         Action::Dead { place, json } => dead(place, *json, &mut out),
-        Action::Replay(place) => replay(place, pricer, &mut out),
+        Action::Replay(place) => replay(place, &mut out),
     };
     match done.and_then(|good| Ok(out.flush().map(|()| good)?)) {
         Ok(true) => Ok(String::new()),
@@ -373,7 +370,7 @@ fn dead_as_value(dead: &Dead) -> serde_json::Value {
     value
 }
 
-fn replay(place: &Place, pricer: MakePricer, out: &mut impl Write) -> Result<bool, Failure> {
+fn replay(place: &Place, out: &mut impl Write) -> Result<bool, Failure> {
     let target = target(place)?;
     if let Some(segment) = &target.segment {
         let word = "one segment can't be replayed; name its journal's directory";
@@ -387,7 +384,7 @@ fn replay(place: &Place, pricer: MakePricer, out: &mut impl Write) -> Result<boo
         false => Some(journal::lock(&target.data_dir).map_err(failed)?),
     };
     let mut ledger = Ledger::open(&target.data_dir).map_err(failed)?;
-    let price = pricer(&target.data_dir).map_err(failed)?;
+    let price = pricer(&ledger).map_err(failed)?;
     let mut report = ReplayReport::default();
     for dir in &target.journals {
         replay_journal(dir, &mut ledger, &price, &mut report).map_err(failed)?;
@@ -485,29 +482,28 @@ mod tests {
     #[test]
     fn replay_brings_it_in_once_and_says_what_it_can_not_take() {
         let (data_dir, dir) = left_behind();
-        let pricer: MakePricer = |_| Ok(Box::new(|_, _| shard::units::NanoUsd(0)));
         let segment = dir.join("000001.tgj");
-        let (good, text) = run_to_text(|out| replay(&place(&segment), pricer, out));
+        let (good, text) = run_to_text(|out| replay(&place(&segment), out));
         assert!(!good && text.contains("can't be replayed"), "{text}");
         let held = journal::lock(data_dir.path()).unwrap();
-        let (good, text) = run_to_text(|out| replay(&place(&dir), pricer, out));
+        let (good, text) = run_to_text(|out| replay(&place(&dir), out));
         assert!(!good && text.contains("in use"), "{text}");
         // Whatever store they are to go to.
         let elsewhere = tempfile::tempdir().unwrap();
         let into = Place { dir: dir.clone(), data_dir: Some(elsewhere.path().to_owned()) };
-        let (good, text) = run_to_text(|out| replay(&into, pricer, out));
+        let (good, text) = run_to_text(|out| replay(&into, out));
         assert!(!good && text.contains("in use") && dir.exists(), "{text}");
         drop(held);
         // Whatever path leads to them.
         let held = journal::lock_journal(&dir).unwrap();
-        let (good, text) = run_to_text(|out| replay(&place(&dir), pricer, out));
+        let (good, text) = run_to_text(|out| replay(&place(&dir), out));
         assert!(!good && text.contains("in use") && dir.exists(), "{text}");
         drop(held);
-        let (good, text) = run_to_text(|out| replay(&place(&dir), pricer, out));
+        let (good, text) = run_to_text(|out| replay(&place(&dir), out));
         assert!(good && text.starts_with("1 journals, 2 records added, 1 recovered"), "{text}");
         assert!(!dir.exists());
         let root = data_dir.path().join("journal");
-        let (good, text) = run_to_text(|out| replay(&place(&root), pricer, out));
+        let (good, text) = run_to_text(|out| replay(&place(&root), out));
         assert!(good && text.starts_with("0 journals"), "{text}");
         let (good, _) = run_to_text(|out| verify(&place(&dir), out));
         assert!(!good, "it is gone");

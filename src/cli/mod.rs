@@ -27,7 +27,6 @@ mod usage;
 mod fake_admin;
 
 use crate::config;
-use crate::control;
 use clap::{CommandFactory, Parser, Subcommand};
 use log::LogArgs;
 use std::io::{self, Write};
@@ -126,7 +125,7 @@ fn run(command: &Command, log: &LogArgs) -> Result<String, Failure> {
         Command::Service(args) => services::service(args),
         Command::Price(args) => services::price(args),
         Command::Usage(args) => usage::run(args),
-        Command::Journal(args) => journal::run(args, control::pricer),
+        Command::Journal(args) => journal::run(args),
         Command::Secrets(args) => secrets::run(args),
         Command::Upstream(args) => upstream::run(args),
         Command::Completions(args) => Ok(completions::script(args, Cli::command())),

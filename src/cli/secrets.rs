@@ -3,7 +3,7 @@
 use super::Failure;
 use crate::config::Config;
 use crate::control::{self, Rotated};
-use crate::{journal, sqlite};
+use crate::{journal, store};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -47,7 +47,7 @@ pub fn run(args: &SecretsArgs) -> Result<String, Failure> {
         config.server.data_dir.clone_from(data_dir);
     }
     let data_dir = &config.server.data_dir;
-    if !data_dir.join(sqlite::FILE_NAME).is_file() {
+    if !data_dir.join(store::FILE_NAME).is_file() {
         let message = format!("{} holds no store: give --data-dir or --config", data_dir.display());
         return Err(Failure::WrongUse(message));
     }

@@ -4,8 +4,7 @@
 //! Verdicts are made from the book at the moment they are sent, never kept: a key that has left
 //! the book cannot come back by a verification that was under way.
 
-use super::store::keys::KeyRow;
-use super::vault::{Digest, KeyName};
+use crate::store::{Digest, KeyName, KeyRow};
 use shard::catalog::{Catalog, CatalogChange};
 use shard::known_ids::KnownIds;
 use shard::message::{KeyDigest, KeyGrant};

@@ -2,21 +2,22 @@
 //! keep their index for as long as the process runs.
 
 use super::names::Names;
-use super::store::services::ServiceRow;
-use super::store::{Failure, Page, plans, services};
 use super::upstream_url::{self, UpstreamUrl};
 use super::vault::Seal;
-use rusqlite::Connection;
+use crate::store::{CatalogError, PlanRow, ServiceRow};
 use shard::catalog::{Catalog, Plan, Service};
 use std::net::SocketAddr;
 
 /// The whole catalog as the store has it, read once: from then on it is changed step by step.
 /// Addresses are those that `names` knows, and it hears of all hosts.
-pub(crate) fn load(db: &Connection, names: &Names, seal: &Seal) -> Result<Catalog, Failure> {
-    let plans = plans::list(db, Page::EVERYTHING)?;
+pub(crate) fn load(
+    plans: Vec<PlanRow>,
+    services: &[ServiceRow],
+    names: &Names,
+    seal: &Seal,
+) -> Result<Catalog, CatalogError> {
     let plans: Vec<Plan> = plans.into_iter().map(|row| row.plan).collect();
-    let rows = services::list(db, Page::EVERYTHING)?;
-    let services = rows.iter().enumerate().map(|(index, row)| {
+    let services = services.iter().enumerate().map(|(index, row)| {
         let url = url_of(row);
         names.uses(&url.authority, index as u32);
         let addrs = names.addrs(&url.authority);
@@ -39,10 +40,10 @@ pub(crate) fn service(
     url: UpstreamUrl,
     addrs: Box<[SocketAddr]>,
     seal: &Seal,
-) -> Result<Service, Failure> {
+) -> Result<Service, CatalogError> {
     let credential = row.credential.as_ref().map(|sealed| seal.open(row.id, sealed)).transpose();
     let credential = credential.map_err(|why| {
-        Failure::Internal(format!("the upstream credential of {} is no use: {why}", row.name))
+        CatalogError::Internal(format!("the upstream credential of {} is no use: {why}", row.name))
     })?;
     Ok(Service {
         id: row.id,

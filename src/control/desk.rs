@@ -1,4 +1,5 @@
-//! What the lease loop and the admin API share. A change of people goes in one order: the store,
+//! What the lease loop and the admin API share. A change is an operation of the store's, not yet
+//! begun: it begins in its turn. One of people goes in one order: the store,
 //! the book, the shards, the answer; one of terms tells the shards before the book; a revocation
 //! tells book and shards before the store, which may be slow or full. Everything
 //! runs on control's thread; the book's lock is held for single steps and never across an await.
@@ -7,15 +8,10 @@ use super::book::{Book, Consumer};
 use super::catalog;
 use super::names::Names;
 use super::post::Post;
-use super::store::consumers::{self, ConsumerRow};
-use super::store::keys::{self, KeyRow};
-use super::store::plans::PlanRow;
-use super::store::services::{self, ServiceRow};
-use super::store::{Failure, Store};
 use super::vault::Vault;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use rusqlite::Connection;
+use crate::store::{self, CatalogError, ConsumerRow, KeyRow, PlanRow, ServiceRow};
 use shard::catalog::{Item, Service};
 use shard::message::ToShard;
 use shard::units::{ConsumerId, KeyId, ServiceId};
@@ -37,7 +33,7 @@ pub(crate) struct Settings {
 /// See the module.
 pub(crate) struct Desk {
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) store: Store,
+    pub(crate) store: store::Catalog,
     pub(crate) post: Post,
     pub(crate) vault: Vault,
     pub(crate) hashes: Arc<Semaphore>,
@@ -53,7 +49,7 @@ impl Desk {
     pub(crate) fn new(
         settings: Settings,
         metrics: Arc<Metrics>,
-        store: Store,
+        store: store::Catalog,
         (book, names): (Book, Names),
         post: Post,
         vault: Vault,
@@ -90,21 +86,21 @@ impl Desk {
     /// Carries out a change of a plan.
     pub(crate) async fn change_plan(
         &self,
-        change: impl FnOnce(&mut Connection) -> Result<PlanRow, Failure> + Send + 'static,
-    ) -> Result<PlanRow, Failure> {
+        change: impl Future<Output = Result<PlanRow, CatalogError>> + Send,
+    ) -> Result<PlanRow, CatalogError> {
         let _turn = self.terms.lock().await;
-        let row = self.store.change(change).await?;
+        let row = change.await?;
         self.publish(Item::Plan(row.plan.clone())).await;
         Ok(row)
     }
 
     /// Carries out a change of a service, and waits a moment for the addresses of a new host.
-    pub(crate) async fn change_service<T: Send + 'static>(
+    pub(crate) async fn change_service(
         self: &Arc<Self>,
-        change: impl FnOnce(&mut Connection) -> Result<(ServiceRow, T), Failure> + Send + 'static,
-    ) -> Result<(ServiceRow, T), Failure> {
+        change: impl Future<Output = Result<ServiceRow, CatalogError>> + Send,
+    ) -> Result<ServiceRow, CatalogError> {
         let turn = self.terms.lock().await;
-        let (row, more) = self.store.change(change).await?;
+        let row = change.await?;
         let url = catalog::url_of(&row);
         let authority = url.authority.clone();
         let addrs = self.names.addrs(&authority);
@@ -119,13 +115,13 @@ impl Desk {
             // Without them, calls of the service fail until they are there.
             let _ = tokio::time::timeout(ADDRS_WITHIN, self.names.ended(&authority)).await;
         }
-        Ok((row, more))
+        Ok(row)
     }
 
     /// Carries out the deletion of a service. A call that has begun ends as it would have.
-    pub(crate) async fn delete_service(&self, id: ServiceId) -> Result<ServiceRow, Failure> {
+    pub(crate) async fn delete_service(&self, id: ServiceId) -> Result<ServiceRow, CatalogError> {
         let _turn = self.terms.lock().await;
-        let row = self.store.change(move |db| services::delete(db, id)).await?;
+        let row = self.store.delete_service(id).await?;
         let index = self.book().catalog().service_by_id(id);
         if let Some(index) = index {
             self.names.forget(index);
@@ -176,10 +172,10 @@ impl Desk {
     /// Carries out a change of a consumer. Its keys are forgotten where it had been known.
     pub(crate) async fn change_consumer(
         &self,
-        change: impl FnOnce(&mut Connection) -> Result<ConsumerRow, Failure> + Send + 'static,
-    ) -> Result<ConsumerRow, Failure> {
+        change: impl Future<Output = Result<ConsumerRow, CatalogError>> + Send,
+    ) -> Result<ConsumerRow, CatalogError> {
         let _turn = self.people.lock().await;
-        let row = self.store.change(change).await?;
+        let row = change.await?;
         let consumer = Consumer { name: row.name.as_str().into(), plan: row.plan };
         let old = self.book().set_consumer(row.id, consumer);
         if old.is_some_and(|old| old.plan != row.plan) {
@@ -190,9 +186,12 @@ impl Desk {
 
     /// Carries out the deletion of a consumer. None of its keys is alive by the store's clock, and
     /// none is from here on.
-    pub(crate) async fn delete_consumer(&self, id: ConsumerId) -> Result<ConsumerRow, Failure> {
+    pub(crate) async fn delete_consumer(
+        &self,
+        id: ConsumerId,
+    ) -> Result<ConsumerRow, CatalogError> {
         let _turn = self.people.lock().await;
-        let row = self.store.change(move |db| consumers::delete(db, id)).await?;
+        let row = self.store.delete_consumer(id).await?;
         self.book().remove_consumer(id);
         self.post.tell_all(&ToShard::ForgetConsumer { consumer: id }).await;
         Ok(row)
@@ -201,10 +200,10 @@ impl Desk {
     /// Carries out a change of keys: all of the rows that come back are forgotten by the shards.
     pub(crate) async fn change_keys<const N: usize>(
         &self,
-        change: impl FnOnce(&mut Connection) -> Result<[KeyRow; N], Failure> + Send + 'static,
-    ) -> Result<[KeyRow; N], Failure> {
+        change: impl Future<Output = Result<[KeyRow; N], CatalogError>> + Send,
+    ) -> Result<[KeyRow; N], CatalogError> {
         let _turn = self.people.lock().await;
-        let rows = self.store.change(change).await?;
+        let rows = change.await?;
         for row in &rows {
             self.book().set_key(row);
             self.post.tell_all(&ToShard::Forget { key: row.id }).await;
@@ -214,11 +213,11 @@ impl Desk {
 
     /// Revokes a key. It is refused at once, whatever the store takes to keep that; on a failure,
     /// until this process ends.
-    pub(crate) async fn revoke_key(&self, id: KeyId) -> Result<KeyRow, Failure> {
+    pub(crate) async fn revoke_key(&self, id: KeyId) -> Result<KeyRow, CatalogError> {
         self.book().revoke(id);
         self.post.tell_all(&ToShard::Forget { key: id }).await;
         let _turn = self.people.lock().await;
-        let row = self.store.change(move |db| keys::revoke(db, id)).await?;
+        let row = self.store.revoke_key(id).await?;
         self.book().set_key(&row);
         Ok(row)
     }

@@ -4,8 +4,7 @@
 
 use super::leases::Month;
 use super::months::Place;
-use super::store::{Failure, usage};
-use rusqlite::Connection;
+use crate::store::{self, Catalog, CatalogError};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -71,24 +70,25 @@ pub(crate) struct Tokens {
     pub(crate) reached: Arc<[u64]>,
 }
 
-/// Reads the batch in one transaction: all months as they are at one moment. `journals` are the
-/// shards' own.
-pub(crate) fn read(
-    db: &mut Connection,
+/// Reads the batch: all months as they are at one moment. `journals` are the shards' own.
+pub(crate) async fn read(
+    catalog: &Catalog,
     batch: &Batch,
-    journals: &[u128],
-) -> Result<Tokens, Failure> {
-    let transaction = db.transaction()?;
-    let reached = |journal_id: &u128| usage::watermark(&transaction, *journal_id);
-    let reached = journals.iter().map(reached).collect::<Result<_, _>>()?;
-    let seed =
-        |(consumer, period): &Month| usage::month_tokens(&transaction, *consumer, None, *period);
-    let seeds = batch.seeds.iter().map(seed).collect::<Result<_, _>>()?;
-    let place = |place: &Place| {
-        usage::month_tokens(&transaction, place.consumer, Some(place.service), place.period)
+    journals: Arc<[u128]>,
+) -> Result<Tokens, CatalogError> {
+    let seed = |(consumer, period): &Month| {
+        let (consumer, period) = (*consumer, *period);
+        store::Month { consumer, service: None, period }
     };
-    let places = batch.places.iter().map(place).collect::<Result<_, _>>()?;
-    Ok(Tokens { seeds, places, reached })
+    let place = |Place { consumer, service, period }: &Place| {
+        let (consumer, service, period) = (*consumer, Some(*service), *period);
+        store::Month { consumer, service, period }
+    };
+    let months = batch.seeds.iter().map(seed).chain(batch.places.iter().map(place)).collect();
+    let used = catalog.months(months, journals).await?;
+    let mut seeds = used.tokens;
+    let places = seeds.split_off(batch.seeds.len());
+    Ok(Tokens { seeds, places, reached: used.reached })
 }
 
 #[cfg(test)]

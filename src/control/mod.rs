@@ -9,6 +9,7 @@ mod admin;
 mod admin_token;
 mod book;
 mod catalog;
+mod credentials;
 mod desk;
 mod failures;
 mod leases;
@@ -16,44 +17,40 @@ mod ledger_reads;
 mod months;
 mod names;
 mod post;
-mod price_json;
 mod run;
 mod secret;
-mod store;
 mod tokenizer;
 mod upstream_url;
 mod vault;
 mod verifier;
 
 pub use admin_token::load as admin_token;
-pub use store::credentials::{Rotated, rotate as rotate_credentials};
+pub use credentials::{Rotated, rotate as rotate_credentials};
 
 use crate::config::{Config, KEY_BYTES};
 use crate::mail::ControlMail;
 use crate::metrics::Metrics;
-use crate::sqlite::{self, StoreError};
+use crate::store::{self, CatalogError, Page, StoreError};
 use book::{Book, Consumer};
 use desk::{Desk, Settings};
 use names::Names;
 use post::Post;
 use shard::catalog::Catalog;
 use shard::known_ids::KnownIds;
-use shard::price::price;
-use shard::record::Record;
-use shard::units::NanoUsd;
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use store::{Failure, Page, Store, consumers, credentials, keys, services};
 use tokio::runtime::Runtime;
 use vault::Vault;
 
 /// What an admin call may still take when the thread has been told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Keys that are read at once at the start: however many there are, few are held twice.
+const KEYS_AT_ONCE: u32 = 4_096;
 
 /// Why control cannot start.
 #[derive(Debug)]
@@ -84,8 +81,8 @@ impl From<io::Error> for OpenError {
     }
 }
 
-impl From<Failure> for OpenError {
-    fn from(failure: Failure) -> Self {
+impl From<CatalogError> for OpenError {
+    fn from(failure: CatalogError) -> Self {
         Self::Catalog(failure.to_string())
     }
 }
@@ -93,7 +90,7 @@ impl From<Failure> for OpenError {
 /// The store, opened and read; [`spawn`] goes on from here.
 pub struct Opened {
     runtime: Runtime,
-    store: Store,
+    store: store::Catalog,
     book: Book,
     names: Names,
     vault: Vault,
@@ -125,24 +122,30 @@ impl Opened {
 /// Opens the store in `data_dir`, which exists, and reads all that control knows by heart.
 pub fn open(config: &Config) -> Result<Opened, OpenError> {
     let admin_token = admin_token::load(config)?;
-    let store = Store::open(&config.server.data_dir).map_err(OpenError::Store)?;
-    let vault = Vault::open(config, store.run_here(|db| credentials::any(db))?.as_deref())?;
-    let seal = Arc::clone(vault.seal());
-    store.run_here(move |db| credentials::seal_plain(db, &seal))?;
-    let seal = Arc::clone(vault.seal());
+    let vault = credentials::open_vault(config)?;
+    let store = store::Catalog::open(&config.server.data_dir).map_err(OpenError::Store)?;
+    let loaded = store.load()?;
+    let known_ids = KnownIds::with_room_for(loaded.keys);
+    let (mut book, names) = (Book::new(known_ids, vault.digest_key_name()), Names::default());
+    book.set_catalog(catalog::load(loaded.plans, &loaded.services, &names, vault.seal())?);
+    for row in loaded.consumers {
+        book.set_consumer(row.id, Consumer { name: row.name.into(), plan: row.plan });
+    }
+    load_keys(&store, &mut book)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let digest_key_name = vault.digest_key_name();
-    let (book, names) = store.run_here(move |db| {
-        let known_ids = KnownIds::with_room_for(keys::count(db)?);
-        let (mut book, names) = (Book::new(known_ids, digest_key_name), Names::default());
-        book.set_catalog(catalog::load(db, &names, &seal)?);
-        for row in consumers::list(db, Page::EVERYTHING)? {
-            book.set_consumer(row.id, Consumer { name: row.name.into(), plan: row.plan });
-        }
-        keys::each_unrevoked(db, |row| book.set_key(&row))?;
-        Ok((book, names))
-    })?;
     Ok(Opened { runtime, store, book, names, vault, admin_token })
+}
+
+fn load_keys(store: &store::Catalog, book: &mut Book) -> Result<(), CatalogError> {
+    let mut page = Page { limit: KEYS_AT_ONCE, after: 0 };
+    loop {
+        let rows = store.load_keys(page)?;
+        rows.iter().for_each(|row| book.set_key(row));
+        match rows.last() {
+            Some(last) => page.after = last.place,
+            None => return Ok(()),
+        }
+    }
 }
 
 /// What [`spawn`] needs.
@@ -208,18 +211,4 @@ pub fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
         runtime.shutdown_timeout(STOP_TIMEOUT);
     })?;
     Ok(ControlHandle { commands, thread })
-}
-
-/// Prices a record; see [`pricer`].
-pub type Pricer = Box<dyn Fn(&Record, u64) -> NanoUsd>;
-
-/// Prices records by the catalog in the store: those that died with their process before they
-/// were priced. The second argument is the tokens of the consumer's month on the service so far.
-pub fn pricer(data_dir: &Path) -> Result<Pricer, String> {
-    let db = sqlite::open_for_reading(data_dir).map_err(|error| error.to_string())?;
-    let prices = services::every_price(&db).map_err(|failure| failure.to_string())?;
-    Ok(Box::new(move |record, before| {
-        let price_of_it = prices.get(&(record.service, record.price_version));
-        price_of_it.map_or(NanoUsd(0), |model| price(model, &record.usage, before))
-    }))
 }

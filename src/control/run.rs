@@ -7,12 +7,11 @@ use super::leases::Leases;
 use super::ledger_reads::{self, Batch, LedgerReads, Tokens};
 use super::months::{Asked, Months, OnRead, Place};
 use super::post::Post;
-use super::store::{keys, usage};
 use super::tokenizer::Tokenizer;
-use super::vault::Digest;
 use super::verifier::{Checked, Question, Verifier};
 use crate::clock;
 use crate::config::Config;
+use crate::store::Digest;
 use shard::message::{Account, ToControl, ToShard};
 use shard::units::{ConsumerId, KeyId, NanoUsd, Nanos, Period};
 use std::io;
@@ -65,7 +64,7 @@ impl Workers {
 
 /// The ledger's answer; `None`: it could not be read.
 struct Read {
-    batch: Arc<Batch>,
+    batch: Batch,
     tokens: Option<Tokens>,
 }
 
@@ -153,7 +152,7 @@ pub(super) async fn run(
 /// Now, if the ledger has a record: then an earlier process may have spent any bucket's burst a
 /// moment ago. Journals of that process have been replayed, so nothing that it admitted is missing.
 fn empty_at(desk: &Desk) -> Option<Nanos> {
-    let used = desk.store.run_here(|db| usage::has_records(db));
+    let used = desk.store.has_records();
     let failed = |failure: &_| tracing::error!(%failure, "the ledger was not read");
     used.inspect_err(failed).unwrap_or(true).then(clock::now)
 }
@@ -169,7 +168,7 @@ async fn serve_admin(desk: Arc<Desk>, listener: TcpListener) {
 async fn save_digests(desk: Arc<Desk>, unsaved: flume::Receiver<(KeyId, Digest)>) {
     while let Ok(first) = unsaved.recv_async().await {
         let digests: Vec<_> = std::iter::once(first).chain(unsaved.try_iter()).collect();
-        let saved = desk.store.change(move |db| keys::set_digests(db, &digests)).await;
+        let saved = desk.store.set_digests(digests).await;
         if let Err(failure) = saved {
             tracing::error!(%failure, "verified keys will be hashed again after a restart");
         }
@@ -316,9 +315,7 @@ async fn read_months(
     journals: Arc<[u128]>,
     reads: flume::Sender<Read>,
 ) {
-    let batch = Arc::new(batch);
-    let asked = Arc::clone(&batch);
-    let read = desk.store.ledger(move |db| ledger_reads::read(db, &asked, &journals)).await;
+    let read = ledger_reads::read(&desk.store, &batch, journals).await;
     if let Err(failure) = &read {
         tracing::error!(%failure, "months of the ledger were not read");
         tokio::time::sleep(READ_AGAIN_AFTER).await;
@@ -336,7 +333,7 @@ async fn answer_account(
     consumer: ConsumerId,
     period: Period,
 ) {
-    let read = desk.store.ledger(move |db| usage::month_costs(db, consumer, period)).await;
+    let read = desk.store.month_costs(consumer, period).await;
     let month = match read {
         Ok(month) => month,
         Err(failure) => {

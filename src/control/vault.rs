@@ -6,9 +6,10 @@
 //! repeats what was sealed.
 
 use crate::config::{Config, DIGEST_KEY_FILE, ENCRYPTION_KEY_FILE, KEY_BYTES, KeyFile, read_key};
+use crate::store::{Digest, KeyName};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use shard::message::{KEY_TEXT_BYTES, KeyDigest};
+use shard::message::KEY_TEXT_BYTES;
 use shard::units::ServiceId;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -18,32 +19,8 @@ use std::sync::Arc;
 
 /// The form of what is sealed: this byte, the key's name, the nonce, the ciphertext with its tag.
 const FORM: u8 = 1;
-const NAME_BYTES: usize = 8;
+const NAME_BYTES: usize = size_of::<KeyName>();
 const NONCE_BYTES: usize = 24;
-
-/// Tells keys apart without giving them away.
-pub(crate) type KeyName = [u8; NAME_BYTES];
-
-/// A verified API key's keyed digest: who sends a text with this digest has the key. Under
-/// another digest key it says nothing.
-#[derive(Clone, Copy)]
-pub(crate) struct Digest {
-    pub(crate) key_name: KeyName,
-    pub(crate) digest: KeyDigest,
-}
-
-impl Digest {
-    /// As a column of the store.
-    pub(crate) fn to_bytes(self) -> Vec<u8> {
-        [&self.key_name[..], &self.digest].concat()
-    }
-
-    /// From a column of the store.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (key_name, digest) = bytes.split_first_chunk()?;
-        Some(Self { key_name: *key_name, digest: digest.try_into().ok()? })
-    }
-}
 
 /// A key of the instance.
 pub(crate) struct Key([u8; KEY_BYTES]);

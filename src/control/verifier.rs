@@ -14,9 +14,9 @@
 use super::book::{Book, Check};
 use super::failures::Failures;
 use super::secret;
-use super::vault::Digest;
 use crate::config::Keys;
 use crate::metrics::ControlMetrics;
+use crate::store::Digest;
 use crate::wire::key_text;
 use shard::message::{KEY_TEXT_BYTES, KeyDigest, Verdict};
 use shard::units::{KeyId, Moment};

@@ -85,7 +85,7 @@ fn account(
             "remaining": limits.remaining_requests,
         },
         "quota": {
-            "period": format!("{:04}-{:02}", period.0 / 100, period.0 % 100),
+            "period": period.to_string(),
             "limit_tokens": plan.quota_tokens,
             "used_tokens": month.tokens,
             "remaining_tokens": limits.remaining_tokens,

@@ -3,7 +3,6 @@
 use crate::mail::Settled;
 use shard::record::Record;
 use shard::units::NanoUsd;
-use std::fmt;
 
 /// A journal as the ledger names it.
 pub struct Origin {
@@ -56,24 +55,6 @@ pub struct Written {
     /// Sums of the ledger that stand at the largest integer.
     pub saturated: u64,
 }
-
-/// Why the ledger did not do what it was asked; nothing of it was done. The text is the store's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LedgerError {
-    /// The store refuses what it was given, and always will.
-    Row(String),
-    /// The store is busy, full or failing: the same may go in later.
-    Unavailable(String),
-}
-
-impl fmt::Display for LedgerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Row(why) | Self::Unavailable(why)) = self;
-        f.write_str(why)
-    }
-}
-
-impl std::error::Error for LedgerError {}
 
 /// A record that the ledger refused and keeps aside.
 pub struct Dead {

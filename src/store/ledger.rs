@@ -6,9 +6,12 @@
 //! kept aside: whatever a record says, those behind it go in. So the writer need not tell the two
 //! kinds of [`LedgerError`] apart: what it gets back is to be tried again.
 
-use super::batch::{Batch, Dead, LedgerError, Written};
+use super::batch::{Batch, Dead, Written};
+use super::error::{CatalogError, LedgerError, StoreError};
 use super::sqlite::SqliteLedger;
-use crate::sqlite::StoreError;
+use shard::catalog::PriceModel;
+use shard::units::ServiceId;
+use std::collections::HashMap;
 use std::path::Path;
 
 /// The ledger, in one of the databases that a store can be in.
@@ -73,6 +76,14 @@ impl Ledger {
     ) -> Result<(), E> {
         match self {
             Self::Sqlite(ledger) => ledger.each_refused(take),
+        }
+    }
+
+    /// Every price there is or was, those of deleted services too: for calls that are yet to be
+    /// priced.
+    pub(crate) fn prices(&self) -> Result<HashMap<(ServiceId, u32), PriceModel>, CatalogError> {
+        match self {
+            Self::Sqlite(ledger) => ledger.prices(),
         }
     }
 }

@@ -2,14 +2,31 @@
 //! writes them calls an operation by its name; SQL stands in the folder of its database alone.
 //!
 //! Store lost: nothing in here waits for it or tries again. Each operation says that it did not
-//! happen, and its caller decides.
+//! happen, and its caller decides: what is in memory goes on serving, journals spool.
 
 mod batch;
+mod catalog;
+mod credentials;
+mod error;
 mod ledger;
+mod price_text;
+mod rows;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+mod usage;
 
-pub use crate::sqlite::FILE_NAME;
-pub use batch::{Advance, Batch, Dead, LedgerError, Origin, Price, Written};
+pub use batch::{Advance, Batch, Dead, Origin, Price, Written};
+pub(crate) use catalog::Catalog;
+pub(crate) use credentials::Credentials;
+pub(crate) use error::CatalogError;
+pub use error::{LedgerError, StoreError};
 pub use ledger::Ledger;
+pub(crate) use rows::{
+    ConsumerChange, ConsumerRow, Digest, KeyName, KeyRow, NewKey, NewService, Page, PlanChange,
+    PlanRow, PriceRow, ServiceChange, ServiceRow, new_id, when_lost_name, when_lost_of,
+};
+pub use sqlite::FILE_NAME;
+#[cfg(test)]
+pub(crate) use sqlite::open_file;
+pub(crate) use usage::{By, Month, Span, Sum};

@@ -7,10 +7,12 @@
 //! they are full. A record that the store refuses is kept aside and stops nothing. Never
 //! acknowledges anything, and never touches a request.
 
+pub mod pricing;
 pub mod replay;
 mod run;
 #[cfg(test)]
 mod tests;
 
+pub use pricing::pricer;
 pub use replay::{ReplayError, ReplayReport, replay};
 pub use run::{WriterArgs, WriterHandle, spawn};

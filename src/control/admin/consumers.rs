@@ -5,8 +5,7 @@ use super::error::ApiError;
 use super::query::{self, Pairs};
 use super::{Body, page_of, parse_id, refuse};
 use crate::control::desk::Desk;
-use crate::control::store::consumers::{self, ConsumerRow};
-use crate::control::store::{new_id, plans};
+use crate::store::{ConsumerChange, ConsumerRow, new_id};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -22,7 +21,7 @@ pub(super) async fn list(
     Query(pairs): Query<Pairs>,
 ) -> Result<Json<Value>, ApiError> {
     let page = query::only_page(pairs)?;
-    let read = desk.store.read(move |db| consumers::list(db, page)).await;
+    let read = desk.store.consumers(page).await;
     Ok(page_of(&read.map_err(refuse("consumer", ""))?, page.limit, |row| row.place, shown))
 }
 
@@ -31,7 +30,7 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let id: ConsumerId = parse_id("consumer", &id)?;
-    let read = desk.store.read(move |db| consumers::get(db, id)).await;
+    let read = desk.store.consumer(id).await;
     Ok(Json(shown(&read.map_err(refuse("consumer", id))?)))
 }
 
@@ -46,7 +45,7 @@ pub(super) async fn create(
     fields.finish()?;
     let plan = plan.unwrap_or_default();
     let id = ConsumerId(new_id().map_err(refuse("consumer", ""))?);
-    let made = desk.change_consumer(move |db| consumers::insert(db, id, &name, plan)).await;
+    let made = desk.change_consumer(desk.store.insert_consumer(id, name, plan)).await;
     Ok((StatusCode::CREATED, Json(shown(&made.map_err(refuse("consumer", ""))?))))
 }
 
@@ -63,8 +62,8 @@ pub(super) async fn change(
         None => None,
     };
     fields.finish()?;
-    let changed =
-        desk.change_consumer(move |db| consumers::update(db, id, name.as_deref(), plan)).await;
+    let update = desk.store.update_consumer(id, ConsumerChange { name, plan });
+    let changed = desk.change_consumer(update).await;
     Ok(Json(shown(&changed.map_err(refuse("consumer", id))?)))
 }
 
@@ -83,8 +82,7 @@ async fn find_plan(
     fields: &mut Fields,
     text: String,
 ) -> Result<Option<PlanId>, ApiError> {
-    let found =
-        desk.store.read(move |db| plans::find(db, &text)).await.map_err(refuse("plan", ""))?;
+    let found = desk.store.find_plan(text).await.map_err(refuse("plan", ""))?;
     if found.is_none() {
         fields.problem("plan", "must be the id or the name of a plan");
     }

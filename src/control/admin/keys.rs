@@ -7,9 +7,7 @@ use super::{Body, page_of, parse_id, refuse};
 use crate::clock;
 use crate::control::desk::Desk;
 use crate::control::secret;
-use crate::control::store::keys::{self, KeyRow, NewKey};
-use crate::control::store::{Failure, new_id};
-use crate::control::vault::Digest;
+use crate::store::{CatalogError, Digest, KeyRow, NewKey, new_id};
 use crate::wire::time_text::rfc3339;
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -38,7 +36,7 @@ pub(super) async fn list(
         id
     });
     fields.finish()?;
-    let read = desk.store.read(move |db| keys::list(db, consumer, page)).await;
+    let read = desk.store.keys(consumer, page).await;
     Ok(page_of(&read.map_err(refuse("key", ""))?, page.limit, |row| row.place, shown))
 }
 
@@ -47,7 +45,7 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let id: KeyId = parse_id("key", &id)?;
-    let row = desk.store.read(move |db| keys::get(db, id)).await.map_err(refuse("key", id))?;
+    let row = desk.store.key(id).await.map_err(refuse("key", id))?;
     Ok(Json(shown(&row)))
 }
 
@@ -68,7 +66,7 @@ pub(super) async fn create(
     let bucket = BucketId(new_id().map_err(refuse("key", ""))?);
     let new =
         NewKey { id, consumer, bucket, name, secret_hash, digest, services, expires_at_unix_us };
-    let made = desk.change_keys(move |db| Ok([keys::insert(db, &new)?])).await;
+    let made = desk.change_keys(async { Ok([desk.store.insert_key(new).await?]) }).await;
     let [row] = made.map_err(refuse("key", ""))?;
     Ok((StatusCode::CREATED, Json(shown_once(&row, &text))))
 }
@@ -83,7 +81,7 @@ pub(super) async fn rotate(
     let mut fields = Fields::of_body(body, &["grace_s"])?;
     let grace_s = fields.integer("grace_s", 0..=GRACE_S_MAX).unwrap_or(0);
     fields.finish()?;
-    let old = desk.store.read(move |db| keys::get(db, id)).await.map_err(refuse("key", id))?;
+    let old = desk.store.key(id).await.map_err(refuse("key", id))?;
     if status(&old) != "active" {
         let message = format!("The key is {} and cannot be rotated.", status(&old));
         return Err(ApiError::conflict("id", message));
@@ -102,9 +100,7 @@ pub(super) async fn rotate(
     };
     let ends_at =
         (grace_s > 0).then(|| clock::unix_us().saturating_add(grace_s as i64 * 1_000_000));
-    let rotated = desk
-        .change_keys(move |db| keys::rotate(db, id, &new, ends_at).map(|(old, new)| [old, new]))
-        .await;
+    let rotated = desk.change_keys(desk.store.rotate_key(id, new, ends_at)).await;
     let [old, row] = rotated.map_err(refuse("key", id))?;
     let mut answer = shown_once(&row, &text);
     answer["replaces"] = shown(&old);
@@ -117,7 +113,7 @@ pub(super) async fn revoke(
 ) -> Result<Json<Value>, ApiError> {
     let id: KeyId = parse_id("key", &id)?;
     let revoked = desk.revoke_key(id).await.map_err(|failure| match failure {
-        Failure::Missing => ApiError::no_such("key", &id.to_string()),
+        CatalogError::Missing => ApiError::no_such("key", &id.to_string()),
         failure => ApiError::not_kept(&failure),
     });
     Ok(Json(shown(&revoked?)))
@@ -134,7 +130,7 @@ struct Made {
 /// Makes a key on a thread of its own: hashing takes tens of milliseconds and of MB, and both the
 /// thread and its memory are gone when it is done. The turn ends with the thread, also where
 /// nobody waits for it any more.
-async fn make(desk: &Arc<Desk>) -> Result<Made, Failure> {
+async fn make(desk: &Arc<Desk>) -> Result<Made, CatalogError> {
     let id = KeyId(new_id()?);
     let turn = Arc::clone(&desk.hashes).acquire_owned().await;
     let config = desk.settings().config.keys.clone();
@@ -144,10 +140,10 @@ async fn make(desk: &Arc<Desk>) -> Result<Made, Failure> {
         let _ = answer.send(secret::make(id, &config));
         drop(turn);
     });
-    let internal = |error: &dyn std::fmt::Display| Failure::Internal(error.to_string());
+    let internal = |error: &dyn std::fmt::Display| CatalogError::Internal(error.to_string());
     hashing.map_err(|error| internal(&error))?;
     let made = answered.await.map_err(|error| internal(&error))?;
-    let (text, secret_hash) = made.map_err(Failure::Internal)?;
+    let (text, secret_hash) = made.map_err(CatalogError::Internal)?;
     let digest = desk.vault.digest_of(&text);
     let text = String::from_utf8(text.to_vec()).map_err(|error| internal(&error.utf8_error()))?;
     Ok(Made { id, text, secret_hash, digest })

@@ -4,11 +4,12 @@
 //! A change runs to its end even where the caller has gone: it is never left in the store without
 //! the shards having been told. A read ends with its caller.
 
-pub(crate) mod body;
+mod body;
 mod consumers;
-pub(crate) mod error;
+mod error;
 mod keys;
 mod plans;
+mod price_json;
 mod query;
 mod serve;
 mod services;
@@ -19,8 +20,8 @@ mod usage;
 pub(crate) use serve::serve;
 
 use super::desk::Desk;
-use super::store::Failure;
 use crate::config::Hosts;
+use crate::store::CatalogError;
 use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
@@ -178,19 +179,21 @@ fn parse_id<T: std::str::FromStr>(kind: &str, text: &str) -> Result<T, ApiError>
 }
 
 /// What a failed read or change of one object says.
-fn refuse(kind: &'static str, id: impl ToString) -> impl FnOnce(Failure) -> ApiError {
+fn refuse(kind: &'static str, id: impl ToString) -> impl FnOnce(CatalogError) -> ApiError {
     let id = id.to_string();
     move |failure| match failure {
-        Failure::InUse(by) => ApiError::conflict("id", format!("The {kind} is in use by {by}.")),
-        Failure::Deleted(field) => {
+        CatalogError::InUse(by) => {
+            ApiError::conflict("id", format!("The {kind} is in use by {by}."))
+        }
+        CatalogError::Deleted(field) => {
             ApiError::conflict(field, format!("What {field} names has just been deleted."))
         }
-        Failure::Missing => ApiError::no_such(kind, &id),
-        Failure::Duplicate => {
+        CatalogError::Missing => ApiError::no_such(kind, &id),
+        CatalogError::Duplicate => {
             ApiError::conflict("name", format!("There is a {kind} with this name already."))
         }
-        Failure::Busy => ApiError::store_busy(),
-        Failure::TooSlow => ApiError::too_slow(),
-        Failure::Internal(cause) => ApiError::internal(&cause),
+        CatalogError::Busy => ApiError::store_busy(),
+        CatalogError::TooSlow => ApiError::too_slow(),
+        CatalogError::Internal(cause) => ApiError::internal(&cause),
     }
 }

@@ -5,8 +5,7 @@ use super::error::ApiError;
 use super::query::{self, Pairs};
 use super::{Body, page_of, parse_id, refuse};
 use crate::control::desk::Desk;
-use crate::control::store::new_id;
-use crate::control::store::plans::{self, PlanChange, PlanRow, when_lost_name, when_lost_of};
+use crate::store::{PlanChange, PlanRow, new_id, when_lost_name, when_lost_of};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -28,8 +27,7 @@ pub(super) async fn list(
     Query(pairs): Query<Pairs>,
 ) -> Result<Json<Value>, ApiError> {
     let page = query::only_page(pairs)?;
-    let rows =
-        desk.store.read(move |db| plans::list(db, page)).await.map_err(refuse("plan", ""))?;
+    let rows = desk.store.plans(page).await.map_err(refuse("plan", ""))?;
     Ok(page_of(&rows, page.limit, |row| row.place, shown))
 }
 
@@ -38,7 +36,7 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let id: PlanId = parse_id("plan", &id)?;
-    let row = desk.store.read(move |db| plans::get(db, id)).await.map_err(refuse("plan", id))?;
+    let row = desk.store.plan(id).await.map_err(refuse("plan", id))?;
     Ok(Json(shown(&row)))
 }
 
@@ -56,7 +54,7 @@ pub(super) async fn create(
         when_lost: when_lost(&mut fields),
     };
     fields.finish()?;
-    let insert = move |db: &mut rusqlite::Connection| plans::insert(db, &plan);
+    let insert = desk.store.insert_plan(plan);
     let row = desk.change_plan(insert).await.map_err(refuse("plan", ""))?;
     Ok((StatusCode::CREATED, Json(shown(&row))))
 }
@@ -79,7 +77,7 @@ pub(super) async fn change(
         when_lost: has_when_lost.then(|| when_lost(&mut fields)),
     };
     fields.finish()?;
-    let update = move |db: &mut rusqlite::Connection| plans::update(db, id, change);
+    let update = desk.store.update_plan(id, change);
     let row = desk.change_plan(update).await.map_err(refuse("plan", id))?;
     Ok(Json(shown(&row)))
 }
@@ -90,7 +88,7 @@ pub(super) async fn delete(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let id: PlanId = parse_id("plan", &id)?;
-    let deleted = desk.store.change(move |db| plans::delete(db, id)).await;
+    let deleted = desk.store.delete_plan(id).await;
     Ok(Json(shown(&deleted.map_err(refuse("plan", id))?)))
 }
 

@@ -2,7 +2,7 @@
 
 use super::body::Fields;
 use super::error::ApiError;
-use crate::control::store::Page;
+use crate::store::Page;
 use serde_json::{Map, Value};
 
 /// Rows of a page where the caller names no limit.

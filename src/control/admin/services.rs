@@ -3,17 +3,15 @@
 use super::body::Fields;
 use super::error::{ApiError, Problem};
 use super::query::{self, Pairs};
-use super::{Body, page_of, parse_id, refuse};
+use super::{Body, page_of, parse_id, price_json, refuse};
 use crate::clock;
 use crate::control::desk::Desk;
-use crate::control::store::services::{self, NewService, PriceRow, ServiceChange, ServiceRow};
-use crate::control::store::{Failure, new_id};
-use crate::control::{price_json, upstream_url};
+use crate::control::upstream_url;
+use crate::store::{CatalogError, NewService, PriceRow, ServiceChange, ServiceRow, new_id};
 use crate::wire::time_text::rfc3339;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use rusqlite::Connection;
 use serde_json::{Value, json};
 use shard::catalog::{PriceModel, PriceVersion};
 use shard::units::ServiceId;
@@ -44,7 +42,7 @@ pub(super) async fn list(
     Query(pairs): Query<Pairs>,
 ) -> Result<Json<Value>, ApiError> {
     let page = query::only_page(pairs)?;
-    let read = desk.store.read(move |db| services::list(db, page)).await;
+    let read = desk.store.services(page).await;
     Ok(page_of(&read.map_err(refuse("service", ""))?, page.limit, |row| row.place, shown))
 }
 
@@ -53,7 +51,7 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let id: ServiceId = parse_id("service", &id)?;
-    let read = desk.store.read(move |db| services::get(db, id)).await;
+    let read = desk.store.service(id).await;
     Ok(Json(shown(&read.map_err(refuse("service", id))?)))
 }
 
@@ -82,8 +80,8 @@ pub(super) async fn create(
         effective_at_unix_us: clock::unix_us(),
     };
     fields.finish()?;
-    let made = desk.change_service(move |db| Ok((services::insert(db, &new)?, ()))).await;
-    let (row, ()) = made.map_err(refuse("service", ""))?;
+    let made = desk.change_service(desk.store.insert_service(new)).await;
+    let row = made.map_err(refuse("service", ""))?;
     Ok((StatusCode::CREATED, Json(shown(&row))))
 }
 
@@ -111,8 +109,8 @@ pub(super) async fn change(
         enabled: fields.boolean("enabled"),
     };
     fields.finish()?;
-    let changed = desk.change_service(move |db| Ok((services::update(db, id, &change)?, ()))).await;
-    let (row, ()) = changed.map_err(refuse("service", id))?;
+    let changed = desk.change_service(desk.store.update_service(id, change)).await;
+    let row = changed.map_err(refuse("service", id))?;
     Ok(Json(shown(&row)))
 }
 
@@ -132,7 +130,7 @@ pub(super) async fn prices(
 ) -> Result<Json<Value>, ApiError> {
     let id: ServiceId = parse_id("service", &id)?;
     let page = query::only_page(pairs)?;
-    let read = desk.store.read(move |db| services::get(db, id)).await;
+    let read = desk.store.service(id).await;
     let mut rows = read.map_err(refuse("service", id))?.prices;
     let in_force = in_force(&rows).map(|price| price.version);
     // By version: the order of creation, as in every list.
@@ -158,13 +156,12 @@ pub(super) async fn add_price(
         fields.problem("effective_at", "lies in the past; leave it out for a price from now on");
     }
     fields.finish()?;
-    let add = move |db: &mut Connection| {
-        let added = services::add_price(db, id, &price, effective_at_unix_us)?;
-        Ok((services::get(db, id)?, added))
-    };
-    let (_, row) = desk.change_service(add).await.map_err(refuse("service", id))?;
-    let in_force = (effective_at_unix_us <= clock::unix_us()).then_some(row.price.version);
-    Ok((StatusCode::CREATED, Json(shown_price(id, &row, in_force))))
+    let add = desk.store.add_price(id, price, effective_at_unix_us);
+    let service = desk.change_service(add).await.map_err(refuse("service", id))?;
+    let added = service.prices.iter().max_by_key(|row| row.price.version);
+    let added = added.ok_or_else(|| ApiError::no_such("service", &id.to_string()))?;
+    let in_force = (effective_at_unix_us <= clock::unix_us()).then_some(added.price.version);
+    Ok((StatusCode::CREATED, Json(shown_price(id, added, in_force))))
 }
 
 fn read_base_url(fields: &mut Fields) -> Option<String> {
@@ -213,7 +210,7 @@ fn sealed(
     credential: Option<String>,
 ) -> Result<Option<Vec<u8>>, ApiError> {
     let sealed = credential.map(|line| desk.vault.seal().close(id, &line)).transpose();
-    sealed.map_err(Failure::Internal).map_err(refuse("service", id))
+    sealed.map_err(CatalogError::Internal).map_err(refuse("service", id))
 }
 
 fn read_header(value: &Value, path: &str) -> Result<String, Vec<Problem>> {

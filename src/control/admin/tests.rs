@@ -449,7 +449,7 @@ fn with_usage() -> (Running, ConsumerId, ServiceId) {
     let service = running.post("/services", &service);
     let service: ServiceId = text(&service["id"]).parse().unwrap();
     running.new_catalog();
-    let ledger = crate::sqlite::open(running.data_dir.path()).unwrap();
+    let ledger = crate::store::open_file(running.data_dir.path()).unwrap();
     ledger
         .execute(
             "INSERT INTO usage_daily VALUES (?1, ?2, '2026-11-23', '2026-11', 3, 40, 0, 2, 9, 0)",

@@ -5,11 +5,10 @@ use super::error::ApiError;
 use super::query::{self, Pairs};
 use super::refuse;
 use crate::control::desk::Desk;
-use crate::control::store::usage::{self, By, Span, Sum};
+use crate::store::{By, Span, Sum};
 use crate::wire::time_text::{day, parse_day, parse_rfc3339, rfc3339};
 use axum::Json;
 use axum::extract::{Query, State};
-use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -28,9 +27,7 @@ pub(super) async fn sums(
     let limit = query::number(&mut fields, "limit", ROWS_MAX).unwrap_or(ROWS_MAX);
     let offset = query::number(&mut fields, "cursor", i64::MAX).unwrap_or(0);
     fields.finish()?;
-    let asked = by.clone();
-    let summed = move |db: &mut Connection| usage::sums(db, &asked, &span, limit as u32, offset);
-    let read = desk.store.report(summed).await;
+    let read = desk.store.sums(by.clone(), span, limit as u32, offset).await;
     let sums = read.map_err(refuse("usage", ""))?;
     let next_cursor = (sums.len() as i64 >= limit && !by.is_empty())
         .then(|| offset.saturating_add(limit).to_string());

@@ -1,14 +1,19 @@
 //! The ledger in SQLite: a batch of settled records, its sums and the watermarks of the journals
 //! that it came from, in one transaction.
 
+use super::checkpoints::Checkpoints;
+use super::file::{self, FILE_NAME};
 use super::refused::{self, is_refusal};
-use super::row;
 use super::sums::{Fees, Sums};
+use super::turns::take_turn;
+use super::wide::{sum_at, wide_sum};
+use super::{row, services};
 use crate::mail::Settled;
-use crate::sqlite::{self, Checkpoints, StoreError, sum_at, wide_sum};
-use crate::store::batch::{Batch, Dead, LedgerError, Origin, Price, Written};
+use crate::store::batch::{Batch, Dead, Origin, Price, Written};
+use crate::store::error::{CatalogError, LedgerError, StoreError};
 use rusqlite::TransactionBehavior;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Statement, Transaction};
+use shard::catalog::PriceModel;
 use shard::record::Record;
 use shard::units::{ConsumerId, KeyId, Period, ServiceId};
 use std::collections::HashMap;
@@ -34,11 +39,11 @@ impl SqliteLedger {
     }
 
     pub(crate) fn open(data_dir: &Path) -> Result<Self, StoreError> {
-        sqlite::open(data_dir).map(Self::new)
+        file::open(data_dir).map(Self::new)
     }
 
     pub(crate) fn open_for_reading(data_dir: &Path) -> Result<Self, LedgerError> {
-        let path = data_dir.join(sqlite::FILE_NAME);
+        let path = data_dir.join(FILE_NAME);
         Ok(Self::new(Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?))
     }
 
@@ -66,7 +71,7 @@ impl SqliteLedger {
         batch: &Batch<'_>,
         add: impl FnOnce(&mut Adding<'_>) -> rusqlite::Result<()>,
     ) -> Result<Written, LedgerError> {
-        let _turn = sqlite::take_turn();
+        let _turn = take_turn();
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let (sums, written) = (Sums::default(), Written::default());
@@ -94,6 +99,10 @@ impl SqliteLedger {
         refused::each(&self.connection, take)
     }
 
+    pub(crate) fn prices(&self) -> Result<HashMap<(ServiceId, u32), PriceModel>, CatalogError> {
+        services::every_price(&self.connection)
+    }
+
     /// For tests: to make this very connection fail.
     #[cfg(test)]
     pub(crate) const fn connection(&self) -> &Connection {
@@ -102,7 +111,10 @@ impl SqliteLedger {
 }
 
 /// The journal's watermark, and whether it is closed.
-fn watermark(connection: &Connection, journal_id: u128) -> rusqlite::Result<(u64, bool)> {
+pub(super) fn watermark(
+    connection: &Connection,
+    journal_id: u128,
+) -> rusqlite::Result<(u64, bool)> {
     let found = connection
         .prepare_cached("SELECT next_seq, closed FROM ingest_watermark WHERE journal_id = ?1")?
         .query_row([row::uuid(journal_id).as_str()], |row| {

@@ -4,14 +4,15 @@
 use super::row;
 use crate::journal::format::{Entry, SLOT_BYTES, Slot};
 use crate::mail::Settled;
-use crate::store::batch::{Dead, LedgerError};
+use crate::store::batch::Dead;
+use crate::store::error::LedgerError;
 use rusqlite::{Connection, ErrorCode, Row, Transaction};
 use shard::record::Record;
 use uuid::Uuid;
 
 /// Is the record at fault, and not the store? What the store may take later (it is locked, full,
 /// or its disk fails) is tried again; whatever else it says, it will always say of this record.
-pub fn is_refusal(error: &rusqlite::Error) -> bool {
+pub(super) fn is_refusal(error: &rusqlite::Error) -> bool {
     !matches!(
         error.sqlite_error_code(),
         Some(
@@ -35,15 +36,8 @@ pub fn is_refusal(error: &rusqlite::Error) -> bool {
     )
 }
 
-impl From<rusqlite::Error> for LedgerError {
-    fn from(error: rusqlite::Error) -> Self {
-        let why = error.to_string();
-        if is_refusal(&error) { Self::Row(why) } else { Self::Unavailable(why) }
-    }
-}
-
 /// Keeps a record aside.
-pub fn keep(
+pub(super) fn keep(
     transaction: &Transaction<'_>,
     journal_id: u128,
     settled: &Settled,
@@ -71,13 +65,13 @@ pub fn keep(
 }
 
 /// How many records are kept aside.
-pub fn count(connection: &Connection) -> rusqlite::Result<u64> {
+pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {
     let count = "SELECT count(*) FROM usage_dlq";
     connection.query_row(count, (), |row| Ok(row.get::<_, i64>(0)? as u64))
 }
 
 /// Gives every record that was kept aside to `take`, in the order of their journals.
-pub fn each<E: From<LedgerError>>(
+pub(super) fn each<E: From<LedgerError>>(
     connection: &Connection,
     mut take: impl FnMut(Dead) -> Result<(), E>,
 ) -> Result<(), E> {

@@ -7,44 +7,40 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 /// Text of fixed length.
-pub struct Text<const N: usize>([u8; N]);
+pub(super) struct Text<const N: usize>([u8; N]);
 
 impl<const N: usize> Text<N> {
     /// The text.
-    pub fn as_str(&self) -> &str {
+    pub(super) fn as_str(&self) -> &str {
         // Only ASCII is ever written below.
         str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
 /// `0192…-…`, a UUID's text.
-pub fn uuid(id: u128) -> Text<{ Hyphenated::LENGTH }> {
+pub(super) fn uuid(id: u128) -> Text<{ Hyphenated::LENGTH }> {
     let mut text = [0; Hyphenated::LENGTH];
     Uuid::from_u128(id).hyphenated().encode_lower(&mut text);
     Text(text)
 }
 
 /// An identity's 12 characters.
-pub fn id(id: u64) -> Text<12> {
+pub(super) fn id(id: u64) -> Text<12> {
     Text(id_to_text(id))
 }
 
 /// `2026-11`.
-pub fn period(period: Period) -> Text<7> {
-    let mut text = *b"0000-00";
-    digits(&mut text[..4], u64::from(period.0 / 100));
-    digits(&mut text[5..], u64::from(period.0 % 100));
-    Text(text)
+pub(super) fn period(period: Period) -> Text<7> {
+    Text(period.to_text())
 }
 
 /// `2026-11-23T20:18:00.123456Z`, RFC 3339 in UTC.
-pub fn time(unix_us: i64) -> Text<27> {
+pub(super) fn time(unix_us: i64) -> Text<27> {
     let month = Period::of(unix_us);
     let day = unix_us.saturating_sub(month.starts_at_unix_us()).div_euclid(86_400_000_000);
     let us = unix_us.rem_euclid(86_400_000_000) as u64;
     let mut text = *b"0000-00-00T00:00:00.000000Z";
-    digits(&mut text[..4], u64::from(month.0 / 100));
-    digits(&mut text[5..7], u64::from(month.0 % 100));
+    text[..7].copy_from_slice(&month.to_text());
     digits(&mut text[8..10], day as u64 + 1);
     digits(&mut text[11..13], us / 3_600_000_000);
     digits(&mut text[14..16], us / 60_000_000 % 60);

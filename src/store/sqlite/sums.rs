@@ -17,7 +17,7 @@ type Day = (ConsumerId, ServiceId, i64);
 
 /// What the rows of a batch add.
 #[derive(Default)]
-pub struct Sums(HashMap<Day, Sum>);
+pub(super) struct Sums(HashMap<Day, Sum>);
 
 #[derive(Default)]
 struct Sum {
@@ -32,11 +32,11 @@ struct Sum {
 
 /// Fees by price, cached: a price never changes. `None`: it is no subscription.
 #[derive(Default)]
-pub struct Fees(HashMap<(ServiceId, u32), Option<i64>>);
+pub(super) struct Fees(HashMap<(ServiceId, u32), Option<i64>>);
 
 impl Sums {
     /// Takes a row in.
-    pub fn count(&mut self, record: &Record) {
+    pub(super) fn count(&mut self, record: &Record) {
         let day = record.occurred_at_unix_us.div_euclid(DAY_US);
         let sum = self.0.entry((record.consumer, record.service, day)).or_default();
         sum.calls += 1;
@@ -50,7 +50,7 @@ impl Sums {
     }
 
     /// Adds everything to the ledger. Returns how many of its sums stand at the largest integer.
-    pub fn flush(&mut self, transaction: &Transaction<'_>, fees: &mut Fees) -> Flushed {
+    pub(super) fn flush(&mut self, transaction: &Transaction<'_>, fees: &mut Fees) -> Flushed {
         let mut upsert = transaction.prepare_cached(UPSERT)?;
         let (mut saturated, mut due) = (0, Vec::new());
         for ((consumer, service, day), sum) in self.0.drain() {
@@ -80,7 +80,7 @@ impl Sums {
 }
 
 /// See [`Sums::flush`].
-pub type Flushed = rusqlite::Result<u64>;
+pub(super) type Flushed = rusqlite::Result<u64>;
 
 /// The last column tells whether a count has stopped at the largest integer.
 const UPSERT: &str = "INSERT INTO usage_daily (consumer_id, service_id, day, period, calls,

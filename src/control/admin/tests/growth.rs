@@ -19,7 +19,7 @@ fn with_services(count: u32) -> Running {
          INSERT INTO prices SELECT id, 1, 0, '{price}', created_at FROM services;
          COMMIT;"
     );
-    let store = crate::sqlite::open(data_dir.path()).unwrap();
+    let store = crate::store::open_file(data_dir.path()).unwrap();
     store.execute_batch(&sql).unwrap();
     Running::start_in(data_dir)
 }

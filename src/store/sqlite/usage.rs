@@ -1,58 +1,23 @@
 //! Sums of the ledger. The writer adds to it a batch (about 100 ms) behind the settled records.
 
-use super::{Failure, unsigned};
-use crate::sqlite::{sum_at, wide_sum};
+use super::columns::unsigned;
+use super::ledger;
+use super::wide::{sum_at, wide_sum};
+use crate::store::error::CatalogError;
+use crate::store::usage::{By, Month, MonthsUsed, ServiceMonth, Span, Sum};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
-use shard::units::{ConsumerId, NanoUsd, Period, ServiceId};
+use shard::units::{ConsumerId, NanoUsd, Period};
 use std::collections::HashMap;
 
-/// What sums are apart by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum By {
-    Consumer,
-    Service,
-    Day,
-}
-
-/// The span of a sum, as text that the ledger's columns compare with.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Span {
-    /// Days from this one, `YYYY-MM-DD`.
-    pub(crate) from_day: Option<String>,
-    /// Days up to this one, inclusive.
-    pub(crate) to_day: Option<String>,
-    /// Instants from this one. The days that it or `before_instant` cuts are summed from their
-    /// records, the whole ones between from their daily sums.
-    pub(crate) from_instant: Option<String>,
-    /// Instants before this one; as above.
-    pub(crate) before_instant: Option<String>,
-}
-
-/// One sum.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Sum {
-    /// The values of what was asked `by`, in that order.
-    pub(crate) group: Vec<String>,
-    /// What the consumers and services of `group` are, or were, called.
-    pub(crate) names: Vec<Option<String>>,
-    pub(crate) calls: i64,
-    pub(crate) input_tokens: i64,
-    pub(crate) cached_tokens: i64,
-    pub(crate) output_tokens: i64,
-    pub(crate) cost: NanoUsd,
-    /// Monthly fees that fell due, apart from `cost`.
-    pub(crate) fees: NanoUsd,
-}
-
 /// Sums over `span`, ordered by their groups; `limit` of them after `offset`.
-pub(crate) fn sums(
+pub(super) fn sums(
     connection: &Connection,
     by: &[By],
     span: &Span,
     limit: u32,
     offset: i64,
-) -> Result<Vec<Sum>, Failure> {
+) -> Result<Vec<Sum>, CatalogError> {
     let (source, mut values) = source_of(span);
     values.extend([Value::Integer(limit.into()), Value::Integer(offset)]);
     let (mut columns, mut grouping) = (String::new(), String::new());
@@ -95,7 +60,7 @@ pub(crate) fn sums(
 }
 
 /// Names deleted consumers and services too: what they used stays in the ledger.
-fn add_names(connection: &Connection, by: &[By], sums: &mut [Sum]) -> Result<(), Failure> {
+fn add_names(connection: &Connection, by: &[By], sums: &mut [Sum]) -> Result<(), CatalogError> {
     for (place, by) in by.iter().enumerate() {
         let query = match by {
             By::Consumer => "SELECT name FROM consumers WHERE id = ?1",
@@ -122,7 +87,7 @@ fn add_fees(
     by: &[By],
     span: &Span,
     sums: &mut [Sum],
-) -> Result<(), Failure> {
+) -> Result<(), CatalogError> {
     let (Some(first), Some(last)) = (sums.first(), sums.last()) else { return Ok(()) };
     let day = "substr(due_at, 1, 10)";
     let (mut condition, mut values) = ("1".to_owned(), Vec::new());
@@ -227,54 +192,52 @@ fn narrow(sum: i128) -> i64 {
 }
 
 /// Settled records of a journal before this one are in the ledger.
-pub(crate) fn watermark(connection: &Connection, journal_id: u128) -> Result<u64, Failure> {
-    let journal_id = uuid::Uuid::from_u128(journal_id).hyphenated().to_string();
-    let found = connection
-        .prepare_cached("SELECT next_seq FROM ingest_watermark WHERE journal_id = ?1")?
-        .query_row([journal_id], |row| row.get(0))
-        .optional()?;
-    Ok(unsigned(found.unwrap_or_default()))
+fn watermark(connection: &Connection, journal_id: u128) -> Result<u64, CatalogError> {
+    Ok(ledger::watermark(connection, journal_id)?.0)
 }
 
 /// Has any call ever been admitted?
-pub(crate) fn has_records(connection: &Connection) -> Result<bool, Failure> {
+pub(super) fn has_records(connection: &Connection) -> Result<bool, CatalogError> {
     let query = "SELECT EXISTS (SELECT 1 FROM usage_records)";
     Ok(connection.query_row(query, (), |row| row.get(0))?)
 }
 
-/// Tokens, input and output together, of a consumer's month, on one service if named.
-pub(crate) fn month_tokens(
+/// Reads all months as they are at one moment, and how far the ledger reaches into each journal.
+pub(super) fn months(
+    connection: &mut Connection,
+    months: &[Month],
+    journals: &[u128],
+) -> Result<MonthsUsed, CatalogError> {
+    let transaction = connection.transaction()?;
+    let reached = |journal_id: &u128| watermark(&transaction, *journal_id);
+    let reached = journals.iter().map(reached).collect::<Result<_, _>>()?;
+    let tokens = |month: &Month| month_tokens(&transaction, *month);
+    let tokens = months.iter().map(tokens).collect::<Result<_, _>>()?;
+    Ok(MonthsUsed { tokens, reached })
+}
+
+/// Tokens, input and output together.
+pub(super) fn month_tokens(
     connection: &Connection,
-    consumer: ConsumerId,
-    service: Option<ServiceId>,
-    period: Period,
-) -> Result<u64, Failure> {
+    Month { consumer, service, period }: Month,
+) -> Result<u64, CatalogError> {
     let [input, output] = ["input_tokens", "output_tokens"].map(wide_sum);
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {input}, {output} FROM usage_daily
          WHERE period = ?1 AND consumer_id = ?2 AND (?3 IS NULL OR service_id = ?3)"
     ))?;
     let service = service.map(|service| service.to_string());
-    let month = (period_text(period), consumer.to_string(), service);
+    let month = (period.to_string(), consumer.to_string(), service);
     let tokens = statement.query_row(month, |row| Ok(sum_at(row, 0)? + sum_at(row, 2)?))?;
     Ok(u64::try_from(tokens).unwrap_or(u64::MAX))
 }
 
-/// A consumer's month on one service.
-pub(crate) struct ServiceMonth {
-    pub(crate) cost: NanoUsd,
-    /// The month's fee, where its first call there made one due.
-    pub(crate) fee: NanoUsd,
-    pub(crate) calls: u64,
-    pub(crate) tokens: u64,
-}
-
 /// Cost and calls of a consumer's month, by service.
-pub(crate) fn month_costs(
+pub(super) fn month_costs(
     connection: &Connection,
     consumer: ConsumerId,
     period: Period,
-) -> Result<Vec<ServiceMonth>, Failure> {
+) -> Result<Vec<ServiceMonth>, CatalogError> {
     let [input, output, cost] = ["input_tokens", "output_tokens", "cost_nanousd"].map(wide_sum);
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {cost}, {CARRY}, sum(calls), {input}, {output},
@@ -283,7 +246,7 @@ pub(crate) fn month_costs(
                            AND fees.period = ?1), 0)
          FROM usage_daily WHERE period = ?1 AND consumer_id = ?2 GROUP BY service_id"
     ))?;
-    let rows = statement.query_map((period_text(period), consumer.to_string()), |row| {
+    let rows = statement.query_map((period.to_string(), consumer.to_string()), |row| {
         Ok(ServiceMonth {
             cost: cost_at(row, 0)?,
             calls: unsigned(row.get(3)?),
@@ -292,9 +255,4 @@ pub(crate) fn month_costs(
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
-}
-
-/// `YYYY-MM`, as the ledger writes it.
-fn period_text(period: Period) -> String {
-    format!("{:04}-{:02}", period.0 / 100, period.0 % 100)
 }

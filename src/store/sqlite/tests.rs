@@ -2,14 +2,43 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use super::usage::{By, Span, month_costs, month_tokens, sums};
-use super::*;
-use crate::control::vault::Digest;
+use super::turns::take_turn;
+use super::usage::{month_costs, month_tokens, sums};
+use super::{consumers, file, keys, plans, services};
+use crate::store::error::CatalogError;
+use crate::store::rows::{ConsumerChange, Digest, NewKey, NewService, Page, ServiceRow};
+use crate::store::usage::{By, Month, Span};
+use rusqlite::Connection;
 use shard::catalog::{PriceModel, TokenPrices};
 use shard::units::{BucketId, ConsumerId, KeyId, NanoUsd, Period, PlanId, ServiceId};
+use std::cell::RefCell;
+use std::path::Path;
 
-fn new_service(id: u64, name: &str) -> services::NewService {
-    services::NewService {
+/// A store by one connection, without lanes.
+struct Store(RefCell<Connection>);
+
+impl Store {
+    fn open(dir: &Path) -> Self {
+        let mut connection = file::open(dir).unwrap();
+        plans::seed(&mut connection).unwrap();
+        Self(RefCell::new(connection))
+    }
+
+    fn run_here<T>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, CatalogError>,
+    ) -> Result<T, CatalogError> {
+        work(&mut self.0.borrow_mut())
+    }
+}
+
+/// The newest version of a service's price.
+fn newest(row: ServiceRow) -> u32 {
+    row.prices.iter().map(|row| row.price.version).max().unwrap()
+}
+
+fn new_service(id: u64, name: &str) -> NewService {
+    NewService {
         id: ServiceId(id),
         name: name.to_owned(),
         base_url: "http://127.0.0.1:1".to_owned(),
@@ -28,7 +57,7 @@ fn a_new_store_has_the_contracts_plans_and_keeps_them() {
         let rows = store.run_here(|db| plans::list(db, Page::EVERYTHING)).unwrap();
         rows.into_iter().map(|row| row.plan).collect::<Vec<_>>()
     };
-    let first = list(&Store::open(dir.path()).unwrap());
+    let first = list(&Store::open(dir.path()));
     let terms: Vec<_> = first
         .iter()
         .map(|plan| (&*plan.name, plan.rate_per_s, plan.burst, plan.quota_tokens))
@@ -41,26 +70,26 @@ fn a_new_store_has_the_contracts_plans_and_keeps_them() {
             ("enterprise", 1_000, 1_000, 1_000_000_000),
         ]
     );
-    assert_eq!(list(&Store::open(dir.path()).unwrap()), first);
+    assert_eq!(list(&Store::open(dir.path())), first);
 }
 
 #[test]
 fn names_are_taken_once_and_lists_are_paged_in_order_of_creation() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let store = Store::open(dir.path());
     store
         .run_here(|db| {
             for (id, name) in [(9, "z"), (3, "a"), (5, "m")] {
                 services::insert(db, &new_service(id, name))?;
             }
             let again = services::insert(db, &new_service(6, "a")).err();
-            assert!(matches!(again, Some(Failure::Duplicate)));
+            assert!(matches!(again, Some(CatalogError::Duplicate)));
             let page = services::list(db, Page { limit: 2, after: 0 })?;
             let names: Vec<&str> = page.iter().map(|row| row.name.as_str()).collect();
             assert_eq!(names, ["z", "a"]);
             let rest = services::list(db, Page { limit: 2, after: page[1].place })?;
             assert_eq!(rest.len(), 1);
-            assert!(matches!(services::get(db, ServiceId(1)).err(), Some(Failure::Missing)));
+            assert!(matches!(services::get(db, ServiceId(1)).err(), Some(CatalogError::Missing)));
             Ok(())
         })
         .unwrap();
@@ -69,16 +98,16 @@ fn names_are_taken_once_and_lists_are_paged_in_order_of_creation() {
 #[test]
 fn prices_are_versions_in_order_of_their_start() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let store = Store::open(dir.path());
     let versions = store
         .run_here(|db| {
             services::insert(db, &new_service(1, "a"))?;
             let free = PriceModel::PerToken(TokenPrices::default());
-            assert_eq!(services::add_price(db, ServiceId(1), &free, 9)?.price.version, 2);
-            assert_eq!(services::add_price(db, ServiceId(1), &free, 7)?.price.version, 3);
-            assert_eq!(services::add_price(db, ServiceId(1), &free, 9)?.price.version, 4);
+            assert_eq!(newest(services::add_price(db, ServiceId(1), &free, 9)?), 2);
+            assert_eq!(newest(services::add_price(db, ServiceId(1), &free, 7)?), 3);
+            assert_eq!(newest(services::add_price(db, ServiceId(1), &free, 9)?), 4);
             let missing = services::add_price(db, ServiceId(2), &free, 9).err();
-            assert!(matches!(missing, Some(Failure::Missing)));
+            assert!(matches!(missing, Some(CatalogError::Missing)));
             Ok(services::get(db, ServiceId(1))?.prices)
         })
         .unwrap();
@@ -89,7 +118,7 @@ fn prices_are_versions_in_order_of_their_start() {
 #[test]
 fn sums_are_apart_by_what_was_asked() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let store = Store::open(dir.path());
     let (one, two) = (ConsumerId(1), ConsumerId(2));
     let (chat, flat) = (ServiceId(7), ServiceId(8));
     store
@@ -127,8 +156,9 @@ fn sums_are_apart_by_what_was_asked() {
             assert_eq!(tokens(&[By::Day, By::Service], &november), days);
             assert_eq!(sums(db, &[By::Day], &all, 1, 1)?[0].group, ["2026-11-01"]);
             let period = Period(202_611);
-            assert_eq!(month_tokens(db, one, None, period)?, 220);
-            assert_eq!(month_tokens(db, one, Some(chat), period)?, 20);
+            let month = |service| Month { consumer: one, service, period };
+            assert_eq!(month_tokens(db, month(None))?, 220);
+            assert_eq!(month_tokens(db, month(Some(chat)))?, 20);
             let costs = month_costs(db, one, period)?;
             let costs: Vec<_> = costs.iter().map(|it| (it.cost, it.calls, it.tokens)).collect();
             assert_eq!(costs, [(NanoUsd(10), 2, 20), (NanoUsd(100), 2, 200)]);
@@ -137,8 +167,8 @@ fn sums_are_apart_by_what_was_asked() {
         .unwrap();
 }
 
-fn new_key(id: u64, consumer: u64, service: Option<u64>) -> keys::NewKey {
-    keys::NewKey {
+fn new_key(id: u64, consumer: u64, service: Option<u64>) -> NewKey {
+    NewKey {
         id: KeyId(id),
         consumer: ConsumerId(consumer),
         bucket: BucketId(id),
@@ -152,20 +182,20 @@ fn new_key(id: u64, consumer: u64, service: Option<u64>) -> keys::NewKey {
 
 #[test]
 fn what_is_used_stays_and_what_is_deleted_is_used_by_nobody_any_more() {
-    fn in_use<T>(refused: Result<T, Failure>) -> String {
+    fn in_use<T>(refused: Result<T, CatalogError>) -> String {
         match refused.err() {
-            Some(Failure::InUse(by)) => by,
+            Some(CatalogError::InUse(by)) => by,
             other => format!("{other:?}"),
         }
     }
-    fn deleted<T>(refused: Result<T, Failure>) -> &'static str {
+    fn deleted<T>(refused: Result<T, CatalogError>) -> &'static str {
         match refused.err() {
-            Some(Failure::Deleted(field)) => field,
+            Some(CatalogError::Deleted(field)) => field,
             _ => "nothing",
         }
     }
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let store = Store::open(dir.path());
     store
         .run_here(|db| {
             let plan = plans::find(db, "basic")?.unwrap_or(PlanId(0));
@@ -197,14 +227,15 @@ fn what_is_used_stays_and_what_is_deleted_is_used_by_nobody_any_more() {
             let premium = plans::find(db, "premium")?.unwrap_or(PlanId(0));
             consumers::insert(db, ConsumerId(7), "c1", premium)?;
             assert_eq!(deleted(keys::insert(db, &new_key(4, 7, Some(8)))), "services");
-            let missing = consumers::update(db, ConsumerId(1), Some("x"), None).err();
-            assert!(matches!(missing, Some(Failure::Missing)));
+            let renamed = ConsumerChange { name: Some("x".to_owned()), plan: None };
+            let missing = consumers::update(db, ConsumerId(1), &renamed).err();
+            assert!(matches!(missing, Some(CatalogError::Missing)));
             let missing = services::add_price(db, ServiceId(8), &new_service(8, "s").price, 9);
-            assert!(matches!(missing.err(), Some(Failure::Missing)));
+            assert!(matches!(missing.err(), Some(CatalogError::Missing)));
 
             services::insert(db, &new_service(9, "s"))?;
             let again = services::insert(db, &new_service(10, "s")).err();
-            assert!(matches!(again, Some(Failure::Duplicate)));
+            assert!(matches!(again, Some(CatalogError::Duplicate)));
             assert_eq!(services::list(db, Page::EVERYTHING)?.len(), 1);
             assert_eq!(services::every_price(db)?.len(), 2);
             Ok(())
@@ -215,27 +246,27 @@ fn what_is_used_stays_and_what_is_deleted_is_used_by_nobody_any_more() {
 #[test]
 fn a_rotated_key_ends_no_later_than_it_would_have() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let store = Store::open(dir.path());
     store
         .run_here(|db| {
             let plan = plans::find(db, "basic")?.unwrap_or(PlanId(0));
             consumers::insert(db, ConsumerId(1), "c", plan)?;
             services::insert(db, &new_service(3, "s"))?;
-            let key = |id, expires_at_unix_us| keys::NewKey {
+            let key = |id, expires_at_unix_us| NewKey {
                 bucket: BucketId(4),
                 expires_at_unix_us,
                 ..new_key(id, 1, Some(3))
             };
             let first = keys::insert(db, &key(1, Some(50)))?;
             assert_eq!(first.services.as_deref(), Some(&[ServiceId(3)][..]));
-            let (old, _) = keys::rotate(db, first.id, &key(2, None), Some(70))?;
+            let [old, _] = keys::rotate(db, first.id, &key(2, None), Some(70))?;
             assert_eq!(old.expires_at_unix_us, Some(50));
-            let (old, new) = keys::rotate(db, first.id, &key(3, None), Some(30))?;
+            let [old, new] = keys::rotate(db, first.id, &key(3, None), Some(30))?;
             assert_eq!((old.expires_at_unix_us, new.expires_at_unix_us), (Some(30), None));
-            let (old, _) = keys::rotate(db, first.id, &key(5, None), None)?;
+            let [old, _] = keys::rotate(db, first.id, &key(5, None), None)?;
             assert!(old.revoked_at.is_some());
-            let mut living = Vec::new();
-            keys::each_unrevoked(db, |row| living.push(row.id.0))?;
+            let living = keys::unrevoked(db, Page::EVERYTHING)?;
+            let living: Vec<u64> = living.iter().map(|row| row.id.0).collect();
             assert_eq!(living, [2, 3, 5]);
             assert_eq!(keys::list(db, Some(ConsumerId(1)), Page::EVERYTHING)?.len(), 4);
             assert_eq!(keys::list(db, Some(ConsumerId(2)), Page::EVERYTHING)?.len(), 0);
@@ -246,7 +277,7 @@ fn a_rotated_key_ends_no_later_than_it_would_have() {
 }
 
 /// A ledger of whole days, each with `per_day` records and their daily sums.
-fn ledger_of(days: u32, per_day: u32) -> impl FnOnce(&mut Connection) -> Result<(), Failure> {
+fn ledger_of(days: u32, per_day: u32) -> impl FnOnce(&mut Connection) -> Result<(), CatalogError> {
     move |db| {
         let transaction = db.transaction()?;
         let sql = format!(
@@ -274,7 +305,7 @@ fn instant(text: &str) -> Option<String> {
 #[test]
 fn bounds_with_a_time_of_day_cut_their_days_exactly() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let store = Store::open(dir.path());
     store.run_here(ledger_of(4, 24)).unwrap();
     let calls = |span: Span| {
         let summed = store.run_here(move |db| sums(db, &[], &span, 1, 0)).unwrap();
@@ -299,7 +330,7 @@ fn bounds_with_a_time_of_day_cut_their_days_exactly() {
 #[test]
 fn a_time_of_day_reads_no_record_of_the_days_between() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let store = Store::open(dir.path());
     store.run_here(ledger_of(30, 1_000)).unwrap();
     let summed = store.run_here(|db| {
         // Each look is a hundred steps of SQLite's; a scan of all records takes 300 000 and more.
@@ -324,15 +355,15 @@ fn a_time_of_day_reads_no_record_of_the_days_between() {
 #[test]
 fn changes_of_prices_take_their_turn_with_the_ledgers_writer() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let store = Store::open(dir.path());
     store.run_here(|db| services::insert(db, &new_service(1, "a"))).unwrap();
-    let mut ledger = sqlite::open(dir.path()).unwrap();
+    let mut ledger = file::open(dir.path()).unwrap();
     let is_over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let until = std::sync::Arc::clone(&is_over);
     let writer = std::thread::spawn(move || {
         let mut batches = 0;
         while !until.load(std::sync::atomic::Ordering::Relaxed) {
-            let _turn = sqlite::take_turn();
+            let _turn = take_turn();
             let transaction = ledger.transaction().unwrap();
             let insert = "INSERT INTO ingest_watermark VALUES (?1, 1, 0)
                           ON CONFLICT (journal_id) DO UPDATE SET next_seq = next_seq + 1";
@@ -345,10 +376,10 @@ fn changes_of_prices_take_their_turn_with_the_ledgers_writer() {
     for version in 2..12 {
         let free = PriceModel::PerToken(TokenPrices::default());
         let added = store.run_here(move |db| {
-            let _turn = sqlite::take_turn();
+            let _turn = take_turn();
             services::add_price(db, ServiceId(1), &free, 9)
         });
-        assert_eq!(added.unwrap().price.version, version);
+        assert_eq!(newest(added.unwrap()), version);
     }
     is_over.store(true, std::sync::atomic::Ordering::Relaxed);
     assert!(writer.join().unwrap() > 0);

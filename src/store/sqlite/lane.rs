@@ -1,8 +1,8 @@
 //! A thread with a connection of its own and a bounded queue. What one lane waits for (a commit,
 //! a sum over millions of rows) holds up nothing but what has been given to the same lane.
 
-use super::Failure;
 use crate::clock;
+use crate::store::error::CatalogError;
 use rusqlite::Connection;
 use shard::units::Nanos;
 use std::io;
@@ -18,11 +18,11 @@ type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// See the module. The thread ends when the last clone has been dropped.
 #[derive(Clone)]
-pub(crate) struct Lane(flume::Sender<Job>);
+pub(super) struct Lane(flume::Sender<Job>);
 
 impl Lane {
     /// Starts the thread; of the jobs given to it, `waiting_max` may wait.
-    pub(crate) fn start(
+    pub(super) fn start(
         name: &str,
         mut connection: Connection,
         waiting_max: usize,
@@ -37,10 +37,10 @@ impl Lane {
     }
 
     /// Runs `work` to its end, whether or not somebody still waits for it.
-    pub(crate) async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
-    ) -> Result<T, Failure> {
+        work: impl FnOnce(&mut Connection) -> Result<T, CatalogError> + Send + 'static,
+    ) -> Result<T, CatalogError> {
         let (answer, answered) = oneshot::channel();
         // Whoever asked may have left.
         self.give(Box::new(move |db| drop(answer.send(work(db)))))?;
@@ -49,11 +49,11 @@ impl Lane {
 
     /// Runs `work` for as long as somebody waits for it, and until `within` is over: waiting for
     /// its turn counts.
-    pub(crate) async fn run_within<T: Send + 'static>(
+    pub(super) async fn run_within<T: Send + 'static>(
         &self,
         within: Nanos,
-        work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
-    ) -> Result<T, Failure> {
+        work: impl FnOnce(&mut Connection) -> Result<T, CatalogError> + Send + 'static,
+    ) -> Result<T, CatalogError> {
         let (answer, answered) = oneshot::channel();
         let waits = Waits(Arc::new(AtomicBool::new(true)));
         let still = Arc::clone(&waits.0);
@@ -69,18 +69,18 @@ impl Lane {
     }
 
     /// Runs `work` while this thread waits.
-    pub(crate) fn run_here<T: Send + 'static>(
+    pub(super) fn run_here<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
-    ) -> Result<T, Failure> {
+        work: impl FnOnce(&mut Connection) -> Result<T, CatalogError> + Send + 'static,
+    ) -> Result<T, CatalogError> {
         let (answer, answered) = flume::bounded(1);
         self.give(Box::new(move |db| drop(answer.send(work(db)))))?;
         answered.recv().unwrap_or_else(|_| Err(ended()))
     }
 
-    fn give(&self, job: Job) -> Result<(), Failure> {
+    fn give(&self, job: Job) -> Result<(), CatalogError> {
         self.0.try_send(job).map_err(|refused| match refused {
-            flume::TrySendError::Full(_) => Failure::Busy,
+            flume::TrySendError::Full(_) => CatalogError::Busy,
             flume::TrySendError::Disconnected(_) => ended(),
         })
     }
@@ -99,10 +99,10 @@ fn bounded<T>(
     db: &mut Connection,
     until: Nanos,
     still: Arc<AtomicBool>,
-    work: impl FnOnce(&mut Connection) -> Result<T, Failure>,
-) -> Result<T, Failure> {
+    work: impl FnOnce(&mut Connection) -> Result<T, CatalogError>,
+) -> Result<T, CatalogError> {
     if clock::now() >= until {
-        return Err(Failure::TooSlow);
+        return Err(CatalogError::TooSlow);
     }
     let is_over = move || !still.load(Ordering::Relaxed) || clock::now() >= until;
     db.progress_handler(STEPS_BETWEEN_LOOKS, Some(is_over))?;
@@ -111,8 +111,8 @@ fn bounded<T>(
     done
 }
 
-fn ended() -> Failure {
-    Failure::Internal("the store's thread has ended".to_owned())
+fn ended() -> CatalogError {
+    CatalogError::Internal("the store's thread has ended".to_owned())
 }
 
 #[cfg(test)]
@@ -122,7 +122,7 @@ mod tests {
     use std::sync::mpsc;
 
     /// Runs until it is interrupted.
-    fn endless(db: &mut Connection) -> Result<i64, Failure> {
+    fn endless(db: &mut Connection) -> Result<i64, CatalogError> {
         let query = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
                      SELECT sum(i % 7) FROM n";
         Ok(db.query_row(query, (), |row| row.get(0))?)
@@ -136,7 +136,7 @@ mod tests {
     async fn a_job_ends_at_its_bound_and_the_lane_goes_on() {
         let lane = lane(4);
         let over = lane.run_within(Nanos::from_ms(20), endless).await;
-        assert!(matches!(over, Err(Failure::TooSlow)), "{over:?}");
+        assert!(matches!(over, Err(CatalogError::TooSlow)), "{over:?}");
         assert_eq!(lane.run(|_| Ok(7)).await.unwrap(), 7);
     }
 
@@ -171,7 +171,7 @@ mod tests {
             async move { lane.run(|_| Ok(2)).await }
         });
         tokio::task::yield_now().await;
-        assert!(matches!(lane.run(|_| Ok(3)).await, Err(Failure::Busy)));
+        assert!(matches!(lane.run(|_| Ok(3)).await, Err(CatalogError::Busy)));
         hold.send(()).unwrap();
         assert!(first.await.unwrap().unwrap());
         assert_eq!(second.await.unwrap().unwrap(), 2);

@@ -1,11 +1,11 @@
 //! The table `keys`.
 
-use super::{Failure, Page, created_now, id_at};
-use crate::control::vault::Digest;
+use super::columns::{created_now, id_at};
+use crate::store::error::CatalogError;
+use crate::store::rows::{Digest, KeyRow, NewKey, Page};
 use rusqlite::{Connection, Row};
 use serde_json::Value;
-use shard::units::{BucketId, ConsumerId, KeyId, ServiceId};
-use std::sync::Arc;
+use shard::units::{BucketId, ConsumerId, KeyId};
 
 const SELECT: &str = "SELECT place, id, consumer_id, bucket_id, name, secret_hash, services,
     expires_at_unix_us, revoked_at, created_at, digest FROM keys";
@@ -14,37 +14,8 @@ const SELECT: &str = "SELECT place, id, consumer_id, bucket_id, name, secret_has
 pub(super) const LIVING: &str =
     "revoked_at IS NULL AND (expires_at_unix_us IS NULL OR expires_at_unix_us > ?2)";
 
-/// A row. No `Debug`: it holds the secret's hash.
-#[derive(Clone)]
-pub(crate) struct KeyRow {
-    pub(crate) place: i64,
-    pub(crate) id: KeyId,
-    pub(crate) consumer: ConsumerId,
-    pub(crate) bucket: BucketId,
-    pub(crate) name: Option<String>,
-    pub(crate) secret_hash: Arc<str>,
-    /// Once it has been verified.
-    pub(crate) digest: Option<Digest>,
-    pub(crate) services: Option<Arc<[ServiceId]>>,
-    pub(crate) expires_at_unix_us: Option<i64>,
-    pub(crate) revoked_at: Option<String>,
-    pub(crate) created_at: String,
-}
-
-/// A key to be made. No `Debug`: it holds the secret's hash.
-pub(crate) struct NewKey {
-    pub(crate) id: KeyId,
-    pub(crate) consumer: ConsumerId,
-    pub(crate) bucket: BucketId,
-    pub(crate) name: Option<String>,
-    pub(crate) secret_hash: String,
-    pub(crate) digest: Digest,
-    pub(crate) services: Option<Arc<[ServiceId]>>,
-    pub(crate) expires_at_unix_us: Option<i64>,
-}
-
 /// A new key.
-pub(crate) fn insert(connection: &Connection, key: &NewKey) -> Result<KeyRow, Failure> {
+pub(super) fn insert(connection: &Connection, key: &NewKey) -> Result<KeyRow, CatalogError> {
     let services = key
         .services
         .as_ref()
@@ -74,30 +45,30 @@ fn refuse_deleted(
     connection: &Connection,
     consumer: ConsumerId,
     services: Option<&str>,
-) -> Result<(), Failure> {
+) -> Result<(), CatalogError> {
     let is_there = |query: &str, value: &str| -> rusqlite::Result<bool> {
         connection.query_row(query, [value], |row| row.get(0))
     };
     let consumer_is_there =
         "SELECT EXISTS (SELECT 1 FROM consumers WHERE id = ?1 AND deleted_at IS NULL)";
     if !is_there(consumer_is_there, &consumer.to_string())? {
-        return Err(Failure::Deleted("consumer_id"));
+        return Err(CatalogError::Deleted("consumer_id"));
     }
     let services_are_there = "SELECT NOT EXISTS (SELECT 1 FROM json_each(?1) WHERE value NOT IN
         (SELECT id FROM services WHERE deleted_at IS NULL))";
     match services {
         Some(services) if !is_there(services_are_there, services)? => {
-            Err(Failure::Deleted("services"))
+            Err(CatalogError::Deleted("services"))
         }
         _ => Ok(()),
     }
 }
 
 /// Keeps the digests of keys that have been verified.
-pub(crate) fn set_digests(
+pub(super) fn set_digests(
     connection: &mut Connection,
     digests: &[(KeyId, Digest)],
-) -> Result<(), Failure> {
+) -> Result<(), CatalogError> {
     let transaction = connection.transaction()?;
     {
         let mut update = transaction.prepare("UPDATE keys SET digest = ?2 WHERE id = ?1")?;
@@ -109,7 +80,7 @@ pub(crate) fn set_digests(
 }
 
 /// How many there are, revoked ones too.
-pub(crate) fn count(connection: &Connection) -> Result<usize, Failure> {
+pub(super) fn count(connection: &Connection) -> Result<usize, CatalogError> {
     let count =
         connection.query_row("SELECT count(*) FROM keys", (), |row| row.get::<_, i64>(0))?;
     Ok(usize::try_from(count).unwrap_or(0))
@@ -117,12 +88,12 @@ pub(crate) fn count(connection: &Connection) -> Result<usize, Failure> {
 
 /// Inserts `successor` and lets the key `old` live until `old_ends_at_unix_us` at the most;
 /// `None`: it is revoked at once. Answers the old and the new row.
-pub(crate) fn rotate(
+pub(super) fn rotate(
     connection: &mut Connection,
     old: KeyId,
     successor: &NewKey,
     old_ends_at_unix_us: Option<i64>,
-) -> Result<(KeyRow, KeyRow), Failure> {
+) -> Result<[KeyRow; 2], CatalogError> {
     let transaction = connection.transaction()?;
     let successor = insert(&transaction, successor)?;
     match old_ends_at_unix_us {
@@ -135,11 +106,11 @@ pub(crate) fn rotate(
     };
     let old = get(&transaction, old)?;
     transaction.commit()?;
-    Ok((old, successor))
+    Ok([old, successor])
 }
 
 /// Revokes a key, for good.
-pub(crate) fn revoke(connection: &Connection, id: KeyId) -> Result<KeyRow, Failure> {
+pub(super) fn revoke(connection: &Connection, id: KeyId) -> Result<KeyRow, CatalogError> {
     set_revoked(connection, id)?;
     get(connection, id)
 }
@@ -152,16 +123,16 @@ fn set_revoked(connection: &Connection, id: KeyId) -> rusqlite::Result<usize> {
 }
 
 /// One key.
-pub(crate) fn get(connection: &Connection, id: KeyId) -> Result<KeyRow, Failure> {
+pub(super) fn get(connection: &Connection, id: KeyId) -> Result<KeyRow, CatalogError> {
     Ok(connection.query_row(&format!("{SELECT} WHERE id = ?1"), [id.to_string()], read)?)
 }
 
 /// One page of the keys, of one consumer if named.
-pub(crate) fn list(
+pub(super) fn list(
     connection: &Connection,
     consumer: Option<ConsumerId>,
     page: Page,
-) -> Result<Vec<KeyRow>, Failure> {
+) -> Result<Vec<KeyRow>, CatalogError> {
     let filter = if consumer.is_some() { "consumer_id = ?3" } else { "?3 IS NULL" };
     let query = format!("{SELECT} WHERE {filter} AND place > ?1 ORDER BY place LIMIT ?2");
     let consumer = consumer.map(|consumer| consumer.to_string());
@@ -170,16 +141,12 @@ pub(crate) fn list(
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Hands over every key that is not revoked, for a start.
-pub(crate) fn each_unrevoked(
-    connection: &Connection,
-    mut take: impl FnMut(KeyRow),
-) -> Result<(), Failure> {
-    let mut statement = connection.prepare(&format!("{SELECT} WHERE revoked_at IS NULL"))?;
-    for row in statement.query_map((), read)? {
-        take(row?);
-    }
-    Ok(())
+/// One page of the keys that are not revoked.
+pub(super) fn unrevoked(connection: &Connection, page: Page) -> Result<Vec<KeyRow>, CatalogError> {
+    let query = format!("{SELECT} WHERE revoked_at IS NULL AND place > ?1 ORDER BY place LIMIT ?2");
+    let mut statement = connection.prepare_cached(&query)?;
+    let rows = statement.query_map((page.after, page.limit), read)?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<KeyRow> {

@@ -1,11 +1,13 @@
 //! The tables `services` and `prices`.
 
+use super::columns::{created_now, id_at, unreadable};
+use super::in_use::refuse_used;
 use super::keys::LIVING;
-use super::{Failure, Page, created_now, id_at, refuse_used, unreadable};
 use crate::clock;
-use crate::control::price_json;
+use crate::store::error::CatalogError;
+use crate::store::price_text;
+use crate::store::rows::{NewService, Page, PriceRow, ServiceChange, ServiceRow};
 use rusqlite::{Connection, Row};
-use serde_json::Value;
 use shard::catalog::{PriceModel, PriceVersion};
 use shard::units::ServiceId;
 use std::collections::HashMap;
@@ -13,52 +15,11 @@ use std::collections::HashMap;
 const COLUMNS: &str =
     "place, id, name, base_url, default_path, credential_sealed, enabled, created_at";
 
-/// A row with its prices.
-pub(crate) struct ServiceRow {
-    pub(crate) place: i64,
-    pub(crate) id: ServiceId,
-    pub(crate) name: String,
-    pub(crate) base_url: String,
-    pub(crate) default_path: String,
-    /// The upstream's credential as `vault` sealed it.
-    pub(crate) credential: Option<Vec<u8>>,
-    pub(crate) enabled: bool,
-    pub(crate) created_at: String,
-    /// Ascending by time, then by version; never empty.
-    pub(crate) prices: Vec<PriceRow>,
-}
-
-/// A price and when it was made.
-#[derive(Clone, Debug)]
-pub(crate) struct PriceRow {
-    pub(crate) price: PriceVersion,
-    pub(crate) created_at: String,
-}
-
-/// A service to be made.
-pub(crate) struct NewService {
-    pub(crate) id: ServiceId,
-    pub(crate) name: String,
-    pub(crate) base_url: String,
-    pub(crate) default_path: String,
-    /// The upstream's credential as `vault` sealed it.
-    pub(crate) credential: Option<Vec<u8>>,
-    pub(crate) enabled: bool,
-    pub(crate) price: PriceModel,
-    pub(crate) effective_at_unix_us: i64,
-}
-
-/// What a change sets; `None` leaves a column as it is.
-#[derive(Default)]
-pub(crate) struct ServiceChange {
-    pub(crate) base_url: Option<String>,
-    pub(crate) default_path: Option<String>,
-    pub(crate) credential: Option<Option<Vec<u8>>>,
-    pub(crate) enabled: Option<bool>,
-}
-
 /// A new service with its first price.
-pub(crate) fn insert(connection: &mut Connection, new: &NewService) -> Result<ServiceRow, Failure> {
+pub(super) fn insert(
+    connection: &mut Connection,
+    new: &NewService,
+) -> Result<ServiceRow, CatalogError> {
     let transaction = connection.transaction()?;
     transaction.execute(
         "INSERT INTO services
@@ -80,11 +41,11 @@ pub(crate) fn insert(connection: &mut Connection, new: &NewService) -> Result<Se
 }
 
 /// Changes a service.
-pub(crate) fn update(
+pub(super) fn update(
     connection: &Connection,
     id: ServiceId,
     change: &ServiceChange,
-) -> Result<ServiceRow, Failure> {
+) -> Result<ServiceRow, CatalogError> {
     let old = get(connection, id)?;
     connection.execute(
         "UPDATE services
@@ -101,7 +62,7 @@ pub(crate) fn update(
 }
 
 /// Deletes a service that no living key is bound to, its credential for good: answers what it was.
-pub(crate) fn delete(connection: &Connection, id: ServiceId) -> Result<ServiceRow, Failure> {
+pub(super) fn delete(connection: &Connection, id: ServiceId) -> Result<ServiceRow, CatalogError> {
     let row = get(connection, id)?;
     let keys = format!(
         "SELECT id FROM keys WHERE services IS NOT NULL AND {LIVING}
@@ -115,20 +76,20 @@ pub(crate) fn delete(connection: &Connection, id: ServiceId) -> Result<ServiceRo
     Ok(row)
 }
 
-/// A new version of a service's price.
-pub(crate) fn add_price(
+/// A new version of a service's price: the highest of the row that comes back.
+pub(super) fn add_price(
     connection: &mut Connection,
     id: ServiceId,
     price: &PriceModel,
     effective_at_unix_us: i64,
-) -> Result<PriceRow, Failure> {
+) -> Result<ServiceRow, CatalogError> {
     let transaction = connection.transaction()?;
     let living = "SELECT 1 FROM services WHERE id = ?1 AND deleted_at IS NULL";
     transaction.query_row(living, [id.to_string()], |_| Ok(()))?;
-    let version = insert_price(&transaction, id, price, effective_at_unix_us)?;
-    let prices = prices_of(&transaction, id)?;
+    insert_price(&transaction, id, price, effective_at_unix_us)?;
+    let row = get(&transaction, id)?;
     transaction.commit()?;
-    prices.into_iter().find(|row| row.price.version == version).ok_or(Failure::Missing)
+    Ok(row)
 }
 
 fn insert_price(
@@ -141,20 +102,20 @@ fn insert_price(
         "INSERT INTO prices (service_id, version, effective_at_unix_us, price, created_at)
          SELECT ?1, coalesce(max(version), 0) + 1, ?2, ?3, ?4 FROM prices WHERE service_id = ?1
          RETURNING version",
-        (id.to_string(), effective_at_unix_us, price_json::write(price).to_string(), created_now()),
+        (id.to_string(), effective_at_unix_us, price_text::write(price), created_now()),
         |row| row.get(0),
     )
 }
 
 /// One service.
-pub(crate) fn get(connection: &Connection, id: ServiceId) -> Result<ServiceRow, Failure> {
+pub(super) fn get(connection: &Connection, id: ServiceId) -> Result<ServiceRow, CatalogError> {
     let query = format!("SELECT {COLUMNS} FROM services WHERE id = ?1 AND deleted_at IS NULL");
     let row = connection.query_row(&query, [id.to_string()], read)?;
     Ok(ServiceRow { prices: prices_of(connection, id)?, ..row })
 }
 
 /// One page of the services.
-pub(crate) fn list(connection: &Connection, page: Page) -> Result<Vec<ServiceRow>, Failure> {
+pub(super) fn list(connection: &Connection, page: Page) -> Result<Vec<ServiceRow>, CatalogError> {
     let query = format!(
         "SELECT {COLUMNS} FROM services WHERE place > ?1 AND deleted_at IS NULL
          ORDER BY place LIMIT ?2"
@@ -169,9 +130,9 @@ pub(crate) fn list(connection: &Connection, page: Page) -> Result<Vec<ServiceRow
 }
 
 /// Every price there is or was, those of deleted services too: for calls that are yet to be priced.
-pub(crate) fn every_price(
+pub(super) fn every_price(
     connection: &Connection,
-) -> Result<HashMap<(ServiceId, u32), PriceModel>, Failure> {
+) -> Result<HashMap<(ServiceId, u32), PriceModel>, CatalogError> {
     let query = "SELECT version, effective_at_unix_us, price, created_at, service_id FROM prices";
     let mut statement = connection.prepare(query)?;
     let rows = statement.query_map((), |row| {
@@ -182,7 +143,7 @@ pub(crate) fn every_price(
 }
 
 /// A service's prices, ascending by time, then by version.
-fn prices_of(connection: &Connection, id: ServiceId) -> Result<Vec<PriceRow>, Failure> {
+fn prices_of(connection: &Connection, id: ServiceId) -> Result<Vec<PriceRow>, CatalogError> {
     let mut statement = connection.prepare_cached(
         "SELECT version, effective_at_unix_us, price, created_at FROM prices
          WHERE service_id = ?1 ORDER BY effective_at_unix_us, version",
@@ -207,8 +168,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<ServiceRow> {
 
 fn read_price(row: &Row<'_>) -> rusqlite::Result<PriceRow> {
     let text: String = row.get(2)?;
-    let value: Value = serde_json::from_str(&text).unwrap_or_default();
-    let model = price_json::read_stored(&value).map_err(|_| unreadable(2, "not a price"))?;
+    let model = price_text::read(&text).ok_or_else(|| unreadable(2, "not a price"))?;
     let price = PriceVersion { version: row.get(0)?, effective_at_unix_us: row.get(1)?, model };
     Ok(PriceRow { price, created_at: row.get(3)? })
 }

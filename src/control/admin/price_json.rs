@@ -1,13 +1,12 @@
 //! Prices as the API's JSON. Read with every problem named by its field; written as they were.
 
-use super::admin::body::Fields;
-use super::admin::error::Problem;
+use super::body::Fields;
+use super::error::Problem;
 use serde_json::{Value, json};
 use shard::catalog::{PriceModel, Tier, TokenPrices};
 use shard::limits::PRICE_NANOUSD_MAX;
 
-/// Largest fee, nano-USD: a million dollars. Prices of a store from before [`PRICE_NANOUSD_MAX`]
-/// reach as far.
+/// Largest fee, nano-USD: a million dollars.
 const FEE_NANOUSD_MAX: u64 = 1_000_000_000_000_000;
 /// Largest count of tokens; JSON readers that hold numbers as doubles keep it whole.
 const TOKENS_MAX: u64 = (1 << 53) - 1;
@@ -18,16 +17,7 @@ const CACHED: &str = "cached_input_nanousd_per_mtok";
 const OUTPUT: &str = "output_nanousd_per_mtok";
 
 /// Reads a price; `path` is the name of the field that holds it.
-pub(crate) fn read(value: &Value, path: &str) -> Result<PriceModel, Vec<Problem>> {
-    read_up_to(PRICE_NANOUSD_MAX, value, path)
-}
-
-/// Reads what [`write()`] wrote, however long ago.
-pub(crate) fn read_stored(value: &Value) -> Result<PriceModel, Vec<Problem>> {
-    read_up_to(FEE_NANOUSD_MAX, value, "price")
-}
-
-fn read_up_to(max: u64, value: &Value, path: &str) -> Result<PriceModel, Vec<Problem>> {
+pub(super) fn read(value: &Value, path: &str) -> Result<PriceModel, Vec<Problem>> {
     let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
     let known: &[&str] = match kind {
         "per_token" => &["kind", INPUT, CACHED, OUTPUT],
@@ -40,15 +30,15 @@ fn read_up_to(max: u64, value: &Value, path: &str) -> Result<PriceModel, Vec<Pro
     };
     let mut fields = Fields::nested(value, path, known)?;
     let model = match kind {
-        "per_token" => PriceModel::PerToken(read_token_prices(&mut fields, max)),
-        "tiered" => PriceModel::Tiered(read_tiers(&mut fields, max)),
-        _ => read_subscription(&mut fields, max),
+        "per_token" => PriceModel::PerToken(read_token_prices(&mut fields)),
+        "tiered" => PriceModel::Tiered(read_tiers(&mut fields)),
+        _ => read_subscription(&mut fields),
     };
     fields.finish().map(|()| model)
 }
 
 /// Writes what [`read`] reads.
-pub(crate) fn write(model: &PriceModel) -> Value {
+pub(super) fn write(model: &PriceModel) -> Value {
     match model {
         PriceModel::PerToken(prices) => per_token(prices),
         PriceModel::Tiered(tiers) => {
@@ -83,16 +73,18 @@ fn per_token(prices: &TokenPrices) -> Value {
 }
 
 /// Cached input costs what input costs where no other price is named.
-fn read_token_prices(fields: &mut Fields, max: u64) -> TokenPrices {
-    let input = fields.required_integer(INPUT, 0..=max);
+fn read_token_prices(fields: &mut Fields) -> TokenPrices {
+    let input = fields.required_integer(INPUT, 0..=PRICE_NANOUSD_MAX);
     TokenPrices {
         input_nanousd_per_mtok: input,
-        cached_input_nanousd_per_mtok: fields.integer(CACHED, 0..=max).unwrap_or(input),
-        output_nanousd_per_mtok: fields.required_integer(OUTPUT, 0..=max),
+        cached_input_nanousd_per_mtok: fields
+            .integer(CACHED, 0..=PRICE_NANOUSD_MAX)
+            .unwrap_or(input),
+        output_nanousd_per_mtok: fields.required_integer(OUTPUT, 0..=PRICE_NANOUSD_MAX),
     }
 }
 
-fn read_tiers(fields: &mut Fields, max: u64) -> Box<[Tier]> {
+fn read_tiers(fields: &mut Fields) -> Box<[Tier]> {
     let Some(Value::Array(values)) = fields.take("tiers") else {
         fields.problem("tiers", "must be a list of tiers");
         return Box::default();
@@ -125,8 +117,8 @@ fn read_tiers(fields: &mut Fields, max: u64) -> Box<[Tier]> {
             _ => {}
         }
         below = up_to_tokens.unwrap_or(below);
-        let input = tier_fields.required_integer(INPUT, 0..=max);
-        let output = tier_fields.required_integer(OUTPUT, 0..=max);
+        let input = tier_fields.required_integer(INPUT, 0..=PRICE_NANOUSD_MAX);
+        let output = tier_fields.required_integer(OUTPUT, 0..=PRICE_NANOUSD_MAX);
         let prices = TokenPrices {
             input_nanousd_per_mtok: input,
             cached_input_nanousd_per_mtok: input,
@@ -140,7 +132,7 @@ fn read_tiers(fields: &mut Fields, max: u64) -> Box<[Tier]> {
     tiers.into()
 }
 
-fn read_subscription(fields: &mut Fields, max: u64) -> PriceModel {
+fn read_subscription(fields: &mut Fields) -> PriceModel {
     let fee_nanousd = fields.required_integer("fee_nanousd", 0..=FEE_NANOUSD_MAX);
     let allowance_tokens = fields.required_integer("allowance_tokens", 0..=TOKENS_MAX);
     let mut overage = TokenPrices::default();
@@ -154,7 +146,7 @@ fn read_subscription(fields: &mut Fields, max: u64) -> PriceModel {
                 fields.problem("overage.kind", "must be \"per_token\" or left out");
             }
             let read = Fields::nested(&value, &path, &known).and_then(|mut inner| {
-                overage = read_token_prices(&mut inner, max);
+                overage = read_token_prices(&mut inner);
                 inner.finish()
             });
             if let Err(problems) = read {
@@ -190,11 +182,10 @@ mod tests {
     }
 
     #[test]
-    fn prices_end_where_no_sum_can_overflow_and_older_ones_stay_readable() {
+    fn prices_end_where_no_sum_can_overflow() {
         let price = |nanousd: u64| json!({"kind": "per_token", INPUT: nanousd, OUTPUT: 1});
         assert!(read(&price(PRICE_NANOUSD_MAX), "price").is_ok());
         assert_eq!(paths(&price(PRICE_NANOUSD_MAX + 1)), ["price.input_nanousd_per_mtok"]);
-        assert!(read_stored(&price(FEE_NANOUSD_MAX)).is_ok());
     }
 
     #[test]

@@ -1,28 +1,14 @@
 //! The table `plans`.
 
-use super::{Failure, Page, created_now, id_at, new_id, refuse_used, signed, unsigned};
+use super::columns::{created_now, id_at, signed, unsigned};
+use super::in_use::refuse_used;
+use crate::store::error::CatalogError;
+use crate::store::rows::{Page, PlanChange, PlanRow, new_id, when_lost_name, when_lost_of};
 use rusqlite::{Connection, OptionalExtension, Row};
-use shard::catalog::{Plan, WhenLost};
+use shard::catalog::Plan;
 use shard::units::PlanId;
 
 const COLUMNS: &str = "place, id, name, rate_per_s, burst, quota_tokens, when_lost, created_at";
-
-/// A row.
-#[derive(Clone, Debug)]
-pub(crate) struct PlanRow {
-    pub(crate) place: i64,
-    pub(crate) plan: Plan,
-    pub(crate) created_at: String,
-}
-
-/// What a change sets; `None` leaves a column as it is.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PlanChange {
-    pub(crate) rate_per_s: Option<u64>,
-    pub(crate) burst: Option<u64>,
-    pub(crate) quota_tokens: Option<u64>,
-    pub(crate) when_lost: Option<Option<WhenLost>>,
-}
 
 /// Gives a new store the plans of the contract, part 4; where they were deleted, they stay so.
 pub(super) fn seed(connection: &mut Connection) -> rusqlite::Result<()> {
@@ -52,7 +38,7 @@ pub(super) fn seed(connection: &mut Connection) -> rusqlite::Result<()> {
 }
 
 /// A new plan.
-pub(crate) fn insert(connection: &Connection, plan: &Plan) -> Result<PlanRow, Failure> {
+pub(super) fn insert(connection: &Connection, plan: &Plan) -> Result<PlanRow, CatalogError> {
     insert_row(connection, plan)?;
     get(connection, plan.id)
 }
@@ -74,11 +60,11 @@ fn insert_row(connection: &Connection, plan: &Plan) -> rusqlite::Result<usize> {
 }
 
 /// Changes a plan.
-pub(crate) fn update(
+pub(super) fn update(
     connection: &Connection,
     id: PlanId,
     change: PlanChange,
-) -> Result<PlanRow, Failure> {
+) -> Result<PlanRow, CatalogError> {
     let old = get(connection, id)?.plan;
     connection.execute(
         "UPDATE plans SET rate_per_s = ?2, burst = ?3, quota_tokens = ?4, when_lost = ?5
@@ -95,7 +81,7 @@ pub(crate) fn update(
 }
 
 /// Deletes a plan that no consumer is on: answers what it was.
-pub(crate) fn delete(connection: &Connection, id: PlanId) -> Result<PlanRow, Failure> {
+pub(super) fn delete(connection: &Connection, id: PlanId) -> Result<PlanRow, CatalogError> {
     let row = get(connection, id)?;
     let users = "SELECT name FROM consumers WHERE plan_id = ?1 AND deleted_at IS NULL
                  ORDER BY place";
@@ -106,21 +92,21 @@ pub(crate) fn delete(connection: &Connection, id: PlanId) -> Result<PlanRow, Fai
 }
 
 /// A plan that a caller has found may be gone by the time that its change is made.
-pub(super) fn refuse_deleted(connection: &Connection, id: PlanId) -> Result<(), Failure> {
+pub(super) fn refuse_deleted(connection: &Connection, id: PlanId) -> Result<(), CatalogError> {
     match get(connection, id) {
-        Err(Failure::Missing) => Err(Failure::Deleted("plan")),
+        Err(CatalogError::Missing) => Err(CatalogError::Deleted("plan")),
         found => found.map(drop),
     }
 }
 
 /// One plan.
-pub(crate) fn get(connection: &Connection, id: PlanId) -> Result<PlanRow, Failure> {
+pub(super) fn get(connection: &Connection, id: PlanId) -> Result<PlanRow, CatalogError> {
     let query = format!("SELECT {COLUMNS} FROM plans WHERE id = ?1 AND deleted_at IS NULL");
     Ok(connection.query_row(&query, [id.to_string()], read)?)
 }
 
 /// The plan with this id or, if there is none, this name.
-pub(crate) fn find(connection: &Connection, text: &str) -> Result<Option<PlanId>, Failure> {
+pub(super) fn find(connection: &Connection, text: &str) -> Result<Option<PlanId>, CatalogError> {
     let found = connection.query_row(
         "SELECT id FROM plans WHERE (id = ?1 OR name = ?1) AND deleted_at IS NULL
          ORDER BY id <> ?1 LIMIT 1",
@@ -131,7 +117,7 @@ pub(crate) fn find(connection: &Connection, text: &str) -> Result<Option<PlanId>
 }
 
 /// One page of the plans.
-pub(crate) fn list(connection: &Connection, page: Page) -> Result<Vec<PlanRow>, Failure> {
+pub(super) fn list(connection: &Connection, page: Page) -> Result<Vec<PlanRow>, CatalogError> {
     let query = format!(
         "SELECT {COLUMNS} FROM plans WHERE place > ?1 AND deleted_at IS NULL
          ORDER BY place LIMIT ?2"
@@ -139,22 +125,6 @@ pub(crate) fn list(connection: &Connection, page: Page) -> Result<Vec<PlanRow>, 
     let mut statement = connection.prepare(&query)?;
     let rows = statement.query_map((page.after, page.limit), read)?;
     Ok(rows.collect::<Result<_, _>>()?)
-}
-
-/// The API's word for a stance.
-pub(crate) const fn when_lost_name(when_lost: WhenLost) -> &'static str {
-    match when_lost {
-        WhenLost::Closed => "closed",
-        WhenLost::Degraded => "degraded",
-        WhenLost::Open => "open",
-    }
-}
-
-/// The stance of that word.
-pub(crate) fn when_lost_of(name: &str) -> Option<WhenLost> {
-    [WhenLost::Closed, WhenLost::Degraded, WhenLost::Open]
-        .into_iter()
-        .find(|when_lost| when_lost_name(*when_lost) == name)
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<PlanRow> {

@@ -1,0 +1,127 @@
+//! The catalog (plans, consumers, keys, services and their prices) and what is read of the ledger,
+//! by named operations. A read ends with its caller and is bounded in time. A change is carried out
+//! even where nobody waits for it any more, after those before it, and wholly or not at all.
+//!
+//! An operation does nothing until it is awaited for the first time.
+
+use super::error::{CatalogError, StoreError};
+use super::rows::{
+    ConsumerChange, ConsumerRow, Digest, KeyRow, Loaded, NewKey, NewService, Page, PlanChange,
+    PlanRow, ServiceChange, ServiceRow,
+};
+use super::sqlite::SqliteCatalog;
+use super::usage::{By, Month, MonthsUsed, ServiceMonth, Span, Sum};
+use shard::catalog::{Plan, PriceModel};
+use shard::units::{ConsumerId, KeyId, Period, PlanId, ServiceId};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The catalog, in one of the databases that a store can be in.
+pub(crate) enum Catalog {
+    /// The embedded file.
+    Sqlite(SqliteCatalog),
+}
+
+impl Catalog {
+    /// Opens the store in `data_dir` and brings its schema up to date; a new one gets the plans of
+    /// the contract.
+    pub(crate) fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        SqliteCatalog::open(data_dir).map(Self::Sqlite)
+    }
+
+    /// Reads all but the keys, while this thread waits: for a start.
+    pub(crate) fn load(&self) -> Result<Loaded, CatalogError> {
+        match self {
+            Self::Sqlite(store) => store.load(),
+        }
+    }
+
+    /// Reads a page of the keys that are not revoked, while this thread waits: for a start.
+    pub(crate) fn load_keys(&self, page: Page) -> Result<Vec<KeyRow>, CatalogError> {
+        match self {
+            Self::Sqlite(store) => store.load_keys(page),
+        }
+    }
+
+    /// Has any call ever been admitted? This thread waits: for a start.
+    pub(crate) fn has_records(&self) -> Result<bool, CatalogError> {
+        match self {
+            Self::Sqlite(store) => store.has_records(),
+        }
+    }
+}
+
+/// Writes each operation as a method that hands it to the database's own.
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
+        impl Catalog {
+            $($(#[$doc])*
+            pub(crate) async fn $name(&self, $($arg: $type),*) -> Result<$answer, CatalogError> {
+                match self {
+                    Self::Sqlite(store) => store.$name($($arg),*).await,
+                }
+            })*
+        }
+    };
+}
+
+operations! {
+    /// One plan.
+    plan(id: PlanId) -> PlanRow;
+    /// One page of the plans.
+    plans(page: Page) -> Vec<PlanRow>;
+    /// The plan with this id or, if there is none, this name.
+    find_plan(text: String) -> Option<PlanId>;
+    /// A new plan.
+    insert_plan(plan: Plan) -> PlanRow;
+    /// Changes a plan.
+    update_plan(id: PlanId, change: PlanChange) -> PlanRow;
+    /// Deletes a plan that no consumer is on: answers what it was.
+    delete_plan(id: PlanId) -> PlanRow;
+
+    /// One consumer.
+    consumer(id: ConsumerId) -> ConsumerRow;
+    /// One page of the consumers.
+    consumers(page: Page) -> Vec<ConsumerRow>;
+    /// A new consumer.
+    insert_consumer(id: ConsumerId, name: String, plan: PlanId) -> ConsumerRow;
+    /// Changes a consumer's name, plan or both.
+    update_consumer(id: ConsumerId, change: ConsumerChange) -> ConsumerRow;
+    /// Deletes a consumer without living keys: answers what it was.
+    delete_consumer(id: ConsumerId) -> ConsumerRow;
+
+    /// One key.
+    key(id: KeyId) -> KeyRow;
+    /// One page of the keys, of one consumer if named.
+    keys(of: Option<ConsumerId>, page: Page) -> Vec<KeyRow>;
+    /// A new key.
+    insert_key(key: NewKey) -> KeyRow;
+    /// Makes `successor`, and lets the key `old` live until `old_ends_at_unix_us` at the most;
+    /// `None`: it is revoked at once. Answers the old and the new row.
+    rotate_key(old: KeyId, successor: NewKey, old_ends_at_unix_us: Option<i64>) -> [KeyRow; 2];
+    /// Revokes a key, for good.
+    revoke_key(id: KeyId) -> KeyRow;
+    /// Keeps the digests of keys that have been verified.
+    set_digests(digests: Vec<(KeyId, Digest)>) -> ();
+
+    /// One service.
+    service(id: ServiceId) -> ServiceRow;
+    /// One page of the services.
+    services(page: Page) -> Vec<ServiceRow>;
+    /// A new service with its first price.
+    insert_service(new: NewService) -> ServiceRow;
+    /// Changes a service.
+    update_service(id: ServiceId, change: ServiceChange) -> ServiceRow;
+    /// Deletes a service that no living key is bound to, its credential for good: answers what it
+    /// was.
+    delete_service(id: ServiceId) -> ServiceRow;
+    /// A new version of a service's price: the highest of the row that comes back.
+    add_price(id: ServiceId, price: PriceModel, effective_at_unix_us: i64) -> ServiceRow;
+
+    /// Sums over `span`, ordered by their groups; `limit` of them after `offset`.
+    sums(by: Vec<By>, span: Span, limit: u32, offset: i64) -> Vec<Sum>;
+    /// What months have used, and how far the ledger reaches into each journal.
+    months(months: Vec<Month>, journals: Arc<[u128]>) -> MonthsUsed;
+    /// Cost and calls of a consumer's month, by service.
+    month_costs(consumer: ConsumerId, period: Period) -> Vec<ServiceMonth>;
+}

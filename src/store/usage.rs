@@ -1,0 +1,68 @@
+//! What is asked of the ledger's sums, and what they answer.
+
+use shard::units::{ConsumerId, NanoUsd, Period, ServiceId};
+use std::sync::Arc;
+
+/// What sums are apart by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Consumer,
+    Service,
+    Day,
+}
+
+/// The span of a sum, as text that the ledger's columns compare with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// Days from this one, `YYYY-MM-DD`.
+    pub(crate) from_day: Option<String>,
+    /// Days up to this one, inclusive.
+    pub(crate) to_day: Option<String>,
+    /// Instants from this one. The days that it or `before_instant` cuts are summed from their
+    /// records, the whole ones between from their daily sums.
+    pub(crate) from_instant: Option<String>,
+    /// Instants before this one; as above.
+    pub(crate) before_instant: Option<String>,
+}
+
+/// One sum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sum {
+    /// The values of what was asked `by`, in that order.
+    pub(crate) group: Vec<String>,
+    /// What the consumers and services of `group` are, or were, called.
+    pub(crate) names: Vec<Option<String>>,
+    pub(crate) calls: i64,
+    pub(crate) input_tokens: i64,
+    pub(crate) cached_tokens: i64,
+    pub(crate) output_tokens: i64,
+    pub(crate) cost: NanoUsd,
+    /// Monthly fees that fell due, apart from `cost`.
+    pub(crate) fees: NanoUsd,
+}
+
+/// A consumer's month on one service.
+pub(crate) struct ServiceMonth {
+    pub(crate) cost: NanoUsd,
+    /// The month's fee, where its first call there made one due.
+    pub(crate) fee: NanoUsd,
+    pub(crate) calls: u64,
+    pub(crate) tokens: u64,
+}
+
+/// A consumer's month, on one service if named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Month {
+    pub(crate) consumer: ConsumerId,
+    pub(crate) service: Option<ServiceId>,
+    pub(crate) period: Period,
+}
+
+/// What months have used, all of them at one moment.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct MonthsUsed {
+    /// Input and output together, of each month that was asked for, in that order.
+    pub(crate) tokens: Vec<u64>,
+    /// How far the ledger reaches into each journal that was asked for.
+    pub(crate) reached: Arc<[u64]>,
+}
