@@ -370,6 +370,11 @@ mod bites {
         assert_eq!(named("src/control/run.rs", text), [2]);
         assert_eq!(named("src/gateway/net.rs", text), [1]);
         assert_eq!(named("src/writer/run.rs", "tokio::task::spawn_blocking(x);"), [1]);
+        let store = "use rusqlite::Connection;\nfn a(db: &rusqlite::Connection) {}";
+        assert_eq!(named("src/store/catalog.rs", store), [1, 2]);
+        assert_eq!(named("src/control/admin_state.rs", store), [1, 2]);
+        assert_eq!(named("src/writer/run.rs", store), [1, 2]);
+        assert!(named("src/store/sqlite/plans.rs", store).is_empty());
     }
 
     #[test]
