@@ -11,6 +11,7 @@ pub mod journal;
 pub mod mail;
 pub mod metrics;
 pub mod model_server;
+pub mod net;
 pub mod run;
 pub mod store;
 pub mod wire;

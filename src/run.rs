@@ -3,11 +3,12 @@
 
 use crate::config::{Config, ConfigErrors, KEY_BYTES, Shards};
 use crate::gateway::core::{self, Parts, ProcessState};
-use crate::gateway::{self, ShardArgs, net};
+use crate::gateway::{self, ShardArgs};
 use crate::journal::{self, Journal, JournalShared};
 use crate::mail::{self, ShardMail};
 use crate::metrics::Metrics;
 use crate::model_server::{self, Behaviour};
+use crate::net;
 use crate::store::Ledger;
 use crate::{control, data_dir, descriptors, writer};
 use rustix::thread::{CpuSet, sched_getaffinity};

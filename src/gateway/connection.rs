@@ -4,10 +4,11 @@
 use super::call::Next;
 use super::core::Core;
 use super::downstream::{Exchange, HeadRead, Http1};
+use super::path;
 use super::route::route;
 use super::upstream::Pools;
 use super::watch::{NEVER, Socket};
-use super::{net, path};
+use crate::net;
 use crate::wire::error::ApiError;
 use crate::wire::request::path_at_sight;
 use std::net::SocketAddr;

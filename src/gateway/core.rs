@@ -3,7 +3,6 @@
 //! across an await.
 
 use super::fault_log::FaultLog;
-use super::net;
 use super::park::{Parking, Spot};
 use super::watch::Watches;
 use crate::clock;
@@ -11,6 +10,7 @@ use crate::config::{Config, Durability};
 use crate::journal::{Journal, JournalShared, Rescue};
 use crate::mail::{Settled, ShardMail};
 use crate::metrics::{Metrics, ShardMetrics};
+use crate::net;
 use crate::wire::error::ApiError;
 use shard::Shard;
 use shard::catalog::{CatalogChange, Item, Service};

@@ -13,7 +13,6 @@ mod fault_log;
 mod local;
 mod meter;
 mod models;
-pub mod net;
 mod park;
 mod path;
 mod relay;

@@ -3,11 +3,11 @@
 
 use super::core::{COUNT_PATIENCE, Core, Parts};
 use super::downstream::IDLE_GRACE;
-use super::net::{self, Listener, Stream};
 use super::upstream::Pools;
 use super::{connection, timers};
 use crate::clock;
 use crate::config::Config;
+use crate::net::{self, Listener, Stream};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use shard::units::Nanos;
 use std::io;

@@ -5,7 +5,7 @@
 use super::admitted::Admitted;
 use super::call::{Beginning, CallId};
 use super::core::{Core, Parts, ProcessState};
-use super::net;
+use crate::net;
 
 use crate::clock;
 use crate::config::{Config, Durability, UsageConfig};

@@ -2,10 +2,11 @@
 
 use super::core::Core;
 use super::upstream::Pools;
-use super::{net, watch};
+use super::watch;
 use crate::clock;
 use crate::journal::format::SLOT_BYTES;
 use crate::metrics::Counter;
+use crate::net;
 use shard::units::Nanos;
 use std::time::Duration;
 

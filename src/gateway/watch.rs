@@ -14,7 +14,7 @@
 //! connection is gone. One that has only said that it sends no more may be half-closed and want
 //! its answer, or gone: a [`Probe`] makes the kernel of one that is gone say so.
 
-use super::net::{self, Handle, Look, Peer, Stream};
+use crate::net::{self, Handle, Look, Peer, Stream};
 use shard::units::Nanos;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -384,7 +384,7 @@ impl Socket {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
-    use crate::gateway::net::Listener;
+    use crate::net::Listener;
 
     /// Connections of this many clients at once, one after the other `rounds` times, unswept.
     fn room_after(rounds: usize, at_once: usize) -> usize {

@@ -9,7 +9,7 @@ use super::fault::Fault;
 use super::model::{Call, Model};
 use super::put::Put;
 use super::request::{self, Framing, Head};
-use crate::gateway::net::{self, Listener, Stream};
+use crate::net::{self, Listener, Stream};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;

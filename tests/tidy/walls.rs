@@ -16,7 +16,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hyper", &["src/control/", "src/wire/hyper_tests.rs"]),
     ("hyper_util", &["src/control/"]),
     ("argon2", &["src/control/"]),
-    ("monoio", &["src/gateway/net.rs", "perf/src/floor/monoio_relay.rs"]),
+    ("monoio", &["src/net.rs", "perf/src/floor/monoio_relay.rs"]),
     ("clap", &["src/cli/", "src/main.rs"]),
     ("clap_complete", &["src/cli/completions.rs"]),
     ("clap_mangen", &["src/cli/completions.rs"]),
@@ -329,13 +329,13 @@ mod bites {
         assert_eq!(edges("src/gateway/a.rs", gateway), [2]);
         assert_eq!(edges("src/control/a.rs", "use crate::wire::{key_text, head};"), [1]);
         assert_eq!(edges("src/gateway/mod.rs", "\nuse super::writer::run;"), [2]);
-        assert_eq!(edges("src/writer/a.rs", "tollgate::gateway::net::bind()"), [1]);
+        assert_eq!(edges("src/writer/a.rs", "tollgate::gateway::spawn()"), [1]);
         assert_eq!(edges("src/wire/a.rs", "use shard::units::A;\nuse shard::quota;"), [2]);
         assert_eq!(edges("src/wire.rs", "use crate::clock;\nuse self::b::c;"), [1]);
         assert_eq!(edges("src/mail.rs", "use crate::run::x; // crate::gateway"), [1]);
-        assert_eq!(edges("src/model_server/a.rs", "use crate::gateway::{net, path};"), [1]);
+        assert_eq!(edges("src/model_server/a.rs", "use crate::{gateway::path, net};"), [1]);
         assert_eq!(edges("src/gateway/a.rs", "crate::descriptors::connections_per_shard(1)"), [1]);
-        assert_eq!(edges("benches/a.rs", "use tollgate::gateway::net;"), [1]);
+        assert_eq!(edges("benches/a.rs", "use tollgate::gateway::spawn;"), [1]);
         assert!(edges("src/run.rs", "use crate::{gateway::run, control::x};").is_empty());
         assert!(edges("src/gateway/a.rs", "use super::mail;\nuse super::b::c;").is_empty());
     }
@@ -368,7 +368,7 @@ mod bites {
         let text = "use tokio::net;\nmonoio::spawn();\nmine::tokio::x();";
         assert_eq!(named("src/gateway/run.rs", text), [1, 2]);
         assert_eq!(named("src/control/run.rs", text), [2]);
-        assert_eq!(named("src/gateway/net.rs", text), [1]);
+        assert_eq!(named("src/net.rs", text), [1]);
         assert_eq!(named("src/writer/run.rs", "tokio::task::spawn_blocking(x);"), [1]);
         let store = "use rusqlite::Connection;\nfn a(db: &rusqlite::Connection) {}";
         assert_eq!(named("src/store/catalog.rs", store), [1, 2]);

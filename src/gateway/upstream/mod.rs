@@ -12,11 +12,11 @@ pub use fault::{Cause, Fault};
 pub use pool::Pools;
 
 use super::core::Core;
-use super::net::{self, Stream};
 use super::park::Spot;
 use super::watch::Presence;
 use crate::clock;
 use crate::metrics::Phase;
+use crate::net::{self, Stream};
 use shard::catalog::Service;
 use shard::units::Nanos;
 use std::future::{Future, poll_fn};

@@ -9,7 +9,7 @@ use super::connection::{Rest, UpstreamConnection};
 use crate::clock;
 use crate::config::Upstream;
 use crate::gateway::core::Core;
-use crate::gateway::net::Look;
+use crate::net::Look;
 use shard::units::Nanos;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;

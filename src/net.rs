@@ -90,7 +90,7 @@ pub struct Listener {
 /// Ends reads, writes and accepts that wait on a socket, from another task of the same thread.
 ///
 /// It holds a bare descriptor number, so it must not be used once its socket is dropped:
-/// `watch.rs`, the only user, forgets it first.
+/// the gateway's `watch.rs`, the only user, forgets it first.
 #[derive(Clone, Copy, Debug)]
 pub struct Handle(RawFd);
 
