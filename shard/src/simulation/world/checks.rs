@@ -72,9 +72,7 @@ impl World {
             return Ok(());
         }
         let plan = &self.plans[budget];
-        // A bucket of few is promised half of its rate: so a turn may take twice as long.
-        let rounds = if is_few(plan) { 2 * holders } else { holders };
-        let turn = Nanos(rounds * 1_000_000_000 / plan.rate_per_s);
+        let turn = Nanos(holders * 1_000_000_000 / plan.rate_per_s);
         let most = turn.after(Nanos(2 * self.lease_max[budget].0));
         let waited = self.now.since(self.served_at[budget][instance]);
         if waited > most {
