@@ -7,6 +7,7 @@ use crate::support::admin::per_token;
 use crate::support::http::{Connection, Request};
 use crate::support::instance::{Instance, Setup};
 use crate::support::poll;
+use crate::support::scripted::{Then, service, work};
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
 use std::sync::mpsc::channel;
@@ -171,5 +172,27 @@ fn a_half_closed_client_gets_its_answers() {
     let rows = instance.ledger();
     poll::until("all rows", || (rows.rows().len() >= 7).then_some(()));
     assert!(rows.rows().iter().all(|row| row.outcome == "completed"), "{:?}", rows.rows());
+    instance.balance_books();
+}
+
+#[test]
+fn nothing_is_asked_in_the_middle_of_a_body_of_known_length() {
+    /// More than is held until it is whole.
+    const HALF: usize = 200 * 1024;
+    let instance = Setup::default().shards(1).start();
+    let path = service(&instance, "pauses", |call| {
+        if !call.line.contains("/pauses") {
+            return Then::Answer;
+        }
+        call.say(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 2 * HALF).as_bytes());
+        call.say(&[b'x'; HALF]);
+        // Longer than it takes until the gateway asks for an answer's head.
+        work(Duration::from_millis(1_500));
+        call.say(&[b'x'; HALF]);
+        Then::Next
+    });
+    let request = Request::get(&format!("{path}/pauses")).key(instance.key("bench"));
+    let [body] = &half_closed(&instance, &[&request])[..] else { panic!("one answer") };
+    assert!(body.len() == 2 * HALF && body.bytes().all(|byte| byte == b'x'));
     instance.balance_books();
 }

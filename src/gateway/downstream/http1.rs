@@ -201,9 +201,7 @@ impl Http1 {
             Length::Unknown if self.head.http_10 => Ending::Close,
             Length::Unknown => Ending::Chunked,
         };
-        // The time that a client may take to send is over: nobody knows what it sends now.
-        let is_timed_out = answer.status == 408;
-        let can_follow = self.can_continue() && self.ending != Ending::Close && !is_timed_out;
+        let can_follow = self.can_continue() && self.ending != Ending::Close;
         self.keeps_alive =
             can_follow && self.head.keep_alive && !core.draining() && !self.closes_after;
         let out = &mut self.output;
@@ -217,9 +215,8 @@ impl Http1 {
             write_header(out, b"connection", option);
         }
         out.extend_from_slice(b"\r\n");
-        if answer.length == Length::Unknown {
-            self.expect_chunk();
-        }
+        // In all other answers there is no room to ask: what asked before the head must stop.
+        self.expect_chunk();
     }
 
     /// See [`super::Exchange::part`].
