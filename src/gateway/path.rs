@@ -23,7 +23,7 @@ use super::park::Spot;
 use super::relay::{Relayed, finish, no_answer, relay};
 use super::resolve::resolve;
 use super::route::{Route, route};
-use super::upstream::{self, Fault, Pools};
+use super::upstream::{self, Cause, Fault, Pools};
 use super::wanted::Wanted;
 use crate::clock;
 use crate::net;
@@ -105,8 +105,9 @@ async fn serve(
             let caller = known_sender(core, exchange).await?;
             let wanted = resolve(core, &exchange.request(), call, &caller)?;
             let mut admitted = admit(core, exchange, caller, &wanted, &call.beginning).await?;
-            let relayed = attempt(core, pools, exchange, call, &wanted, &mut admitted).await;
+            let mut relayed = attempt(core, pools, exchange, call, &wanted, &mut admitted).await;
             admitted.waited = exchange.waited().after(relayed.waited);
+            own_up(&mut relayed, &wanted);
             let Relayed { status, outcome, uncounted, fault, rest, .. } = relayed;
             if let Some(fault) = fault {
                 report(core, call, &wanted, fault);
@@ -137,6 +138,16 @@ async fn attempt(
             let waited = clock::lately().since(asked);
             no_answer(exchange, fault, waited, None)
         }
+    }
+}
+
+/// Was it the caller's own patience that ended the call? Then the upstream failed in nothing, and
+/// where it may have read the prompt, that is billed, as of a client that leaves.
+fn own_up(relayed: &mut Relayed, wanted: &Wanted) {
+    let is_own =
+        |fault: &mut Fault| fault.cause == Cause::Deadline && clock::lately() >= wanted.deadline();
+    if relayed.fault.take_if(is_own).is_some_and(|fault| fault.heard) {
+        relayed.uncounted.get_or_insert_default();
     }
 }
 
@@ -269,6 +280,10 @@ async fn refuse(
     call: &Call,
     why: &Refused,
 ) -> (u16, Next) {
+    if why.error.status() == 408 {
+        // Its time to send is over, and nobody knows what it sends now.
+        exchange.close_after();
+    }
     let mut body = Vec::with_capacity(256);
     exchange.answer(core, &answer::refusal(call, why, &mut body));
     exchange.part(&body);

@@ -405,7 +405,9 @@ impl UpstreamConnection {
         // call came, it stands in the place of an acknowledgement. A program that reads all and
         // resets before its kernel has acknowledged (it may hold that back for 40 ms) looks the
         // same, and is called twice.
-        let heard = self.heard || !self.socket.is_unread();
+        // Past a deadline our own end counts among the unacknowledged bytes: they tell nothing.
+        let is_late = cause == Cause::Deadline && self.phase != Phase::Send;
+        let heard = self.heard || is_late || !self.socket.is_unread();
         Fault { phase: self.phase, heard, cause }
     }
 }
