@@ -1,5 +1,5 @@
 //! What control knows by heart: the catalog, the consumers and the living keys. Kept in step with
-//! the store by those who change it: first the store, then the book, then the shards are told.
+//! the store and the shards by those who change it, in the order that `desk.rs` says.
 //!
 //! Verdicts are made from the book at the moment they are sent, never kept: a key that has left
 //! the book cannot come back by a verification that was under way.

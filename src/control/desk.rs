@@ -219,6 +219,8 @@ impl Desk {
         let _turn = self.people.lock().await;
         let row = self.store.revoke_key(id).await?;
         self.book().set_key(&row);
+        // Of a key that was only being made, the book could not be told before.
+        self.post.tell_all(&ToShard::Forget { key: id }).await;
         Ok(row)
     }
 }

@@ -1,9 +1,9 @@
 //! When the write-ahead log is copied into the store's file.
 
 use super::turns::take_turn;
-use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 use rusqlite::wal::CheckpointMode;
+use rusqlite::{Connection, ErrorCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -31,8 +31,9 @@ impl Checkpoints {
     }
 
     /// Copies the log if it has grown enough; to be called without a turn. The first pass lets
-    /// others write meanwhile. The second has only what they wrote to copy, and nobody adds to it:
-    /// a log that has been copied to its end is begun anew by the next write.
+    /// others write meanwhile. The second has only what they wrote to copy (and what a reader kept
+    /// the first one from), and nobody adds to it: a log that has been copied to its end is begun
+    /// anew by the next write, once no reader stands in it.
     pub(super) fn run_if_due(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let pages = self.pages.load(Ordering::Relaxed);
         if pages < self.tried_at_pages {
@@ -42,10 +43,16 @@ impl Checkpoints {
         if pages - self.tried_at_pages < CHECKPOINT_PAGES {
             return Ok(());
         }
-        self.tried_at_pages = pages;
-        let pass = || connection.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE);
-        pass()?;
-        let _turn = take_turn();
-        pass().map(drop)
+        let pass = || match connection.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
+            // A change of the catalog is at it: not now.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(false),
+            done => done.map(|_| true),
+        };
+        if pass()? {
+            self.tried_at_pages = pages;
+            let _turn = take_turn();
+            pass()?;
+        }
+        Ok(())
     }
 }

@@ -48,14 +48,14 @@ pub(crate) fn open(data_dir: &Path) -> Result<Connection, StoreError> {
     // Not in the middle: a transaction that has read and then finds another's commit in its way
     // fails at once, however long it would have waited.
     connection.set_transaction_behavior(TransactionBehavior::Immediate);
-    // Changes alone come to a checkpoint at 128 MiB of log; with the writer at work none of theirs
-    // does (see `Checkpoints`).
+    // Changes alone come to a checkpoint at 128 MiB of log. With the writer at work that has made
+    // them before (see `Checkpoints`), unless long reads keep the log from being begun anew.
     connection.execute_batch("PRAGMA wal_autocheckpoint = 8192;")?;
     // FULL: a commit survives power loss; journal segments are deleted on its word. The page size
     // counts when the file is made: larger pages are written by fewer calls (tuning.md).
     connection.execute_batch(
         "PRAGMA page_size = 16384; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-         PRAGMA foreign_keys = ON;",
+         PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;",
     )?;
     migrate(&mut connection, MIGRATIONS)?;
     Ok(connection)
