@@ -2,10 +2,10 @@
 
 use crate::messages::{ANSWER_BODY, ANSWER_HEAD, DELTA, REQUEST_BODY, REQUEST_HEAD, USAGE_EVENT};
 use crate::prompt;
+use crate::record::record;
 use crate::warm::{AT, PER_TOKEN, TIERED, USAGE, Warm, models};
 use shard::price;
-use shard::record::Record;
-use shard::units::{ConsumerId, KeyId, NanoUsd, Period, ServiceId};
+use shard::units::Period;
 use std::hint::black_box;
 use tollgate::config::Config;
 use tollgate::journal::{self, Journal, Pending};
@@ -169,22 +169,4 @@ fn append(ops: usize) {
     }
     count(ops, || assert!(append().is_some()));
     journal.close();
-}
-
-fn record(record_id: u128) -> Record {
-    Record {
-        record_id,
-        occurred_at_unix_us: AT.unix_us,
-        period: Period::of(AT.unix_us),
-        consumer: ConsumerId(1),
-        key: KeyId(2),
-        service: ServiceId(3),
-        status: 200,
-        usage: USAGE,
-        price_version: 1,
-        cost: NanoUsd(5_000),
-        attempts: 1,
-        latency_us: 900,
-        ..Record::default()
-    }
 }

@@ -6,6 +6,7 @@
 mod counted;
 mod messages;
 mod prompt;
+mod record;
 mod warm;
 
 use counted::{PARTS, Part};

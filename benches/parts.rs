@@ -3,13 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
 mod messages;
+mod record;
 mod warm;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use messages::{ANSWER_BODY, ANSWER_HEAD, DELTA, REQUEST_BODY, REQUEST_HEAD, USAGE_EVENT};
+use record::record;
 use shard::price;
-use shard::record::Record;
-use shard::units::{ConsumerId, KeyId, NanoUsd, Period, ServiceId};
+use shard::units::Period;
 use std::hint::black_box;
 use std::time::Duration;
 use tollgate::clock;
@@ -129,24 +130,6 @@ fn meter(mut stream: &[u8], scratch: &mut Vec<u8>, text: &mut Vec<u8>) -> Stream
     }
     assert!(meter.reported().whole().is_some(), "the stream reports its usage");
     meter
-}
-
-fn record(record_id: u128) -> Record {
-    Record {
-        record_id,
-        occurred_at_unix_us: AT.unix_us,
-        period: Period::of(AT.unix_us),
-        consumer: ConsumerId(1),
-        key: KeyId(2),
-        service: ServiceId(3),
-        status: 200,
-        usage: USAGE,
-        price_version: 1,
-        cost: NanoUsd(5_000),
-        attempts: 1,
-        latency_us: 900,
-        ..Record::default()
-    }
 }
 
 fn append(criterion: &mut Criterion) {
