@@ -6,7 +6,8 @@
 
 use super::{
     Counter, DIRECTIONS, DURATION_BOUNDS_US, Endpoint, Gauge, Histogram, Metrics,
-    OVERHEAD_BOUNDS_US, PLANS_MAX, Phase, PlanCounts, SERVICES_MAX, STATUSES, ShardMetrics,
+    OVERHEAD_BOUNDS_US, PLANS_MAX, Phase, PlanCounts, SERVICES_MAX, STATUSES, ServiceCounts,
+    ShardMetrics,
 };
 use shard::catalog::Catalog;
 use shard::record::Outcome;
@@ -89,51 +90,40 @@ impl Metrics {
 
     fn write_services(&self, page: &mut Page, catalog: &Catalog) {
         let services = slots_by_name(catalog.services.iter().map(|it| &*it.name), SERVICES_MAX);
-        let name = "consumption_requests_total";
-        page.family(name, "counter", "Admitted requests, by how they ended.");
-        for (service, slots) in &services {
-            for outcome in Outcome::ALL {
-                let count = self
-                    .sum_of(slots, |shard, slot| &shard.services[slot].outcomes[outcome as usize]);
-                if count > 0 {
-                    let labels = [("service", *service), ("outcome", outcome.name())];
-                    page.sample(name, &labels, count);
-                }
-            }
-        }
-        let name = "tollgate_usage_unreported_total";
-        page.family(name, "counter", "Whole answers whose usage their upstream did not report.");
-        for (service, slots) in &services {
-            for (place, streamed) in ["false", "true"].into_iter().enumerate() {
-                let count =
-                    self.sum_of(slots, |shard, slot| &shard.services[slot].unreported[place]);
-                if count > 0 {
-                    page.sample(name, &[("service", *service), ("streamed", streamed)], count);
-                }
-            }
-        }
-        let name = "tokens_consumed_total";
-        page.family(name, "counter", "Tokens metered; cached ones are also counted as input.");
-        for (service, slots) in &services {
-            for (place, direction) in DIRECTIONS.into_iter().enumerate() {
-                let count = self.sum_of(slots, |shard, slot| &shard.services[slot].tokens[place]);
-                if count > 0 {
-                    page.sample(name, &[("service", *service), ("direction", direction)], count);
-                }
-            }
-        }
-        let name = "tollgate_upstream_faults_total";
-        let help = "Calls that an upstream failed, by how far they had come.";
-        page.family(name, "counter", help);
-        for (service, slots) in &services {
-            for phase in Phase::ALL {
-                let count =
-                    self.sum_of(slots, |shard, slot| &shard.services[slot].faults[phase as usize]);
-                if count > 0 {
-                    page.sample(name, &[("service", *service), ("phase", phase.name())], count);
-                }
-            }
-        }
+        self.write_family(
+            page,
+            &services,
+            ("consumption_requests_total", "Admitted requests, by how they ended."),
+            ("outcome", &Outcome::ALL.map(Outcome::name)),
+            |counts| &counts.outcomes,
+        );
+        self.write_family(
+            page,
+            &services,
+            (
+                "tollgate_usage_unreported_total",
+                "Whole answers whose usage their upstream did not report.",
+            ),
+            ("streamed", &["false", "true"]),
+            |counts| &counts.unreported,
+        );
+        self.write_family(
+            page,
+            &services,
+            ("tokens_consumed_total", "Tokens metered; cached ones are also counted as input."),
+            ("direction", &DIRECTIONS),
+            |counts| &counts.tokens,
+        );
+        self.write_family(
+            page,
+            &services,
+            (
+                "tollgate_upstream_faults_total",
+                "Calls that an upstream failed, by how far they had come.",
+            ),
+            ("phase", &Phase::ALL.map(Phase::name)),
+            |counts| &counts.faults,
+        );
         let name = "tollgate_upstream_strays_total";
         let help = "Upstream connections closed for bytes on them that belong to no answer.";
         page.family(name, "counter", help);
@@ -141,6 +131,26 @@ impl Metrics {
             let count = self.sum_of(slots, |shard, slot| &shard.services[slot].strays);
             if count > 0 {
                 page.sample(name, &[("service", *service)], count);
+            }
+        }
+    }
+
+    /// A family of counters by service, and by a label whose values stand in the counters' order.
+    fn write_family(
+        &self,
+        page: &mut Page,
+        services: &BTreeMap<&str, Vec<usize>>,
+        (name, help): (&str, &str),
+        (label, values): (&str, &[&str]),
+        of: fn(&ServiceCounts) -> &[Counter],
+    ) {
+        page.family(name, "counter", help);
+        for (service, slots) in services {
+            for (place, value) in values.iter().enumerate() {
+                let count = self.sum_of(slots, |shard, slot| &of(&shard.services[slot])[place]);
+                if count > 0 {
+                    page.sample(name, &[("service", *service), (label, *value)], count);
+                }
             }
         }
     }
