@@ -22,6 +22,7 @@ pub(crate) use credentials::Credentials;
 pub(crate) use error::CatalogError;
 pub use error::{LedgerError, StoreError};
 pub use ledger::Ledger;
+pub(crate) use price_text::to_json as price_to_json;
 pub(crate) use rows::{
     ConsumerChange, ConsumerRow, Digest, KeyName, KeyRow, NewKey, NewService, Page, PlanChange,
     PlanRow, PriceRow, ServiceChange, ServiceRow, new_id, when_lost_name, when_lost_of,

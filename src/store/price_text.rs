@@ -1,7 +1,8 @@
-//! A price as the store keeps it: JSON, read and written here alone, so that what the admin API
-//! shows can change without the store's. What was ever written stays readable.
+//! A price as JSON: what the store keeps, and what the admin API shows. What was ever written
+//! stays readable.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use shard::catalog::{PriceModel, Tier, TokenPrices};
 
 /// Largest amount in a price, nano-USD: a million dollars. Prices from before
@@ -59,6 +60,11 @@ impl From<Amount> for u64 {
 
 /// The text of a price, with its names in the alphabet's order.
 pub(super) fn write(model: &PriceModel) -> String {
+    to_json(model).to_string()
+}
+
+/// A price as JSON.
+pub(crate) fn to_json(model: &PriceModel) -> Value {
     let stored = match model {
         PriceModel::PerToken(prices) => Stored::PerToken(Prices::of(prices)),
         PriceModel::Tiered(tiers) => {
@@ -72,7 +78,7 @@ pub(super) fn write(model: &PriceModel) -> String {
             }
         }
     };
-    serde_json::to_value(stored).map(|value| value.to_string()).unwrap_or_default()
+    serde_json::to_value(stored).unwrap_or_default()
 }
 
 /// What [`write()`] wrote, however long ago.

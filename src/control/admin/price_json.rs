@@ -1,8 +1,9 @@
-//! Prices as the API's JSON. Read with every problem named by its field; written as they were.
+//! Prices as callers of the API send them: read with every problem named by its field. They are
+//! shown as the store writes them.
 
 use super::body::Fields;
 use super::error::Problem;
-use serde_json::{Value, json};
+use serde_json::Value;
 use shard::catalog::{PriceModel, Tier, TokenPrices};
 use shard::limits::PRICE_NANOUSD_MAX;
 
@@ -35,41 +36,6 @@ pub(super) fn read(value: &Value, path: &str) -> Result<PriceModel, Vec<Problem>
         _ => read_subscription(&mut fields),
     };
     fields.finish().map(|()| model)
-}
-
-/// Writes what [`read`] reads.
-pub(super) fn write(model: &PriceModel) -> Value {
-    match model {
-        PriceModel::PerToken(prices) => per_token(prices),
-        PriceModel::Tiered(tiers) => {
-            let tiers: Vec<Value> = tiers
-                .iter()
-                .map(|tier| {
-                    json!({
-                        "up_to_tokens": tier.up_to_tokens,
-                        INPUT: tier.prices.input_nanousd_per_mtok,
-                        OUTPUT: tier.prices.output_nanousd_per_mtok,
-                    })
-                })
-                .collect();
-            json!({ "kind": "tiered", "tiers": tiers })
-        }
-        PriceModel::Subscription { fee_nanousd, allowance_tokens, overage } => json!({
-            "kind": "subscription",
-            "fee_nanousd": fee_nanousd,
-            "allowance_tokens": allowance_tokens,
-            "overage": per_token(overage),
-        }),
-    }
-}
-
-fn per_token(prices: &TokenPrices) -> Value {
-    json!({
-        "kind": "per_token",
-        INPUT: prices.input_nanousd_per_mtok,
-        CACHED: prices.cached_input_nanousd_per_mtok,
-        OUTPUT: prices.output_nanousd_per_mtok,
-    })
 }
 
 /// Cached input costs what input costs where no other price is named.
@@ -160,6 +126,8 @@ fn read_subscription(fields: &mut Fields) -> PriceModel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::price_to_json;
+    use serde_json::json;
 
     fn paths(value: &Value) -> Vec<String> {
         read(value, "price").err().into_iter().flatten().map(|problem| problem.field).collect()
@@ -177,7 +145,7 @@ mod tests {
                    "overage": {"kind": "per_token", INPUT: 1, CACHED: 1, OUTPUT: 3}}),
         ] {
             let model = read(&price, "price").ok();
-            assert_eq!(model.as_ref().map(write), Some(price));
+            assert_eq!(model.as_ref().map(price_to_json), Some(price));
         }
     }
 

@@ -7,7 +7,9 @@ use super::{Body, page_of, parse_id, price_json, refuse};
 use crate::clock;
 use crate::control::desk::Desk;
 use crate::control::upstream_url;
-use crate::store::{CatalogError, NewService, PriceRow, ServiceChange, ServiceRow, new_id};
+use crate::store::{
+    CatalogError, NewService, PriceRow, ServiceChange, ServiceRow, new_id, price_to_json,
+};
 use crate::wire::time_text::rfc3339;
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -253,7 +255,7 @@ fn shown(row: &ServiceRow) -> Value {
         "default_path": row.default_path,
         "has_upstream_credential": row.credential.is_some(),
         "enabled": row.enabled,
-        "price": current.map(|price| price_json::write(&price.model)),
+        "price": current.map(|price| price_to_json(&price.model)),
         "price_version": current.map(|price| price.version),
         "created_at": row.created_at,
     })
@@ -270,7 +272,7 @@ fn shown_price(service: ServiceId, row: &PriceRow, in_force: Option<u32>) -> Val
     json!({
         "service_id": service.to_string(),
         "version": row.price.version,
-        "price": price_json::write(&row.price.model),
+        "price": price_to_json(&row.price.model),
         "effective_at": rfc3339(row.price.effective_at_unix_us),
         "in_force": in_force == Some(row.price.version),
         "created_at": row.created_at,
