@@ -216,11 +216,8 @@ impl Desk {
     pub(crate) async fn revoke_key(&self, id: KeyId) -> Result<KeyRow, CatalogError> {
         self.book().revoke(id);
         self.post.tell_all(&ToShard::Forget { key: id }).await;
-        let _turn = self.people.lock().await;
-        let row = self.store.revoke_key(id).await?;
-        self.book().set_key(&row);
-        // Of a key that was only being made, the book could not be told before.
-        self.post.tell_all(&ToShard::Forget { key: id }).await;
+        // Of a key that was only being made, the book could not be told before: shards are again.
+        let [row] = self.change_keys(async { Ok([self.store.revoke_key(id).await?]) }).await?;
         Ok(row)
     }
 }

@@ -1,6 +1,7 @@
 //! The catalog (plans, consumers, keys, services and their prices) and what is read of the ledger,
-//! by named operations. A read ends with its caller and is bounded in time. A change is carried out
-//! even where nobody waits for it any more, after those before it, and wholly or not at all.
+//! by named operations. A read ends with its caller and is bounded in time, but for those of
+//! months, which leases wait for: they come to their end. A change is carried out even where nobody
+//! waits for it any more, after those before it, and wholly or not at all.
 //!
 //! An operation does nothing until it is awaited for the first time.
 
@@ -112,7 +113,7 @@ operations! {
     insert_service(new: NewService) -> ServiceRow;
     /// Changes a service.
     update_service(id: ServiceId, change: ServiceChange) -> ServiceRow;
-    /// Deletes a service that no living key is bound to, its credential for good: answers what it
+    /// Deletes a service that no living key is bound to, and drops its credential: answers what it
     /// was.
     delete_service(id: ServiceId) -> ServiceRow;
     /// A new version of a service's price: the highest of the row that comes back.

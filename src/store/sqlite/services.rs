@@ -61,7 +61,7 @@ pub(super) fn update(
     get(connection, id)
 }
 
-/// Deletes a service that no living key is bound to, its credential for good: answers what it was.
+/// Deletes a service that no living key is bound to, and drops its credential: answers what it was.
 pub(super) fn delete(connection: &Connection, id: ServiceId) -> Result<ServiceRow, CatalogError> {
     let row = get(connection, id)?;
     let keys = format!(
@@ -97,13 +97,11 @@ fn insert_price(
     id: ServiceId,
     price: &PriceModel,
     effective_at_unix_us: i64,
-) -> rusqlite::Result<u32> {
-    connection.query_row(
+) -> rusqlite::Result<usize> {
+    connection.execute(
         "INSERT INTO prices (service_id, version, effective_at_unix_us, price, created_at)
-         SELECT ?1, coalesce(max(version), 0) + 1, ?2, ?3, ?4 FROM prices WHERE service_id = ?1
-         RETURNING version",
+         SELECT ?1, coalesce(max(version), 0) + 1, ?2, ?3, ?4 FROM prices WHERE service_id = ?1",
         (id.to_string(), effective_at_unix_us, price_text::write(price), created_now()),
-        |row| row.get(0),
     )
 }
 
