@@ -1,7 +1,7 @@
 //! The heads of answers, apart from how they are framed: the upstream's fields, the gateway's own,
 //! refusals, and what is answered without an upstream.
 
-use super::call::{Call, CallId, Refused, RetryAfter};
+use super::call::{Call, CallId, RetryAfter};
 use crate::clock;
 use crate::wire::error::Shape;
 use crate::wire::pass;
@@ -127,17 +127,4 @@ fn write_limits(out: &mut Vec<u8>, limits: &LimitsView) {
     };
     span(b"x-ratelimit-reset-requests: ", limits.reset_requests);
     span(b"x-ratelimit-reset-tokens: ", limits.reset_tokens);
-}
-
-/// A refusal's head and body.
-pub fn refusal<'a>(call: &'a Call, refused: &'a Refused, body: &mut Vec<u8>) -> Answer<'a> {
-    refused.error.write_body(body, call.shape);
-    let (limits, retry_after) = (refused.limits.as_ref(), refused.retry_after);
-    let own = GatewayHeaders { limits, retry_after, ..GatewayHeaders::of(call) };
-    json(refused.error.status(), body, own)
-}
-
-/// The head of an answer with a JSON body of ours.
-pub const fn json<'a>(status: u16, body: &[u8], own: GatewayHeaders<'a>) -> Answer<'a> {
-    Answer { status, fields: Fields::Json, length: Length::Known(body.len() as u64), own }
 }

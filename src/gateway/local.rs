@@ -1,6 +1,6 @@
 //! The routes that Tollgate answers itself: health, the caller's models, the caller's account.
 
-use super::answer::{self, GatewayHeaders};
+use super::answer::GatewayHeaders;
 use super::call::{Call, Next, RetryAfter, Stop};
 use super::core::{Core, Reply};
 use super::downstream::Exchange;
@@ -110,8 +110,5 @@ async fn send(
 ) -> (u16, Next) {
     let retry_after = (status == 503).then_some(RetryAfter::A_SECOND);
     let own = GatewayHeaders { limits, retry_after, ..GatewayHeaders::of(call) };
-    let body = body.to_string();
-    exchange.answer(core, &answer::json(status, body.as_bytes(), own));
-    exchange.part(body.as_bytes());
-    (status, exchange.finish(core).await)
+    (status, exchange.json(core, status, body.to_string().as_bytes(), own).await)
 }

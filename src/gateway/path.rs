@@ -13,7 +13,6 @@
 //! by `settle`, whatever happens to the caller or the upstream.
 
 use super::admitted::Admitted;
-use super::answer;
 use super::call::{Beginning, Call, CallId, Next, Refused, RetryAfter, Stop};
 use super::core::Core;
 use super::downstream::Exchange;
@@ -145,7 +144,7 @@ async fn attempt(
 /// where it may have read the prompt, that is billed, as of a client that leaves.
 fn own_up(relayed: &mut Relayed, wanted: &Wanted) {
     let is_own =
-        |fault: &mut Fault| fault.cause == Cause::Deadline && clock::lately() >= wanted.deadline();
+        |fault: &mut Fault| fault.cause == Cause::Deadline && clock::lately() >= wanted.deadline;
     if relayed.fault.take_if(is_own).is_some_and(|fault| fault.heard) {
         relayed.uncounted.get_or_insert_default();
     }
@@ -284,10 +283,7 @@ async fn refuse(
         // Its time to send is over, and nobody knows what it sends now.
         exchange.close_after();
     }
-    let mut body = Vec::with_capacity(256);
-    exchange.answer(core, &answer::refusal(call, why, &mut body));
-    exchange.part(&body);
-    (why.error.status(), exchange.finish(core).await)
+    (why.error.status(), exchange.refuse(core, call, why).await)
 }
 
 fn count(core: &Core, call: &Call, status: u16) {

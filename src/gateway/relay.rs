@@ -8,6 +8,7 @@ mod stream;
 pub use finish::finish;
 
 use super::admitted::Admitted;
+use super::answer::{Fields, Theirs};
 use super::call::{Call, Uncounted};
 use super::core::Core;
 use super::downstream::Exchange;
@@ -38,14 +39,14 @@ pub struct Relayed {
     pub status: u16,
     /// How the call went.
     pub outcome: Outcome,
-    /// What it says of the tokens that it took; `None`: it stands for no work.
+    /// What it says of the tokens that it took, to be counted; `None`: it stands for no work.
     pub uncounted: Option<Uncounted>,
     /// Time that went by waiting for the upstream.
     pub waited: Nanos,
     /// What the upstream failed in, if it did.
     pub fault: Option<Fault>,
-    /// What is still to be sent.
-    pub rest: Rest,
+    /// What is still to be sent; `None`: the client has left.
+    pub rest: Option<Rest>,
 }
 
 /// What is still to be sent.
@@ -59,8 +60,6 @@ pub enum Rest {
     /// A refusal: there is no answer. The connection of an upstream whose answer was nonsense is
     /// as good as any.
     Refusal(ApiError, Option<UpstreamConnection>),
-    /// Nothing: the client has left.
-    Nothing,
 }
 
 /// Relays what an upstream has begun to answer.
@@ -92,7 +91,7 @@ pub async fn relay(
     let (status, outcome) = (connection.head.status, Outcome::Completed);
     let uncounted = Some(uncounted_of(&connection.body))
         .filter(|it| it.is_whole() || is_success(status) && !exchange.request().is_head());
-    let (waited, rest) = (connection.waited(), Rest::Whole(connection));
+    let (waited, rest) = (connection.waited(), Some(Rest::Whole(connection)));
     Relayed { status, outcome, uncounted, waited, fault: None, rest }
 }
 
@@ -103,6 +102,12 @@ fn uncounted_of(body: &[u8]) -> Uncounted {
         answer_text(body, &mut uncounted.completion);
     }
     uncounted
+}
+
+/// The fields of an upstream's answer, as far as they go on to the caller.
+fn fields_of<'a>(wanted: &'a Wanted, connection: &'a UpstreamConnection) -> Fields<'a> {
+    let (head, bytes) = (&connection.head, &connection.head_bytes[..]);
+    Fields::Upstream(Theirs { upstream: wanted.upstream(), head, bytes })
 }
 
 /// Reads an answer's body until it is whole (true), or too large to be held.
@@ -140,10 +145,10 @@ pub fn no_answer(
         // Nothing of an answer went out, but its prompt went to the upstream.
         let (status, outcome) = (CLIENT_LEFT, Outcome::ClientAborted);
         let uncounted = Some(Uncounted::default());
-        return Relayed { status, outcome, uncounted, waited, fault: None, rest: Rest::Nothing };
+        return Relayed { status, outcome, uncounted, waited, fault: None, rest: None };
     }
     let (error, outcome) = meaning(fault);
-    let (status, rest) = (error.status(), Rest::Refusal(error, connection));
+    let (status, rest) = (error.status(), Some(Rest::Refusal(error, connection)));
     Relayed { status, outcome, uncounted: None, waited, fault: Some(fault), rest }
 }
 

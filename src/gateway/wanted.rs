@@ -39,11 +39,6 @@ impl Wanted {
         upstream::Request { index, service, is_head, client, deadline: self.deadline }
     }
 
-    /// When the caller's own patience ends.
-    pub const fn deadline(&self) -> Nanos {
-        self.deadline
-    }
-
     /// Did the caller ask for a stream?
     pub fn streams(&self) -> bool {
         self.fields.as_ref().is_some_and(|fields| fields.stream)

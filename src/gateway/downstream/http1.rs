@@ -40,7 +40,7 @@ pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// How reading a head ended.
 pub enum HeadRead {
-    /// `client.head` describes `client.input`.
+    /// It is here: [`Http1::request`].
     Ready,
     /// Nothing has come for a while. The deadline of an idle connection is armed.
     Silent,
@@ -191,7 +191,7 @@ impl Http1 {
 
     /// See [`super::Exchange::close_after`].
     pub fn close_after(&mut self) {
-        self.closes_after = true;
+        (self.closes_after, self.keeps_alive) = (true, false);
     }
 
     /// See [`super::Exchange::answer`].
@@ -243,8 +243,7 @@ impl Http1 {
             self.output.extend_from_slice(LAST_CHUNK);
         }
         let sent = self.send(core).await;
-        let keeps_alive = self.keeps_alive && !self.closes_after;
-        if sent.is_ok() && keeps_alive { Next::KeepAlive } else { Next::Close }
+        if sent.is_ok() && self.keeps_alive { Next::KeepAlive } else { Next::Close }
     }
 
     /// See [`super::Exchange::abort`].

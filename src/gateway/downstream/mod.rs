@@ -6,12 +6,12 @@ mod http1;
 
 pub use http1::{HeadRead, Http1, IDLE_GRACE};
 
-use super::answer::Answer;
-use super::call::Next;
+use super::answer::{Answer, Fields, GatewayHeaders, Length};
+use super::call::{Call, Next, Refused};
 use super::core::Core;
 use super::watch::Presence;
 use crate::wire::error::ApiError;
-use crate::wire::request::{BodyFraming, RequestHead};
+use crate::wire::request::{BodyFraming, Method, RequestHead};
 use shard::units::Nanos;
 use std::net::IpAddr;
 
@@ -45,7 +45,7 @@ impl<'a> Request<'a> {
 
     /// HEAD: its answer has a head only.
     pub fn is_head(&self) -> bool {
-        self.head.method == crate::wire::request::Method::Head
+        self.head.method == Method::Head
     }
 
     /// Does it have a body, be it empty?
@@ -189,5 +189,28 @@ impl Exchange<'_> {
         match self {
             Self::Http1(http1) => http1.abort(core).await,
         }
+    }
+
+    /// A whole answer of ours, with a JSON body.
+    pub async fn json(
+        &mut self,
+        core: &Core,
+        status: u16,
+        body: &[u8],
+        own: GatewayHeaders<'_>,
+    ) -> Next {
+        let length = Length::Known(body.len() as u64);
+        self.answer(core, &Answer { status, fields: Fields::Json, length, own });
+        self.part(body);
+        self.finish(core).await
+    }
+
+    /// A whole answer that refuses the call.
+    pub async fn refuse(&mut self, core: &Core, call: &Call, refused: &Refused) -> Next {
+        let mut body = Vec::with_capacity(256);
+        refused.error.write_body(&mut body, call.shape);
+        let (limits, retry_after) = (refused.limits.as_ref(), refused.retry_after);
+        let own = GatewayHeaders { limits, retry_after, ..GatewayHeaders::of(call) };
+        self.json(core, refused.error.status(), &body, own).await
     }
 }

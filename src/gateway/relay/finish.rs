@@ -1,10 +1,10 @@
 //! The end of a call that has been billed: what of its answer has not left yet is sent, or, where
 //! the record may still be lost, refused.
 
-use super::Rest;
+use super::{Rest, fields_of};
 use crate::clock;
 use crate::gateway::admitted::Bill;
-use crate::gateway::answer::{self, Answer, Fields, GatewayHeaders, Length, Theirs};
+use crate::gateway::answer::{Answer, GatewayHeaders, Length};
 use crate::gateway::call::{Call, Next, Refused};
 use crate::gateway::core::Core;
 use crate::gateway::downstream::Exchange;
@@ -21,15 +21,12 @@ pub async fn finish(
     exchange: &mut Exchange<'_>,
     call: &Call,
     wanted: &Wanted,
-    (status, rest): (u16, Rest),
+    (status, rest): (u16, Option<Rest>),
     bill: &Bill,
 ) -> (u16, Next) {
-    if matches!(rest, Rest::Nothing) {
-        return (status, Next::Close);
-    }
+    let Some(rest) = rest else { return (status, Next::Close) };
     let durable = core.durable(bill.seq).await;
     let next = match (rest, durable) {
-        (Rest::Nothing, _) => Next::Close,
         (Rest::Whole(connection), Ok(())) => {
             whole(core, pools, exchange, call, wanted, connection, bill).await
         }
@@ -76,8 +73,7 @@ async fn whole(
         ResponseFraming::None => Length::None,
         _ => Length::Known(connection.body.len() as u64),
     };
-    let (upstream, bytes) = (wanted.upstream(), &connection.head_bytes[..]);
-    let fields = Fields::Upstream(Theirs { upstream, head: &connection.head, bytes });
+    let fields = fields_of(wanted, &connection);
     exchange.answer(core, &Answer { status: connection.head.status, fields, length, own });
     exchange.part(&connection.body);
     pools.put(core, wanted.service, connection);
@@ -94,8 +90,5 @@ async fn refuse(
 ) -> Next {
     let limits = core.shard.borrow().limits(&bill.caller, clock::moment_lately());
     let refused = Refused { limits: Some(limits), ..Refused::from(error) };
-    let mut body = Vec::with_capacity(256);
-    exchange.answer(core, &answer::refusal(call, &refused, &mut body));
-    exchange.part(&body);
-    exchange.finish(core).await
+    exchange.refuse(core, call, &refused).await
 }

@@ -1,10 +1,10 @@
 //! Answers that are relayed as they come: event streams, and bodies too large to hold. Every
 //! piece goes on at once; only the end of the answer waits for its record.
 
-use super::{Relayed, Rest, meaning, uncounted_of};
+use super::{Relayed, Rest, fields_of, meaning, uncounted_of};
 use crate::clock;
 use crate::gateway::admitted::Admitted;
-use crate::gateway::answer::{Answer, Fields, GatewayHeaders, Length, Theirs};
+use crate::gateway::answer::{Answer, GatewayHeaders, Length};
 use crate::gateway::call::{Call, Next, Uncounted};
 use crate::gateway::core::Core;
 use crate::gateway::downstream::Exchange;
@@ -53,27 +53,23 @@ pub async fn relay(
     };
     let limits = core.shard.borrow().limits(&admitted.caller, clock::moment_lately());
     let own = GatewayHeaders { limits: Some(&limits), ..GatewayHeaders::of(call) };
-    let (upstream, bytes) = (wanted.upstream(), &connection.head_bytes[..]);
-    let fields = Fields::Upstream(Theirs { upstream, head: &connection.head, bytes });
+    let fields = fields_of(wanted, &connection);
     exchange.answer(core, &Answer { status, fields, length, own });
     let mut stream = StreamRelay::new(admitted.streamed, wanted.hide_usage);
     let end = stream.run(core, exchange, admitted, &mut connection).await;
     exchange.expect_end();
     let uncounted = stream.uncounted(status);
     let waited = connection.waited();
-    let fault = match end {
-        End::Broken(fault) => Some(fault),
-        End::Whole | End::Gone => None,
-    };
-    let (outcome, rest) = match end {
-        End::Whole if stream.upstream_gave_up => {
-            (Outcome::UpstreamFailed, Rest::End(stream, connection))
+    let (outcome, fault, rest) = match end {
+        End::Whole => {
+            let failed = stream.upstream_gave_up;
+            let outcome = if failed { Outcome::UpstreamFailed } else { Outcome::Completed };
+            (outcome, None, Some(Rest::End(stream, connection)))
         }
-        End::Whole => (Outcome::Completed, Rest::End(stream, connection)),
-        End::Gone => (Outcome::ClientAborted, Rest::Nothing),
+        End::Gone => (Outcome::ClientAborted, None, None),
         End::Broken(fault) => {
             let (error, outcome) = meaning(fault);
-            (outcome, Rest::Failure(stream, error))
+            (outcome, Some(fault), Some(Rest::Failure(stream, error)))
         }
     };
     Relayed { status, outcome, uncounted, waited, fault, rest }

@@ -57,11 +57,9 @@ pub struct UpstreamConnection {
     /// How far the call has come.
     phase: Phase,
     /// The upstream has said something since the call began.
-    heard: bool,
+    spoke: bool,
     /// Interim answers since the call began.
     interim: usize,
-    /// The answer's head is here.
-    begun: bool,
     /// The upstream did not get, or did not want, the whole request.
     pub(super) ceased: bool,
     /// Not to be used for another call.
@@ -85,9 +83,8 @@ impl UpstreamConnection {
             waited: Nanos(0),
             reused: false,
             phase: Phase::Send,
-            heard: false,
+            spoke: false,
             interim: 0,
-            begun: false,
             ceased: false,
             unsound: false,
             idle_since: Nanos(0),
@@ -105,7 +102,7 @@ impl UpstreamConnection {
         self.head.clear();
         self.position = 0;
         self.waited = Nanos(0);
-        (self.heard, self.interim, self.begun) = (false, 0, false);
+        (self.spoke, self.interim, self.phase) = (false, 0, Phase::Send);
         self.socket.watch().disarm();
         self.socket.watch().served();
     }
@@ -121,6 +118,11 @@ impl UpstreamConnection {
     /// Time spent waiting for the upstream since the call began.
     pub const fn waited(&self) -> Nanos {
         self.waited
+    }
+
+    /// The answer's head is here.
+    fn has_head(&self) -> bool {
+        self.phase == Phase::Body
     }
 
     /// The answer is read to its end.
@@ -149,9 +151,10 @@ impl UpstreamConnection {
             uri_bytes: config.upstream.max_head_bytes,
             headers: ANSWER_HEADERS_MAX,
         };
-        self.phase = Phase::Send;
         self.send(config.upstream.idle_timeout_ms, &limits, is_head).await?;
-        self.phase = if self.begun { Phase::Body } else { Phase::Head };
+        if !self.has_head() {
+            self.phase = Phase::Head;
+        }
         self.arm(config.upstream.first_byte_timeout_ms);
         while !self.take_head(&limits, is_head)? {
             if self.read().await? == 0 {
@@ -179,7 +182,7 @@ impl UpstreamConnection {
                 Err(error) => {
                     // What the upstream said before it hung up is its answer.
                     self.ceased = true;
-                    let is_here = self.begun || self.listen(limits, is_head)?;
+                    let is_here = self.has_head() || self.listen(limits, is_head)?;
                     return if is_here { Ok(()) } else { Err(self.unsent(error.kind().into())) };
                 }
             };
@@ -187,7 +190,7 @@ impl UpstreamConnection {
             if sent == self.output.len() {
                 return Ok(());
             }
-            if self.begun {
+            if self.has_head() {
                 self.socket.watch().arm(self.total_deadline, Ends::Both);
                 self.ceased = net::within(EARLY_PATIENCE, self.socket.ready(false)).await.is_none();
             } else {
@@ -230,7 +233,7 @@ impl UpstreamConnection {
 
     /// Is the answer's head here? Interim ones are skipped.
     fn take_head(&mut self, limits: &HeadLimits, is_head: bool) -> Result<bool, Fault> {
-        while !self.begun {
+        while !self.has_head() {
             match parse_response_head(&self.input, limits, &mut self.head, is_head) {
                 Ok(true) if self.head.status >= 200 => self.begin(),
                 // 101 would end HTTP on this connection; nobody asked for it.
@@ -248,7 +251,7 @@ impl UpstreamConnection {
     }
 
     fn begin(&mut self) {
-        (self.begun, self.phase) = (true, Phase::Body);
+        self.phase = Phase::Body;
         self.position = self.head.head_len;
         self.head_bytes.clear();
         self.head_bytes.extend_from_slice(&self.input[..self.position]);
@@ -321,7 +324,7 @@ impl UpstreamConnection {
             (false, _) => Look::Ended,
         };
         self.input.clear();
-        (self.position, self.heard) = (0, false);
+        (self.position, self.spoke) = (0, false);
         look
     }
 
@@ -372,7 +375,7 @@ impl UpstreamConnection {
         self.make_room();
         match self.socket.read(&mut self.input).await {
             Ok(count) => {
-                self.heard |= count > 0;
+                self.spoke |= count > 0;
                 Ok(count)
             }
             Err(error) => Err(self.fault(error.kind().into())),
@@ -382,7 +385,7 @@ impl UpstreamConnection {
     fn read_now(&mut self) -> io::Result<Option<usize>> {
         self.make_room();
         let read = self.socket.recv_now(&mut self.input);
-        self.heard |= matches!(read, Ok(Some(1..)));
+        self.spoke |= matches!(read, Ok(Some(1..)));
         read
     }
 
@@ -394,7 +397,7 @@ impl UpstreamConnection {
 
     /// The request was not taken whole: nobody can have acted on it.
     fn unsent(&self, cause: Cause) -> Fault {
-        Fault { heard: self.heard, ..self.fault(cause) }
+        Fault { heard: self.spoke, ..self.fault(cause) }
     }
 
     fn fault(&self, cause: Cause) -> Fault {
@@ -407,7 +410,7 @@ impl UpstreamConnection {
         // same, and is called twice.
         // Past a deadline our own end counts among the unacknowledged bytes: they tell nothing.
         let is_late = cause == Cause::Deadline && self.phase != Phase::Send;
-        let heard = self.heard || is_late || !self.socket.is_unread();
+        let heard = self.spoke || is_late || !self.socket.is_unread();
         Fault { phase: self.phase, heard, cause }
     }
 }
