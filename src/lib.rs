@@ -1,5 +1,6 @@
 //! Tollgate: a gateway that authenticates, limits, relays, meters and bills calls to LLM services.
 
+pub mod channels;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -8,7 +9,6 @@ pub mod data_dir;
 mod descriptors;
 pub mod gateway;
 pub mod journal;
-pub mod mail;
 pub mod metrics;
 pub mod model_server;
 pub mod net;

@@ -1,11 +1,11 @@
 //! Starts the threads of one instance, in the order that lets each rely on what came before, and
 //! ends them in the order that loses nothing: no new work, finish, settle, flush, then go.
 
+use crate::channels::{self, ShardChannels};
 use crate::config::{Config, ConfigErrors, KEY_BYTES, Shards};
 use crate::gateway::core::{self, Parts, ProcessState};
 use crate::gateway::{self, ShardArgs};
 use crate::journal::{self, Journal, JournalShared};
-use crate::mail::{self, ShardMail};
 use crate::metrics::Metrics;
 use crate::model_server::{self, Behaviour};
 use crate::net;
@@ -130,7 +130,7 @@ impl Instance {
         let (catalog, known_ids) = (opened.catalog(), opened.known_ids());
         let digest_key = opened.digest_key();
         replay(data_dir, &mut ledger)?;
-        let (mails, control_mail, writer_mail) = mail::open(cpus.len());
+        let (shard_channels, control_channels, writer_channels) = channels::open(cpus.len());
         let metrics = Arc::new(Metrics::new(cpus.len()));
         let state = Arc::new(ProcessState::default());
         let server = &config.server;
@@ -149,7 +149,7 @@ impl Instance {
         let writer = writer::spawn(writer::WriterArgs {
             ledger,
             config: config.usage.clone(),
-            mail: writer_mail,
+            channels: writer_channels,
             journals: shared.to_vec(),
             metrics: metrics.clone(),
         })
@@ -157,7 +157,7 @@ impl Instance {
         let control = control::spawn(control::ControlArgs {
             config: config.clone(),
             opened,
-            mail: control_mail,
+            channels: control_channels,
             metrics: metrics.clone(),
             admin_listener,
             instance,
@@ -173,7 +173,7 @@ impl Instance {
             catalog,
             shared,
         };
-        let shards = start.all(cpus, mails, journals, listeners)?;
+        let shards = start.all(cpus, shard_channels, journals, listeners)?;
         state.ready.store(true, Ordering::Relaxed);
         Ok(Self { config, addresses, state, shards, writer, control })
     }
@@ -338,14 +338,14 @@ impl ShardStart<'_> {
     fn all(
         &self,
         cpus: Vec<Option<usize>>,
-        mails: Vec<ShardMail>,
+        shard_channels: Vec<ShardChannels>,
         journals: Vec<Journal>,
         listeners: Vec<TcpListener>,
     ) -> Result<Vec<RunningShard>, RunError> {
         let permit_deadline = core::permit_deadline(self.config);
         let mut threads = Vec::with_capacity(cpus.len());
-        let parts = cpus.into_iter().zip(mails).zip(journals.into_iter().zip(listeners));
-        for (index, ((cpu, mail), (journal, listener))) in parts.enumerate() {
+        let parts = cpus.into_iter().zip(shard_channels).zip(journals.into_iter().zip(listeners));
+        for (index, ((cpu, channels), (journal, listener))) in parts.enumerate() {
             let shard = ShardConfig { shard: index as u16, permit_deadline };
             let parts = Parts {
                 index: index as u16,
@@ -356,7 +356,7 @@ impl ShardStart<'_> {
                 shard: Shard::new(shard, self.catalog.clone()),
                 journal,
                 journals: self.shared.clone(),
-                mail,
+                channels,
                 metrics: self.metrics.clone(),
             };
             let (configs, new_configs) = flume::bounded(CONFIGS_MAX);

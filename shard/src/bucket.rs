@@ -47,7 +47,7 @@ pub struct BucketView {
 #[derive(Debug)]
 pub struct Buckets {
     shard: u16,
-    entries: HashMap<BucketId, Entry, FixedState>,
+    entries: HashMap<BucketId, BucketEntry, FixedState>,
     wants: VecDeque<BucketId>,
     woken: VecDeque<BucketId>,
     /// Looked at for idleness; every bucket that holds or awaits something, once.
@@ -59,7 +59,7 @@ pub struct Buckets {
 }
 
 #[derive(Debug, Default)]
-struct Entry {
+struct BucketEntry {
     tokens: u32,
     low_water: u32,
     used: u32,
@@ -223,7 +223,7 @@ impl Buckets {
             }
         }
         self.quiet.push_back((now.after(FORGET_AFTER), bucket));
-        self.entries.insert(bucket, Entry { demand: 1, ..Entry::default() });
+        self.entries.insert(bucket, BucketEntry { demand: 1, ..BucketEntry::default() });
         true
     }
 
@@ -232,7 +232,7 @@ impl Buckets {
         &mut self,
         bucket: BucketId,
         again_at: Nanos,
-        old_enough: impl Fn(&Entry) -> bool,
+        old_enough: impl Fn(&BucketEntry) -> bool,
     ) {
         match self.entries.get(&bucket) {
             Some(entry) if entry.is_empty() && old_enough(entry) => {
@@ -325,7 +325,7 @@ impl Buckets {
     }
 }
 
-impl Entry {
+impl BucketEntry {
     fn is_small(&self) -> bool {
         is_small(self.rate_per_s, self.burst)
     }

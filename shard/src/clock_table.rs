@@ -6,7 +6,7 @@
 use hashbrown::HashTable;
 
 /// What a table is keyed by.
-pub(crate) trait Key: Copy {
+pub(crate) trait TableKey: Copy {
     /// Well mixed in all its bits.
     fn hash(&self) -> u64;
     /// Is `other` the same? In constant time where the key is secret.
@@ -18,12 +18,12 @@ const CLOCK_STEPS_MAX: usize = 64;
 
 /// Where an entry was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct TablePlace {
     slot: u32,
     serial: u64,
 }
 
-struct Slot<K, V> {
+struct TableSlot<K, V> {
     key: K,
     serial: u64,
     referenced: bool,
@@ -34,13 +34,13 @@ struct Slot<K, V> {
 pub(crate) struct ClockTable<K, V> {
     capacity: usize,
     index: HashTable<u32>,
-    slots: Vec<Slot<K, V>>,
+    slots: Vec<TableSlot<K, V>>,
     free: Vec<u32>,
     hand: usize,
     serial: u64,
 }
 
-impl<K: Key, V> ClockTable<K, V> {
+impl<K: TableKey, V> ClockTable<K, V> {
     /// An empty table that will hold up to `capacity` entries.
     pub fn new(capacity: usize) -> Self {
         assert!(capacity > 0 && u32::try_from(capacity).is_ok());
@@ -54,16 +54,16 @@ impl<K: Key, V> ClockTable<K, V> {
     }
 
     /// The entry of `key`, marked as used.
-    pub fn get(&mut self, key: &K) -> Option<(Place, &mut V)> {
+    pub fn get(&mut self, key: &K) -> Option<(TablePlace, &mut V)> {
         let slots = &self.slots;
         let slot = *self.index.find(key.hash(), |slot| slots[*slot as usize].key.is(key))?;
         let entry = &mut self.slots[slot as usize];
         entry.referenced = true;
-        Some((Place { slot, serial: entry.serial }, entry.value.as_mut()?))
+        Some((TablePlace { slot, serial: entry.serial }, entry.value.as_mut()?))
     }
 
     /// The entry found at `place`, unless it has left or been replaced since.
-    pub fn at(&self, place: Place) -> Option<&V> {
+    pub fn at(&self, place: TablePlace) -> Option<&V> {
         let entry = self.slots.get(place.slot as usize)?;
         if entry.serial == place.serial { entry.value.as_ref() } else { None }
     }
@@ -77,7 +77,7 @@ impl<K: Key, V> ClockTable<K, V> {
             self.vacate(slot);
         }
         self.serial += 1;
-        let entry = Slot { key, serial: self.serial, referenced: false, value: Some(value) };
+        let entry = TableSlot { key, serial: self.serial, referenced: false, value: Some(value) };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = entry;
@@ -142,7 +142,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashMap;
 
-    impl Key for u8 {
+    impl TableKey for u8 {
         /// Collides on purpose.
         fn hash(&self) -> u64 {
             u64::from(*self % 4) << 57
@@ -179,7 +179,7 @@ mod tests {
         ) {
             let mut table = ClockTable::new(capacity);
             let mut model = HashMap::new();
-            let mut places: Vec<(Place, u32)> = Vec::new();
+            let mut places: Vec<(TablePlace, u32)> = Vec::new();
             for step in steps {
                 match step {
                     Step::Insert(key, value) => {

@@ -6,7 +6,7 @@
 //! keyed BLAKE3, so that any eight of their bytes are a hash that no stranger can aim; the
 //! comparison still takes the same time wherever two digests differ.
 
-use crate::clock_table::{ClockTable, Key, Place};
+use crate::clock_table::{ClockTable, TableKey, TablePlace};
 use crate::limits::{
     BUSY_TTL, KEY_TTL, KEYS_CACHED_MAX, VERIFIES_MAX, VERIFY_RETRY, WRONG_KEY_TTL,
     WRONG_KEYS_CACHED_MAX,
@@ -27,7 +27,7 @@ pub struct Caller {
     pub plan: u32,
     /// What the key's rate is counted under.
     pub bucket: BucketId,
-    place: Place,
+    place: TablePlace,
 }
 
 /// What is known of a key.
@@ -57,7 +57,7 @@ fn word(digest: &KeyDigest, at: usize) -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
-impl Key for KeyDigest {
+impl TableKey for KeyDigest {
     fn hash(&self) -> u64 {
         fingerprint(self)
     }

@@ -25,12 +25,12 @@ pub struct LeaseCall {
     /// The holder's own clock when this attempt was sent. Only echoed.
     pub sent_at: Nanos,
     /// The question.
-    pub ask: Ask,
+    pub ask: LeaseAsk,
 }
 
 /// See [`LeaseCall`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum LeaseAsk {
     /// Tokens of a rate bucket.
     Rate(RateAsk),
     /// Tokens of a month.
@@ -89,15 +89,15 @@ pub struct LeaseReply {
     /// As in the call: deadlines count from here, since the call cannot have arrived earlier.
     pub sent_at: Nanos,
     /// The answer.
-    pub answer: Answer,
+    pub answer: LeaseAnswer,
 }
 
 /// See [`LeaseReply`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// To [`Ask::Rate`].
+pub enum LeaseAnswer {
+    /// To [`LeaseAsk::Rate`].
     Rate(RateAnswer),
-    /// To [`Ask::Quota`].
+    /// To [`LeaseAsk::Quota`].
     Quota(QuotaAnswer),
 }
 

@@ -34,7 +34,7 @@ use catalog::{Catalog, CatalogChange, Item, Plan, PriceVersion, Service};
 use key_cache::{KeyCache, fingerprint};
 use limits::OUTBOX_MAX;
 use message::{KEY_TEXT_BYTES, KeyDigest, ToControl, ToShard};
-use months::{Month, MonthKey, Months};
+use months::{KnownMonth, MonthKey, Months};
 use permit::{Permits, Terms};
 use quota::{Quotas, Reserve};
 use record::{Record, Usage};
@@ -449,8 +449,8 @@ impl Shard {
         let Terms { consumer, service_id: service, period, .. } = *terms;
         let key = MonthKey { consumer, service, period };
         match self.months.find(key, now) {
-            Some(Month::Known(tokens)) => return Ok(tokens),
-            Some(Month::Asked(_)) => {}
+            Some(KnownMonth::Known(tokens)) => return Ok(tokens),
+            Some(KnownMonth::Asked(_)) => {}
             None if self.outbox.len() == OUTBOX_MAX => {
                 return Err(Admission::Refused(Refusal::Overloaded));
             }

@@ -3,7 +3,7 @@
 //! tokens with one relaxed `fetch_add` and is priced from what was there, so that graduated prices
 //! are exact over all shards without a message per call.
 
-use crate::clock_table::{ClockTable, Key};
+use crate::clock_table::{ClockTable, TableKey};
 use crate::limits::{MONTH_RETRY, MONTHS_MAX};
 use crate::units::{ConsumerId, Nanos, Period, ServiceId};
 use core::hash::BuildHasher;
@@ -19,7 +19,7 @@ pub(crate) struct MonthKey {
     pub period: Period,
 }
 
-impl Key for MonthKey {
+impl TableKey for MonthKey {
     fn hash(&self) -> u64 {
         FixedState::with_seed(0).hash_one(self)
     }
@@ -30,7 +30,7 @@ impl Key for MonthKey {
 
 /// What is known of a month.
 #[derive(Clone, Debug)]
-pub(crate) enum Month {
+pub(crate) enum KnownMonth {
     /// Its word.
     Known(Arc<AtomicU64>),
     /// Control is being asked, and is not asked again before this instant.
@@ -39,7 +39,7 @@ pub(crate) enum Month {
 
 /// The months that one shard holds.
 pub(crate) struct Months {
-    table: ClockTable<MonthKey, Month>,
+    table: ClockTable<MonthKey, KnownMonth>,
 }
 
 impl Months {
@@ -48,9 +48,9 @@ impl Months {
     }
 
     /// What is known of the month; `None`: ask control, then say so to `asked`.
-    pub fn find(&mut self, key: MonthKey, now: Nanos) -> Option<Month> {
+    pub fn find(&mut self, key: MonthKey, now: Nanos) -> Option<KnownMonth> {
         match self.table.get(&key)?.1 {
-            Month::Asked(again_at) if *again_at <= now => None,
+            KnownMonth::Asked(again_at) if *again_at <= now => None,
             month => Some(month.clone()),
         }
     }
@@ -58,18 +58,18 @@ impl Months {
     /// The month's word, if it is here.
     pub fn word(&mut self, key: &MonthKey) -> Option<Arc<AtomicU64>> {
         match self.table.get(key)?.1 {
-            Month::Known(tokens) => Some(Arc::clone(tokens)),
-            Month::Asked(_) => None,
+            KnownMonth::Known(tokens) => Some(Arc::clone(tokens)),
+            KnownMonth::Asked(_) => None,
         }
     }
 
     /// Notes that control is being asked.
     pub fn asked(&mut self, key: MonthKey, now: Nanos) {
-        self.table.insert(key, Month::Asked(now.after(MONTH_RETRY)));
+        self.table.insert(key, KnownMonth::Asked(now.after(MONTH_RETRY)));
     }
 
     /// Takes control's answer.
     pub fn learned(&mut self, key: MonthKey, tokens: Arc<AtomicU64>) {
-        self.table.insert(key, Month::Known(tokens));
+        self.table.insert(key, KnownMonth::Known(tokens));
     }
 }

@@ -77,7 +77,7 @@ pub(crate) struct Leaked {
     pub reserved_tokens: u64,
 }
 
-struct Slot {
+struct PermitSlot {
     serial: u64,
     deadline: Nanos,
     /// What to charge while the permit is open.
@@ -90,7 +90,7 @@ const SWEEPS_PER_DEADLINE: u64 = 16;
 /// The open permits of one shard.
 pub(crate) struct Permits {
     allowed: Nanos,
-    slots: Vec<Slot>,
+    slots: Vec<PermitSlot>,
     free: Vec<u32>,
     opened_total: u64,
     leaked_total: u64,
@@ -139,7 +139,7 @@ impl Permits {
         let (serial, deadline) = (self.opened_total, now.after(self.allowed));
         let Terms { consumer, period, reserved_tokens, .. } = terms;
         let open = Some(Leaked { consumer, period, reserved_tokens });
-        let entry = Slot { serial, deadline, open };
+        let entry = PermitSlot { serial, deadline, open };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = entry;

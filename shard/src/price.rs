@@ -70,21 +70,21 @@ pub fn numerator(model: &PriceModel, usage: &Usage, month_tokens_before: u64) ->
 }
 
 /// Tokens in the order of their places: uncached input, cached input, output.
-type Parts = [u64; 3];
+type TokenParts = [u64; 3];
 
-fn parts(usage: &Usage) -> Parts {
+fn parts(usage: &Usage) -> TokenParts {
     let cached = usage.cached_tokens.min(usage.input_tokens);
     [(usage.input_tokens - cached).into(), cached.into(), usage.output_tokens.into()]
 }
 
-fn cost(parts: &Parts, prices: &TokenPrices) -> u128 {
+fn cost(parts: &TokenParts, prices: &TokenPrices) -> u128 {
     u128::from(parts[0]) * u128::from(prices.input_nanousd_per_mtok)
         + u128::from(parts[1]) * u128::from(prices.cached_input_nanousd_per_mtok)
         + u128::from(parts[2]) * u128::from(prices.output_nanousd_per_mtok)
 }
 
 /// Takes up to `room` tokens off the front.
-fn take(parts: &mut Parts, mut room: u64) -> Parts {
+fn take(parts: &mut TokenParts, mut room: u64) -> TokenParts {
     parts.each_mut().map(|part| {
         let taken = room.min(*part);
         *part -= taken;
@@ -93,7 +93,7 @@ fn take(parts: &mut Parts, mut room: u64) -> Parts {
     })
 }
 
-fn tiered(tiers: &[Tier], mut parts: Parts, month_tokens_before: u64) -> u128 {
+fn tiered(tiers: &[Tier], mut parts: TokenParts, month_tokens_before: u64) -> u128 {
     let mut sum = 0;
     let mut place = month_tokens_before;
     for tier in tiers {

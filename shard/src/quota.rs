@@ -42,28 +42,28 @@ pub struct QuotaView {
     pub remaining: u64,
 }
 
-type Key = (ConsumerId, Period);
+type QuotaKey = (ConsumerId, Period);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Quotas {
     shard: u16,
-    entries: HashMap<Key, Entry, FixedState>,
-    wants: VecDeque<(Key, Word)>,
+    entries: HashMap<QuotaKey, QuotaEntry, FixedState>,
+    wants: VecDeque<(QuotaKey, QuotaMessage)>,
     /// Looked at for idleness; every month that holds or awaits something, once.
-    idle: VecDeque<(Nanos, Key)>,
+    idle: VecDeque<(Nanos, QuotaKey)>,
     /// Looked at for forgetting; every month, once.
-    quiet: VecDeque<(Nanos, Key)>,
+    quiet: VecDeque<(Nanos, QuotaKey)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Word {
+enum QuotaMessage {
     Want,
     Report,
 }
 
 #[derive(Debug, Default)]
-struct Entry {
+struct QuotaEntry {
     /// Free tokens.
     slack: u64,
     reserved: u64,
@@ -230,14 +230,14 @@ impl Quotas {
         }
         while self.quiet.front().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = self.quiet.pop_front() else { break };
-            let unused = |entry: &Entry| now >= entry.last_use.after(FORGET_AFTER);
+            let unused = |entry: &QuotaEntry| now >= entry.last_use.after(FORGET_AFTER);
             forget_if(&mut self.entries, &mut self.quiet, key, now.after(FORGET_AFTER), unused);
         }
     }
 
     /// Gives everything back that is not reserved: the shard stops.
     pub fn release_all(&mut self) {
-        let mut keys: Vec<Key> = self.entries.keys().copied().collect();
+        let mut keys: Vec<QuotaKey> = self.entries.keys().copied().collect();
         keys.sort_unstable();
         for key in keys {
             if let Some(entry) = self.entries.get_mut(&key) {
@@ -249,7 +249,7 @@ impl Quotas {
         }
     }
 
-    fn look_for_idleness(&mut self, key: Key, now: Nanos) {
+    fn look_for_idleness(&mut self, key: QuotaKey, now: Nanos) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         entry.in_idle = false;
         if !entry.asked {
@@ -266,11 +266,11 @@ impl Quotas {
 
 /// The entry of a month, made if need be; `None` where the table is full of months in use.
 fn entry_of<'a>(
-    entries: &'a mut HashMap<Key, Entry, FixedState>,
-    quiet: &mut VecDeque<(Nanos, Key)>,
-    key: Key,
+    entries: &'a mut HashMap<QuotaKey, QuotaEntry, FixedState>,
+    quiet: &mut VecDeque<(Nanos, QuotaKey)>,
+    key: QuotaKey,
     now: Nanos,
-) -> Option<&'a mut Entry> {
+) -> Option<&'a mut QuotaEntry> {
     if entries.len() >= QUOTAS_MAX && !entries.contains_key(&key) {
         let (at, oldest) = quiet.pop_front()?;
         forget_if(entries, quiet, oldest, at, |_| true);
@@ -280,17 +280,17 @@ fn entry_of<'a>(
     }
     Some(entries.entry(key).or_insert_with(|| {
         quiet.push_back((now.after(FORGET_AFTER), key));
-        Entry::default()
+        QuotaEntry::default()
     }))
 }
 
 /// Drops a month that holds and awaits nothing, or looks at it again at `again_at`.
 fn forget_if(
-    entries: &mut HashMap<Key, Entry, FixedState>,
-    quiet: &mut VecDeque<(Nanos, Key)>,
-    key: Key,
+    entries: &mut HashMap<QuotaKey, QuotaEntry, FixedState>,
+    quiet: &mut VecDeque<(Nanos, QuotaKey)>,
+    key: QuotaKey,
     again_at: Nanos,
-    old_enough: impl Fn(&Entry) -> bool,
+    old_enough: impl Fn(&QuotaEntry) -> bool,
 ) {
     match entries.get(&key) {
         Some(entry) if entry.is_empty() && old_enough(entry) => {
@@ -301,7 +301,7 @@ fn forget_if(
     }
 }
 
-impl Entry {
+impl QuotaEntry {
     /// Is there nothing to spend, to report or to wait for?
     const fn is_empty(&self) -> bool {
         self.slack == 0
@@ -334,7 +334,7 @@ impl Entry {
     }
 
     /// Has it looked at for idleness, if there is anything to give back or to report.
-    fn watch(&mut self, key: Key, idle: &mut VecDeque<(Nanos, Key)>, now: Nanos) {
+    fn watch(&mut self, key: QuotaKey, idle: &mut VecDeque<(Nanos, QuotaKey)>, now: Nanos) {
         if !self.in_idle && (self.slack > 0 || self.consumed > 0) {
             self.in_idle = true;
             idle.push_back((now.after(QUOTA_IDLE), key));
@@ -342,7 +342,7 @@ impl Entry {
     }
 
     /// Posts a want for a slice that should last a while.
-    fn ask(&mut self, key: Key, wants: &mut VecDeque<(Key, Word)>, now: Nanos) {
+    fn ask(&mut self, key: QuotaKey, wants: &mut VecDeque<(QuotaKey, QuotaMessage)>, now: Nanos) {
         if self.asked {
             return;
         }
@@ -355,13 +355,13 @@ impl Entry {
             self.last_granted
         };
         self.asked = true;
-        wants.push_back((key, Word::Want));
+        wants.push_back((key, QuotaMessage::Want));
     }
 
-    fn report(&mut self, key: Key, wants: &mut VecDeque<(Key, Word)>) {
+    fn report(&mut self, key: QuotaKey, wants: &mut VecDeque<(QuotaKey, QuotaMessage)>) {
         if !self.reporting {
             self.reporting = true;
-            wants.push_back((key, Word::Report));
+            wants.push_back((key, QuotaMessage::Report));
         }
     }
 
@@ -372,13 +372,13 @@ impl Entry {
         self.slack = 0;
     }
 
-    fn word(&mut self, shard: u16, (consumer, period): Key, word: Word) -> QuotaWant {
+    fn word(&mut self, shard: u16, (consumer, period): QuotaKey, word: QuotaMessage) -> QuotaWant {
         let (want, need) = match word {
-            Word::Report => {
+            QuotaMessage::Report => {
                 self.reporting = false;
                 (0, 0)
             }
-            Word::Want => {
+            QuotaMessage::Want => {
                 let need = self.waiting.saturating_sub(self.slack);
                 (need.max(self.slice).max(1), need)
             }

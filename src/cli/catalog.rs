@@ -1,6 +1,6 @@
 //! `tollgate plan` and `tollgate consumer`, over the admin API.
 
-use super::Failure;
+use super::CommandError;
 use super::client::AdminArgs;
 use super::input::{NewName, count, object};
 use super::render::{self, Column};
@@ -79,10 +79,10 @@ enum Stance {
 
 impl Limits {
     /// A new plan has to name its three numbers; an update need not.
-    fn complete(&self) -> Result<&Self, Failure> {
+    fn complete(&self) -> Result<&Self, CommandError> {
         match (self.rate_per_s, self.burst, self.quota_tokens) {
             (Some(_), Some(_), Some(_)) => Ok(self),
-            _ => Err(Failure::WrongUse(
+            _ => Err(CommandError::WrongUse(
                 "--rate-per-s, --burst and --quota-tokens are needed".to_string(),
             )),
         }
@@ -115,7 +115,7 @@ const PLAN_COLUMNS: [Column; 6] = [
 ];
 
 /// Does what `tollgate plan …` asks for.
-pub fn plan(args: &PlanArgs) -> Result<String, Failure> {
+pub fn plan(args: &PlanArgs) -> Result<String, CommandError> {
     let body = match &args.verb {
         PlanVerb::Create { name, limits } => limits.complete()?.body(Some(name.text())),
         PlanVerb::Update { limits, .. } => changes(limits.body(None))?,
@@ -190,7 +190,7 @@ const CONSUMER_COLUMNS: [Column; 4] = [
 ];
 
 /// Does what `tollgate consumer …` asks for.
-pub fn consumer(args: &ConsumerArgs) -> Result<String, Failure> {
+pub fn consumer(args: &ConsumerArgs) -> Result<String, CommandError> {
     let body = match &args.verb {
         ConsumerVerb::Create { name, plan } => json!({"name": name.text(), "plan": plan}),
         ConsumerVerb::Update { name, plan, .. } => changes(object([
@@ -215,7 +215,11 @@ pub fn consumer(args: &ConsumerArgs) -> Result<String, Failure> {
 }
 
 /// A list as it was asked for.
-pub fn listed(admin: &AdminArgs, columns: &[Column], rows: Vec<Value>) -> Result<String, Failure> {
+pub fn listed(
+    admin: &AdminArgs,
+    columns: &[Column],
+    rows: Vec<Value>,
+) -> Result<String, CommandError> {
     Ok(match admin.json {
         true => render::json(&json!({ "data": rows })),
         false => render::objects(columns, &rows),
@@ -223,7 +227,7 @@ pub fn listed(admin: &AdminArgs, columns: &[Column], rows: Vec<Value>) -> Result
 }
 
 /// One object as it was asked for.
-pub fn shown(admin: &AdminArgs, object: &Value) -> Result<String, Failure> {
+pub fn shown(admin: &AdminArgs, object: &Value) -> Result<String, CommandError> {
     Ok(match admin.json {
         true => render::json(object),
         false => render::object(object),
@@ -231,9 +235,9 @@ pub fn shown(admin: &AdminArgs, object: &Value) -> Result<String, Failure> {
 }
 
 /// The body of an update, in which something has to stand.
-pub fn changes(body: Value) -> Result<Value, Failure> {
+pub fn changes(body: Value) -> Result<Value, CommandError> {
     match body.as_object().is_some_and(|fields| !fields.is_empty()) {
         true => Ok(body),
-        false => Err(Failure::WrongUse("nothing to change: see --help".to_string())),
+        false => Err(CommandError::WrongUse("nothing to change: see --help".to_string())),
     }
 }

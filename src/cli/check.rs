@@ -1,6 +1,6 @@
 //! `tollgate check`: is this configuration good? It starts nothing and writes nothing.
 
-use super::Failure;
+use super::CommandError;
 use super::render::table;
 use crate::config::{example, settings};
 use std::path::PathBuf;
@@ -18,11 +18,12 @@ pub struct CheckArgs {
 }
 
 /// `ok: FILE` and what is set, the example, or everything that is wrong.
-pub fn run(args: &CheckArgs) -> Result<String, Failure> {
+pub fn run(args: &CheckArgs) -> Result<String, CommandError> {
     let Some(path) = &args.config else {
         return Ok(example());
     };
-    let settings = settings(Some(path)).map_err(|errors| Failure::WrongUse(errors.to_string()))?;
+    let settings =
+        settings(Some(path)).map_err(|errors| CommandError::WrongUse(errors.to_string()))?;
     let ok = format!("ok: {}\n", path.display());
     if settings.is_empty() {
         return Ok(format!("{ok}It sets nothing: every setting has its default.\n"));

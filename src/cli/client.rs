@@ -1,7 +1,7 @@
 //! Speaks to the admin API over HTTP. It must never follow a redirect or go through a proxy with
 //! the admin token, nor show it.
 
-use super::Failure;
+use super::CommandError;
 use serde_json::Value;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -49,16 +49,16 @@ pub struct AdminArgs {
 
 impl AdminArgs {
     /// A client with the token that is found first.
-    pub fn client(&self) -> Result<Client, Failure> {
+    pub fn client(&self) -> Result<Client, CommandError> {
         let token =
             self.admin_token.clone().or_else(|| token_in(&self.data_dir)).ok_or_else(|| {
-                Failure::WrongUse(format!(
+                CommandError::WrongUse(format!(
                     "no admin token: give --admin-token, set TOLLGATE_ADMIN__TOKEN, or point \
                      --data-dir to where admin.token is (not readable in {})",
                     self.data_dir.display()
                 ))
             })?;
-        Client::new(&self.admin_url, &token).map_err(Failure::WrongUse)
+        Client::new(&self.admin_url, &token).map_err(CommandError::WrongUse)
     }
 }
 
@@ -70,7 +70,7 @@ pub fn token_in(data_dir: &Path) -> Option<String> {
 
 /// Why a call to the admin API did not do what was asked.
 #[derive(Debug, PartialEq, Eq)]
-pub enum ApiError {
+pub enum AdminCallError {
     /// There was no usable answer.
     Unreachable(String),
     /// The answer was no.
@@ -84,14 +84,14 @@ pub enum ApiError {
     },
 }
 
-impl ApiError {
+impl AdminCallError {
     /// Is the object not there?
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })
     }
 }
 
-impl fmt::Display for ApiError {
+impl fmt::Display for AdminCallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable(message) => f.write_str(message),
@@ -106,17 +106,17 @@ impl fmt::Display for ApiError {
     }
 }
 
-impl From<ApiError> for Failure {
-    fn from(error: ApiError) -> Self {
+impl From<AdminCallError> for CommandError {
+    fn from(error: AdminCallError) -> Self {
         match error {
-            ApiError::Refused { status: 400, .. } => Self::WrongUse(error.to_string()),
+            AdminCallError::Refused { status: 400, .. } => Self::WrongUse(error.to_string()),
             _ => Self::Failed(error.to_string()),
         }
     }
 }
 
-impl From<ApiError> for String {
-    fn from(error: ApiError) -> Self {
+impl From<AdminCallError> for String {
+    fn from(error: AdminCallError) -> Self {
         error.to_string()
     }
 }
@@ -146,32 +146,32 @@ impl Client {
     }
 
     /// `GET /admin/v1/{path}`
-    pub fn get(&self, path: &str) -> Result<Value, ApiError> {
+    pub fn get(&self, path: &str) -> Result<Value, AdminCallError> {
         self.call(Method::GET, path, None)
     }
 
     /// `POST /admin/v1/{path}`
-    pub fn post(&self, path: &str, body: &Value) -> Result<Value, ApiError> {
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value, AdminCallError> {
         self.call(Method::POST, path, Some(body))
     }
 
     /// `PATCH /admin/v1/{path}`
-    pub fn patch(&self, path: &str, body: &Value) -> Result<Value, ApiError> {
+    pub fn patch(&self, path: &str, body: &Value) -> Result<Value, AdminCallError> {
         self.call(Method::PATCH, path, Some(body))
     }
 
     /// `DELETE /admin/v1/{path}`
-    pub fn delete(&self, path: &str) -> Result<Value, ApiError> {
+    pub fn delete(&self, path: &str) -> Result<Value, AdminCallError> {
         self.call(Method::DELETE, path, None)
     }
 
     /// Every row of a list, page after page.
-    pub fn list(&self, path: &str) -> Result<Vec<Value>, ApiError> {
+    pub fn list(&self, path: &str) -> Result<Vec<Value>, AdminCallError> {
         self.list_with(path, &format!("limit={PAGE_ROWS}"))
     }
 
     /// Every row of the list that `query` asks for.
-    pub fn list_with(&self, path: &str, query: &str) -> Result<Vec<Value>, ApiError> {
+    pub fn list_with(&self, path: &str, query: &str) -> Result<Vec<Value>, AdminCallError> {
         let mut rows = Vec::new();
         let mut cursor: Option<String> = None;
         for _ in 0..PAGES_MAX {
@@ -193,14 +193,15 @@ impl Client {
     }
 
     /// The object that `given`, an id or else a name, stands for.
-    pub fn find(&self, collection: &str, given: &str) -> Result<Value, ApiError> {
+    pub fn find(&self, collection: &str, given: &str) -> Result<Value, AdminCallError> {
         match self.get(&format!("{collection}/{}", encoded(given))) {
             Err(error) if error.is_not_found() => {}
             answer => return answer,
         }
         let rows = self.list(collection)?;
         let mut named = rows.into_iter().filter(|row| row["name"] == given);
-        let refused = |status, message| Err(ApiError::Refused { status, message, field: None });
+        let refused =
+            |status, message| Err(AdminCallError::Refused { status, message, field: None });
         match (named.next(), named.next()) {
             (Some(row), None) => Ok(row),
             (None, _) => {
@@ -213,18 +214,23 @@ impl Client {
     }
 
     /// The path of the object that `given` stands for.
-    pub fn path(&self, collection: &str, given: &str) -> Result<String, ApiError> {
+    pub fn path(&self, collection: &str, given: &str) -> Result<String, AdminCallError> {
         let id = self.id(&self.find(collection, given)?)?;
         Ok(format!("{collection}/{}", encoded(&id)))
     }
 
     /// An object's id.
-    pub fn id(&self, object: &Value) -> Result<String, ApiError> {
+    pub fn id(&self, object: &Value) -> Result<String, AdminCallError> {
         let id = object["id"].as_str().map(str::to_string);
         id.ok_or_else(|| self.nonsense("an object without id"))
     }
 
-    fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ApiError> {
+    fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, AdminCallError> {
         let uri = format!("{}/admin/v1/{path}", self.base_url);
         let request = Request::builder()
             .method(method)
@@ -232,7 +238,7 @@ impl Client {
             .header("authorization", &self.authorization)
             .header("content-type", "application/json");
         let unreachable = |reason: String| {
-            ApiError::Unreachable(format!(
+            AdminCallError::Unreachable(format!(
                 "the admin API at {} gave no answer: {reason}. Is Tollgate running, and is \
                  --admin-url right?",
                 self.base_url
@@ -260,15 +266,15 @@ impl Client {
         Err(refusal(status, &text))
     }
 
-    fn nonsense(&self, what: &str) -> ApiError {
-        ApiError::Unreachable(format!(
+    fn nonsense(&self, what: &str) -> AdminCallError {
+        AdminCallError::Unreachable(format!(
             "{} answered {what}: is it Tollgate's admin API?",
             self.base_url
         ))
     }
 }
 
-fn refusal(status: u16, text: &str) -> ApiError {
+fn refusal(status: u16, text: &str) -> AdminCallError {
     let answer: Value = serde_json::from_str(text).unwrap_or_default();
     let error = &answer["error"];
     let message = match (status, error["message"].as_str()) {
@@ -278,7 +284,7 @@ fn refusal(status: u16, text: &str) -> ApiError {
         (_, Some(message)) => message.to_string(),
         (_, None) => "the admin API refused".to_string(),
     };
-    ApiError::Refused { status, message, field: error["param"].as_str().map(str::to_string) }
+    AdminCallError::Refused { status, message, field: error["param"].as_str().map(str::to_string) }
 }
 
 /// Percent-encodes what is not unreserved, for a path segment or a query value.
@@ -297,7 +303,7 @@ pub fn encoded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ApiError, encoded, refusal};
+    use super::{AdminCallError, encoded, refusal};
 
     #[test]
     fn a_refusal_shows_the_message_and_the_field_once() {
@@ -316,7 +322,7 @@ mod tests {
             assert_eq!(refusal(400, text).to_string(), expected);
         }
         let unauthorized = refusal(401, "");
-        assert!(matches!(&unauthorized, ApiError::Refused { message, .. }
+        assert!(matches!(&unauthorized, AdminCallError::Refused { message, .. }
             if message.contains("--admin-token")));
         assert!(refusal(404, "").is_not_found() && !unauthorized.is_not_found());
     }

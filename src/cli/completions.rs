@@ -1,7 +1,7 @@
 //! `tollgate completions` and `tollgate man`: what shells and `man` know of the commands, made of
 //! the same description that parses them, so that it cannot differ.
 
-use super::Failure;
+use super::CommandError;
 use clap::Command;
 use clap_complete::Shell;
 use std::io;
@@ -35,7 +35,7 @@ pub fn script(args: &CompletionsArgs, mut command: Command) -> String {
 }
 
 /// The manual, as roff; with a folder, the names of the pages that now are there.
-pub fn man(args: &ManArgs, command: Command) -> Result<String, Failure> {
+pub fn man(args: &ManArgs, command: Command) -> Result<String, CommandError> {
     let Some(dir) = &args.dir else {
         return page(command).map_err(|error| format!("the page was not made: {error}").into());
     };

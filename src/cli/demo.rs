@@ -3,7 +3,7 @@
 //! What it sells and to whom is created once, through the admin API like anybody else's, and
 //! remembered in `DATA_DIR/demo.json`. That file has keys in it: only its owner may read it.
 
-use super::Failure;
+use super::CommandError;
 use super::client::{Client, encoded};
 use super::demo_file::{DemoFile, DemoKeys, DemoServices};
 use super::demo_text;
@@ -43,9 +43,9 @@ pub struct DemoArgs {
 }
 
 /// Runs the demo until a signal ends it.
-pub fn run(args: &DemoArgs, log: &LogArgs) -> Result<String, Failure> {
+pub fn run(args: &DemoArgs, log: &LogArgs) -> Result<String, CommandError> {
     let read = || args.read();
-    let config = read().map_err(|errors| Failure::WrongUse(errors.to_string()))?;
+    let config = read().map_err(|errors| CommandError::WrongUse(errors.to_string()))?;
     let log = log.start(&config.log)?;
     let upstream_url = match &args.upstream {
         Some(url) => url.clone(),
@@ -68,7 +68,7 @@ pub fn run(args: &DemoArgs, log: &LogArgs) -> Result<String, Failure> {
         }
     };
     let owner = Owner { read: &read, on_ready: &on_ready, on_reload: &on_reload };
-    run::serve(config, &owner).map_err(|error| Failure::Failed(error.to_string()))?;
+    run::serve(config, &owner).map_err(|error| CommandError::Failed(error.to_string()))?;
     Ok(String::new())
 }
 

@@ -3,10 +3,10 @@
 //! of the data directories that it touches: a live instance's journals are not its to take.
 
 use super::render::table;
+use crate::channels::RequestId;
 use crate::journal::format::Entry;
 use crate::journal::scan::{Found, Scan, Source, segment_no};
 use crate::journal::{self, DIR_NAME};
-use crate::mail::RequestId;
 use crate::store::{self, Dead, Ledger, LedgerError};
 use crate::writer::pricer;
 use crate::writer::replay::{ReplayReport, journal_id, journals_in, replay_journal};
@@ -28,19 +28,19 @@ use uuid::Uuid;
   tollgate journal replay ./tollgate-data/journal")]
 pub struct JournalArgs {
     #[command(subcommand)]
-    action: Action,
+    action: JournalAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum JournalAction {
     /// Check every slot and block; exit 1 if anything is damaged
     #[command(after_help = "Example:\n  tollgate journal verify ./tollgate-data/journal")]
-    Verify(Place),
+    Verify(JournalPlace),
     /// Print every record
     #[command(after_help = "Example:\n  tollgate journal show ./tollgate-data/journal --json")]
     Show {
         #[command(flatten)]
-        place: Place,
+        place: JournalPlace,
         /// One JSON object a line
         #[arg(long)]
         json: bool,
@@ -49,18 +49,18 @@ enum Action {
     #[command(after_help = "Example:\n  tollgate journal dead ./tollgate-data --json")]
     Dead {
         #[command(flatten)]
-        place: Place,
+        place: JournalPlace,
         /// One JSON object a line
         #[arg(long)]
         json: bool,
     },
     /// Bring journals of dead processes into the store, and remove them
     #[command(after_help = "Example:\n  tollgate journal replay ./tollgate-data/journal")]
-    Replay(Place),
+    Replay(JournalPlace),
 }
 
 #[derive(Debug, Args)]
-struct Place {
+struct JournalPlace {
     /// The journals' directory, one journal in it, or (not for replay) one segment
     dir: PathBuf,
     /// Where the store is [default: the parent of the journals' directory]
@@ -69,45 +69,47 @@ struct Place {
 }
 
 /// Runs the command.
-pub fn run(args: &JournalArgs) -> Result<String, super::Failure> {
+pub fn run(args: &JournalArgs) -> Result<String, super::CommandError> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let done = match &args.action {
-        Action::Verify(place) => verify(place, &mut out),
-        Action::Show { place, json } => show(place, *json, &mut out),
-        Action::Dead { place, json } => dead(place, *json, &mut out),
-        Action::Replay(place) => replay(place, &mut out),
+        JournalAction::Verify(place) => verify(place, &mut out),
+        JournalAction::Show { place, json } => show(place, *json, &mut out),
+        JournalAction::Dead { place, json } => dead(place, *json, &mut out),
+        JournalAction::Replay(place) => replay(place, &mut out),
     };
     match done.and_then(|good| Ok(out.flush().map(|()| good)?)) {
         Ok(true) => Ok(String::new()),
-        Ok(false) => Err(super::Failure::Failed("the journal is damaged: see above".into())),
-        Err(Failure::Usage(word)) => Err(super::Failure::WrongUse(word)),
-        Err(Failure::Failed(word)) => Err(super::Failure::Failed(word)),
+        Ok(false) => Err(super::CommandError::Failed("the journal is damaged: see above".into())),
+        Err(JournalError::Usage(word)) => Err(super::CommandError::WrongUse(word)),
+        Err(JournalError::Failed(word)) => Err(super::CommandError::Failed(word)),
         // Whoever read has enough.
-        Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(String::new()),
-        Err(Failure::Io(error)) => Err(super::Failure::Failed(error.to_string())),
+        Err(JournalError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Ok(String::new())
+        }
+        Err(JournalError::Io(error)) => Err(super::CommandError::Failed(error.to_string())),
     }
 }
 
-enum Failure {
+enum JournalError {
     Usage(String),
     Failed(String),
     Io(io::Error),
 }
 
-impl From<LedgerError> for Failure {
+impl From<LedgerError> for JournalError {
     fn from(error: LedgerError) -> Self {
         Self::Failed(format!("the store failed: {error}"))
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for JournalError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-fn failed(error: impl fmt::Display) -> Failure {
-    Failure::Failed(error.to_string())
+fn failed(error: impl fmt::Display) -> JournalError {
+    JournalError::Failed(error.to_string())
 }
 
 /// What the given path is.
@@ -121,14 +123,14 @@ struct Target {
     own_data_dir: PathBuf,
 }
 
-fn target(place: &Place) -> Result<Target, Failure> {
-    let at = |error| Failure::Usage(format!("{}: {error}", place.dir.display()));
+fn target(place: &JournalPlace) -> Result<Target, JournalError> {
+    let at = |error| JournalError::Usage(format!("{}: {error}", place.dir.display()));
     let path = fs::canonicalize(&place.dir).map_err(at)?;
     let is_segment = |path: &Path| path.extension().is_some_and(|it| it == "tgj");
     let (mut journals, mut segment) = (Vec::new(), None);
     let root = if path.is_file() {
         if !is_segment(&path) {
-            return Err(Failure::Usage(format!("{}: not a segment (*.tgj)", path.display())));
+            return Err(JournalError::Usage(format!("{}: not a segment (*.tgj)", path.display())));
         }
         segment = Some(path.clone());
         path.parent().and_then(Path::parent).map(Path::to_owned)
@@ -159,7 +161,7 @@ fn has_segments(dir: &Path) -> io::Result<bool> {
 }
 
 /// The scans that the target asks for, each with its name.
-fn scans(target: &Target) -> Result<Vec<(String, Scan)>, Failure> {
+fn scans(target: &Target) -> Result<Vec<(String, Scan)>, JournalError> {
     let mut scans = Vec::new();
     if let Some(path) = &target.segment {
         scans.push((path.display().to_string(), Scan::open_segment(path)?));
@@ -177,7 +179,7 @@ fn scans(target: &Target) -> Result<Vec<(String, Scan)>, Failure> {
     Ok(scans)
 }
 
-fn verify(place: &Place, out: &mut impl Write) -> Result<bool, Failure> {
+fn verify(place: &JournalPlace, out: &mut impl Write) -> Result<bool, JournalError> {
     let target = target(place)?;
     let titles = [
         "JOURNAL",
@@ -256,7 +258,7 @@ fn line(name: &str, source: &Source, open: String) -> Vec<String> {
     ]
 }
 
-fn show(place: &Place, as_json: bool, out: &mut impl Write) -> Result<bool, Failure> {
+fn show(place: &JournalPlace, as_json: bool, out: &mut impl Write) -> Result<bool, JournalError> {
     for (name, scan) in scans(&target(place)?)? {
         for found in scan {
             let value = as_value(&name, &found);
@@ -332,11 +334,11 @@ fn record_as_value(it: &Record) -> serde_json::Value {
     })
 }
 
-fn dead(place: &Place, as_json: bool, out: &mut impl Write) -> Result<bool, Failure> {
+fn dead(place: &JournalPlace, as_json: bool, out: &mut impl Write) -> Result<bool, JournalError> {
     let target = target(place)?;
     let store = Ledger::open_for_reading(&target.data_dir).map_err(|error| {
         let path = target.data_dir.join(store::FILE_NAME);
-        Failure::Failed(format!("the store {} can't be read: {error}", path.display()))
+        JournalError::Failed(format!("the store {} can't be read: {error}", path.display()))
     })?;
     let mut count = 0_u64;
     store.each_refused(|dead| {
@@ -350,7 +352,7 @@ fn dead(place: &Place, as_json: bool, out: &mut impl Write) -> Result<bool, Fail
             }
             writeln!(out)?;
         }
-        Ok::<(), Failure>(())
+        Ok::<(), JournalError>(())
     })?;
     if !as_json {
         writeln!(out, "{count} records are kept aside")?;
@@ -370,11 +372,11 @@ fn dead_as_value(dead: &Dead) -> serde_json::Value {
     value
 }
 
-fn replay(place: &Place, out: &mut impl Write) -> Result<bool, Failure> {
+fn replay(place: &JournalPlace, out: &mut impl Write) -> Result<bool, JournalError> {
     let target = target(place)?;
     if let Some(segment) = &target.segment {
         let word = "one segment can't be replayed; name its journal's directory";
-        return Err(Failure::Usage(format!("{}: {word}", segment.display())));
+        return Err(JournalError::Usage(format!("{}: {word}", segment.display())));
     }
     let own_data_dir = fs::canonicalize(&target.own_data_dir)?;
     let _lock = journal::lock(&own_data_dir).map_err(failed)?;
@@ -409,7 +411,7 @@ mod tests {
     use clap::{CommandFactory, Parser};
 
     #[derive(Parser)]
-    struct Command {
+    struct TestCommand {
         #[command(flatten)]
         args: JournalArgs,
     }
@@ -427,16 +429,18 @@ mod tests {
         (dir, journal_dir)
     }
 
-    fn place(dir: &Path) -> Place {
-        Place { dir: dir.to_owned(), data_dir: None }
+    fn place(dir: &Path) -> JournalPlace {
+        JournalPlace { dir: dir.to_owned(), data_dir: None }
     }
 
-    fn run_to_text(run: impl FnOnce(&mut Vec<u8>) -> Result<bool, Failure>) -> (bool, String) {
+    fn run_to_text(run: impl FnOnce(&mut Vec<u8>) -> Result<bool, JournalError>) -> (bool, String) {
         let mut out = Vec::new();
         let good = match run(&mut out) {
             Ok(good) => good,
-            Err(Failure::Usage(word) | Failure::Failed(word)) => (false, out = word.into()).0,
-            Err(Failure::Io(error)) => (false, out = error.to_string().into()).0,
+            Err(JournalError::Usage(word) | JournalError::Failed(word)) => {
+                (false, out = word.into()).0
+            }
+            Err(JournalError::Io(error)) => (false, out = error.to_string().into()).0,
         };
         (good, String::from_utf8(out).unwrap())
     }
@@ -490,7 +494,7 @@ mod tests {
         assert!(!good && text.contains("in use"), "{text}");
         // Whatever store they are to go to.
         let elsewhere = tempfile::tempdir().unwrap();
-        let into = Place { dir: dir.clone(), data_dir: Some(elsewhere.path().to_owned()) };
+        let into = JournalPlace { dir: dir.clone(), data_dir: Some(elsewhere.path().to_owned()) };
         let (good, text) = run_to_text(|out| replay(&into, out));
         assert!(!good && text.contains("in use") && dir.exists(), "{text}");
         drop(held);
@@ -511,8 +515,8 @@ mod tests {
 
     #[test]
     fn the_command_line_is_as_the_contract_says() {
-        Command::command().debug_assert();
-        let parsed = Command::try_parse_from(["x", "show", "d", "--json"]).unwrap();
-        assert!(matches!(parsed.args.action, Action::Show { json: true, .. }));
+        TestCommand::command().debug_assert();
+        let parsed = TestCommand::try_parse_from(["x", "show", "d", "--json"]).unwrap();
+        assert!(matches!(parsed.args.action, JournalAction::Show { json: true, .. }));
     }
 }

@@ -1,6 +1,6 @@
 //! `tollgate key`, over the admin API. A key is printed once, when it is made, and nowhere else.
 
-use super::Failure;
+use super::CommandError;
 use super::catalog::{listed, shown};
 use super::client::{AdminArgs, Client, encoded};
 use super::input::object;
@@ -74,7 +74,7 @@ const COLUMNS: [Column; 7] = [
 ];
 
 /// Does what `tollgate key …` asks for.
-pub fn run(args: &KeyArgs) -> Result<String, Failure> {
+pub fn run(args: &KeyArgs) -> Result<String, CommandError> {
     let client = args.admin.client()?;
     let path = |id: &str| format!("keys/{}", encoded(id));
     let answer = match &args.verb {
@@ -103,7 +103,7 @@ pub fn run(args: &KeyArgs) -> Result<String, Failure> {
 }
 
 /// `None`: all services, now and later.
-fn service_ids(client: &Client, given: &[String]) -> Result<Option<Value>, Failure> {
+fn service_ids(client: &Client, given: &[String]) -> Result<Option<Value>, CommandError> {
     if given.is_empty() {
         return Ok(None);
     }
@@ -111,7 +111,7 @@ fn service_ids(client: &Client, given: &[String]) -> Result<Option<Value>, Failu
     Ok(Some(Value::from(given.iter().map(id).collect::<Result<Vec<_>, _>>()?)))
 }
 
-fn made(admin: &AdminArgs, answer: &Value) -> Result<String, Failure> {
+fn made(admin: &AdminArgs, answer: &Value) -> Result<String, CommandError> {
     Ok(match admin.json {
         true => render::json(answer),
         false => format!("{}Keep the key now: it is not shown again.\n", render::object(answer)),

@@ -1,7 +1,7 @@
 //! The log on stderr: started once, by the flags or else by the configuration; its level follows
 //! the configuration at each reload unless a flag says otherwise.
 
-use super::Failure;
+use super::CommandError;
 use crate::config::{Log, LogFormat, LogLevel};
 use std::io;
 use tracing_subscriber::EnvFilter;
@@ -28,7 +28,7 @@ pub struct RunningLog {
 
 impl LogArgs {
     /// Starts the log.
-    pub fn start(&self, config: &Log) -> Result<RunningLog, Failure> {
+    pub fn start(&self, config: &Log) -> Result<RunningLog, CommandError> {
         let level = self.log_level.as_ref().unwrap_or(&config.level);
         let log = tracing_subscriber::fmt().with_env_filter(level.filter()).with_writer(io::stderr);
         // Neither is there an end of the log to be told of, nor another log to tell it to.
@@ -45,7 +45,7 @@ impl LogArgs {
                     (Box::new(move |filter| drop(handle.reload(filter))), log.finish().try_init())
                 }
             };
-        started.map_err(|error| Failure::Failed(format!("the log did not start: {error}")))?;
+        started.map_err(|error| CommandError::Failed(format!("the log did not start: {error}")))?;
         Ok(RunningLog { level_is_given: self.log_level.is_some(), set_filter })
     }
 }

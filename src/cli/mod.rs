@@ -76,14 +76,14 @@ enum Command {
 
 /// Why a command did not do what was asked.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum CommandError {
     /// What was asked cannot be asked: exit 2.
     WrongUse(String),
     /// It could be asked, and failed: exit 1.
     Failed(String),
 }
 
-impl From<String> for Failure {
+impl From<String> for CommandError {
     fn from(message: String) -> Self {
         Self::Failed(message)
     }
@@ -96,8 +96,8 @@ pub fn main() -> ExitCode {
         cli.start_log().and_then(|()| run(&cli.command, &cli.log)).and_then(|text| emit(&text));
     let (message, code) = match done {
         Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::WrongUse(message)) => (message, 2),
-        Err(Failure::Failed(message)) => (message, 1),
+        Err(CommandError::WrongUse(message)) => (message, 2),
+        Err(CommandError::Failed(message)) => (message, 1),
     };
     // Without a stderr there is nobody left to tell; the code says it.
     let _ = writeln!(io::stderr(), "error: {message}");
@@ -106,7 +106,7 @@ pub fn main() -> ExitCode {
 
 impl Cli {
     /// Those that read a configuration start the log as it says.
-    fn start_log(&self) -> Result<(), Failure> {
+    fn start_log(&self) -> Result<(), CommandError> {
         match self.command {
             Command::Demo(_) | Command::Serve(_) => Ok(()),
             _ => self.log.start(&config::Log::default()).map(drop),
@@ -114,7 +114,7 @@ impl Cli {
     }
 }
 
-fn run(command: &Command, log: &LogArgs) -> Result<String, Failure> {
+fn run(command: &Command, log: &LogArgs) -> Result<String, CommandError> {
     match command {
         Command::Demo(args) => demo::run(args, log),
         Command::Serve(args) => serve::run(args, log),
@@ -134,11 +134,11 @@ fn run(command: &Command, log: &LogArgs) -> Result<String, Failure> {
 }
 
 /// Writes a result to stdout. A reader that has seen enough, such as `head`, is no failure.
-fn emit(text: &str) -> Result<(), Failure> {
+fn emit(text: &str) -> Result<(), CommandError> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::Failed(format!("stdout: {error}")))
+            Err(CommandError::Failed(format!("stdout: {error}")))
         }
         _ => Ok(()),
     }
@@ -149,12 +149,12 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::fake_admin::FakeAdmin;
-    use super::{Cli, Command, Failure, run};
+    use super::{Cli, Command, CommandError, run};
     use clap::{CommandFactory, Parser};
     use serde_json::{Value, json};
 
     /// What a command line answers, with `fake` for the admin API.
-    fn answer(fake: &FakeAdmin, line: &str) -> Result<String, Failure> {
+    fn answer(fake: &FakeAdmin, line: &str) -> Result<String, CommandError> {
         let url = fake.start();
         let words = ["tollgate"].into_iter().chain(line.split(' '));
         let admin = ["--admin-url", &url, "--admin-token", "secret"];
@@ -194,7 +194,7 @@ mod tests {
             ("nobody", "none of the consumers has the id or name nobody [404]"),
         ] {
             let refused = answer(&fake, &format!("consumer show {given}"));
-            assert_eq!(refused, Err(Failure::Failed(expected.to_string())));
+            assert_eq!(refused, Err(CommandError::Failed(expected.to_string())));
         }
     }
 
@@ -240,7 +240,7 @@ mod tests {
             "price add x",
         ] {
             let refused = answer(&FakeAdmin::default(), line);
-            assert!(matches!(refused, Err(Failure::WrongUse(_))), "{line}: {refused:?}");
+            assert!(matches!(refused, Err(CommandError::WrongUse(_))), "{line}: {refused:?}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! A price on the command line: flags in USD per million tokens, or the API's own JSON.
 
-use super::Failure;
+use super::CommandError;
 use super::input::{count, nanousd, text_or_file};
 use serde_json::{Value, json};
 
@@ -12,11 +12,11 @@ pub struct PriceFlags {
     /// Every token at the same price, e.g. 2.50,10,1.25 (cached input: as input if left out)
     #[arg(long, value_name = "IN,OUT[,CACHED]", value_parser = token_prices,
         conflicts_with_all = ["tier", "fee", "price_json"])]
-    per_token: Option<TokenPrices>,
+    per_token: Option<TokenPricesArg>,
     /// A step of a graduated price, e.g. 1M:3,15 or, for the last one, rest:1.80,9; repeated
     #[arg(long, value_name = "UP_TO:IN,OUT", value_parser = tier,
         conflicts_with_all = ["fee", "price_json"])]
-    tier: Vec<Tier>,
+    tier: Vec<TierArg>,
     /// A subscription's monthly fee in USD
     #[arg(long, value_name = "USD", value_parser = nanousd, conflicts_with = "price_json",
         requires_all = ["allowance", "overage"])]
@@ -26,7 +26,7 @@ pub struct PriceFlags {
     allowance: Option<u64>,
     /// What tokens past the allowance cost
     #[arg(long, value_name = "IN,OUT[,CACHED]", value_parser = token_prices, requires = "fee")]
-    overage: Option<TokenPrices>,
+    overage: Option<TokenPricesArg>,
     /// The admin API's price object (nano-USD), or @FILE, or @- for stdin
     #[arg(long, value_name = "JSON")]
     price_json: Option<String>,
@@ -34,13 +34,13 @@ pub struct PriceFlags {
 
 /// Nano-USD per million tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct TokenPrices {
+struct TokenPricesArg {
     input: u64,
     cached_input: u64,
     output: u64,
 }
 
-impl TokenPrices {
+impl TokenPricesArg {
     fn to_json(self) -> Value {
         json!({
             "kind": "per_token",
@@ -52,7 +52,7 @@ impl TokenPrices {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tier {
+struct TierArg {
     up_to_tokens: Option<u64>,
     input: u64,
     output: u64,
@@ -60,7 +60,7 @@ struct Tier {
 
 impl PriceFlags {
     /// The API's price object; `None`: no flag was given.
-    fn given(&self) -> Result<Option<Value>, Failure> {
+    fn given(&self) -> Result<Option<Value>, CommandError> {
         if let Some(prices) = self.per_token {
             return Ok(Some(prices.to_json()));
         }
@@ -75,40 +75,40 @@ impl PriceFlags {
             })));
         }
         if let Some(given) = &self.price_json {
-            let text = text_or_file(given).map_err(Failure::WrongUse)?;
+            let text = text_or_file(given).map_err(CommandError::WrongUse)?;
             return match serde_json::from_str(&text) {
                 Ok(price @ Value::Object(_)) => Ok(Some(price)),
-                Ok(_) => Err(Failure::WrongUse("--price-json: not an object".to_string())),
-                Err(error) => Err(Failure::WrongUse(format!("--price-json: {error}"))),
+                Ok(_) => Err(CommandError::WrongUse("--price-json: not an object".to_string())),
+                Err(error) => Err(CommandError::WrongUse(format!("--price-json: {error}"))),
             };
         }
         match self.tier.is_empty() {
             true => Ok(None),
-            false => tiered(&self.tier).map(Some).map_err(Failure::WrongUse),
+            false => tiered(&self.tier).map(Some).map_err(CommandError::WrongUse),
         }
     }
 }
 
 impl PriceFlags {
     /// The API's price object, which there has to be.
-    pub fn required(&self) -> Result<Value, Failure> {
+    pub fn required(&self) -> Result<Value, CommandError> {
         self.given()?.ok_or_else(|| {
             let ways = "--per-token, --tier, --fee with --allowance and --overage, or --price-json";
-            Failure::WrongUse(format!("a price is needed: {ways}"))
+            CommandError::WrongUse(format!("a price is needed: {ways}"))
         })
     }
 }
 
-fn token_prices(text: &str) -> Result<TokenPrices, String> {
+fn token_prices(text: &str) -> Result<TokenPricesArg, String> {
     let amounts = text.split(',').map(nanousd).collect::<Result<Vec<_>, _>>()?;
     match amounts[..] {
-        [input, output] => Ok(TokenPrices { input, cached_input: input, output }),
-        [input, output, cached_input] => Ok(TokenPrices { input, cached_input, output }),
+        [input, output] => Ok(TokenPricesArg { input, cached_input: input, output }),
+        [input, output, cached_input] => Ok(TokenPricesArg { input, cached_input, output }),
         _ => Err("give two amounts, IN,OUT, or three, IN,OUT,CACHED".to_string()),
     }
 }
 
-fn tier(text: &str) -> Result<Tier, String> {
+fn tier(text: &str) -> Result<TierArg, String> {
     let allowed = "give UP_TO:IN,OUT, such as 1M:3,15, or rest:IN,OUT";
     let (reach, amounts) = text.split_once(':').ok_or(allowed)?;
     let up_to_tokens = match reach {
@@ -116,12 +116,12 @@ fn tier(text: &str) -> Result<Tier, String> {
         reach => Some(count(reach)?),
     };
     match amounts.split(',').map(nanousd).collect::<Result<Vec<_>, _>>()?[..] {
-        [input, output] => Ok(Tier { up_to_tokens, input, output }),
+        [input, output] => Ok(TierArg { up_to_tokens, input, output }),
         _ => Err(allowed.to_string()),
     }
 }
 
-fn tiered(tiers: &[Tier]) -> Result<Value, String> {
+fn tiered(tiers: &[TierArg]) -> Result<Value, String> {
     let ascending =
         tiers.windows(2).all(|pair| match (pair[0].up_to_tokens, pair[1].up_to_tokens) {
             (Some(lower), Some(upper)) => lower < upper,
@@ -146,7 +146,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::PriceFlags;
-    use crate::cli::Failure;
+    use crate::cli::CommandError;
     use crate::cli::render::describe_price;
     use clap::Parser;
     use serde_json::{Value, json};
@@ -157,7 +157,7 @@ mod tests {
         price: PriceFlags,
     }
 
-    fn parse(line: &str) -> Option<Result<Option<Value>, Failure>> {
+    fn parse(line: &str) -> Option<Result<Option<Value>, CommandError>> {
         let words = std::iter::once("x").chain(line.split_whitespace());
         Some(Line::try_parse_from(words).ok()?.price.given())
     }
@@ -194,7 +194,7 @@ mod tests {
             "--tier 1M:3,15 --tier 1M:3,15 --tier rest:1,1",
             "--tier rest:1,1 --tier rest:1,1",
         ] {
-            assert!(matches!(parse(line), Some(Err(Failure::WrongUse(_)))), "{line}");
+            assert!(matches!(parse(line), Some(Err(CommandError::WrongUse(_)))), "{line}");
         }
     }
 
@@ -219,7 +219,7 @@ mod tests {
             "input_nanousd_per_mtok": 1})
         );
         for line in ["--price-json {", "--price-json 5", "--price-json @/no/such/file"] {
-            assert!(matches!(parse(line), Some(Err(Failure::WrongUse(_)))), "{line}");
+            assert!(matches!(parse(line), Some(Err(CommandError::WrongUse(_)))), "{line}");
         }
     }
 

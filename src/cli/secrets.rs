@@ -1,6 +1,6 @@
 //! `tollgate secrets rotate`: a new key for the upstream credentials, offline.
 
-use super::Failure;
+use super::CommandError;
 use crate::config::Config;
 use crate::control::{self, Rotated};
 use crate::{journal, store};
@@ -12,11 +12,11 @@ use std::path::PathBuf;
 #[command(after_help = "Example:\n  tollgate secrets rotate --config tollgate.toml")]
 pub struct SecretsArgs {
     #[command(subcommand)]
-    action: Action,
+    action: SecretsAction,
 }
 
 #[derive(Subcommand)]
-enum Action {
+enum SecretsAction {
     /// Make a new encryption key and seal every upstream credential under it; the instance is
     /// stopped meanwhile
     #[command(after_help = "Example:\n  tollgate secrets rotate --data-dir ./tollgate-data\n\n\
@@ -39,17 +39,17 @@ struct RotateArgs {
 }
 
 /// Runs the command.
-pub fn run(args: &SecretsArgs) -> Result<String, Failure> {
-    let Action::Rotate(args) = &args.action;
+pub fn run(args: &SecretsArgs) -> Result<String, CommandError> {
+    let SecretsAction::Rotate(args) = &args.action;
     let mut config = Config::load(args.config.as_deref())
-        .map_err(|errors| Failure::WrongUse(errors.to_string()))?;
+        .map_err(|errors| CommandError::WrongUse(errors.to_string()))?;
     if let Some(data_dir) = &args.data_dir {
         config.server.data_dir.clone_from(data_dir);
     }
     let data_dir = &config.server.data_dir;
     if !data_dir.join(store::FILE_NAME).is_file() {
         let message = format!("{} holds no store: give --data-dir or --config", data_dir.display());
-        return Err(Failure::WrongUse(message));
+        return Err(CommandError::WrongUse(message));
     }
     let _lock = journal::lock(data_dir).map_err(|why| why.to_string())?;
     let Rotated { sealed, dropped } = control::rotate_credentials(&config, args.drop_unreadable)?;

@@ -1,6 +1,6 @@
 //! `tollgate serve`: one instance, until a signal ends it.
 
-use super::Failure;
+use super::CommandError;
 use super::log::LogArgs;
 use crate::config::Config;
 use crate::run::{self, Owner};
@@ -18,12 +18,12 @@ pub struct ServeArgs {
 }
 
 /// Serves.
-pub fn run(args: &ServeArgs, log: &LogArgs) -> Result<String, Failure> {
+pub fn run(args: &ServeArgs, log: &LogArgs) -> Result<String, CommandError> {
     let read = || Config::load(Some(&args.config));
-    let config = read().map_err(|errors| Failure::WrongUse(errors.to_string()))?;
+    let config = read().map_err(|errors| CommandError::WrongUse(errors.to_string()))?;
     let log = log.start(&config.log)?;
     let on_reload = |config: &Config, _: &str| log.reload(&config.log);
     let owner = Owner { read: &read, on_ready: &|_| Ok(()), on_reload: &on_reload };
-    run::serve(config, &owner).map_err(|error| Failure::Failed(error.to_string()))?;
+    run::serve(config, &owner).map_err(|error| CommandError::Failed(error.to_string()))?;
     Ok(String::new())
 }

@@ -1,6 +1,6 @@
 //! `tollgate service` and `tollgate price`, over the admin API.
 
-use super::Failure;
+use super::CommandError;
 use super::catalog::{changes, listed, shown};
 use super::client::AdminArgs;
 use super::input::{NewName, object, text_or_file};
@@ -83,13 +83,13 @@ impl UpstreamFlags {
         name: Option<&str>,
         price: Option<Value>,
         enabled: Option<bool>,
-    ) -> Result<Value, Failure> {
+    ) -> Result<Value, CommandError> {
         let credential = self.upstream_credential.as_deref().map(text_or_file).transpose();
         Ok(object([
             ("name", name.map(Value::from)),
             ("base_url", self.base_url.as_deref().map(Value::from)),
             ("default_path", self.default_path.as_deref().map(Value::from)),
-            ("upstream_credential", credential.map_err(Failure::WrongUse)?.map(Value::from)),
+            ("upstream_credential", credential.map_err(CommandError::WrongUse)?.map(Value::from)),
             ("price", price),
             ("enabled", enabled.map(Value::from)),
         ]))
@@ -105,7 +105,7 @@ const SERVICE_COLUMNS: [Column; 5] = [
 ];
 
 /// Does what `tollgate service …` asks for.
-pub fn service(args: &ServiceArgs) -> Result<String, Failure> {
+pub fn service(args: &ServiceArgs) -> Result<String, CommandError> {
     let body = match &args.verb {
         ServiceVerb::Create { name, upstream, price } => {
             upstream.body(Some(name.text()), Some(price.required()?), None)?
@@ -170,7 +170,7 @@ const PRICE_COLUMNS: [Column; 4] = [
 ];
 
 /// Does what `tollgate price …` asks for.
-pub fn price(args: &PriceArgs) -> Result<String, Failure> {
+pub fn price(args: &PriceArgs) -> Result<String, CommandError> {
     match &args.verb {
         PriceVerb::Add { service, price, effective_at } => {
             let body = object([

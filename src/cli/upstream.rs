@@ -1,8 +1,8 @@
 //! `tollgate upstream`: the simulated model server as a program of its own.
 
-use super::Failure;
+use super::CommandError;
 use super::input::address;
-use crate::model_server::{self, Behaviour, Fault};
+use crate::model_server::{self, Behaviour, PlannedFault};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::net::SocketAddr;
@@ -62,7 +62,7 @@ pub struct UpstreamArgs {
     pub no_usage: bool,
     /// What goes wrong
     #[arg(long, value_name = "KIND", value_parser = fault_parser())]
-    pub fault: Option<Fault>,
+    pub fault: Option<PlannedFault>,
     /// Share of requests with which it goes wrong
     #[arg(long, default_value_t = 1.0, value_parser = parse_share, value_name = "0..1")]
     pub fault_rate: f64,
@@ -72,11 +72,11 @@ pub struct UpstreamArgs {
 }
 
 /// Runs the server until it fails.
-pub fn run(args: &UpstreamArgs) -> Result<String, Failure> {
+pub fn run(args: &UpstreamArgs) -> Result<String, CommandError> {
     let (listen, threads) = (args.listen, args.threads);
     let ready = |address| eprintln!("ready http://{address}");
     model_server::run(listen, threads, behaviour(args), ready)
-        .map_err(|error| Failure::Failed(format!("cannot serve on {listen}: {error}")))?;
+        .map_err(|error| CommandError::Failed(format!("cannot serve on {listen}: {error}")))?;
     Ok(String::new())
 }
 
@@ -104,7 +104,7 @@ fn parse_share(text: &str) -> Result<f64, String> {
     }
 }
 
-fn fault_parser() -> impl TypedValueParser<Value = Fault> {
-    PossibleValuesParser::new(Fault::NAMES)
-        .try_map(|name| Fault::named(name.as_bytes()).ok_or("no such fault"))
+fn fault_parser() -> impl TypedValueParser<Value = PlannedFault> {
+    PossibleValuesParser::new(PlannedFault::NAMES)
+        .try_map(|name| PlannedFault::named(name.as_bytes()).ok_or("no such fault"))
 }

@@ -1,7 +1,7 @@
 //! `tollgate usage`: metered usage and its cost, from the ledger, and the monthly fees apart from
 //! it. Sums are exact.
 
-use super::Failure;
+use super::CommandError;
 use super::client::{AdminArgs, encoded};
 use super::render::{self, csv_line, printable, thousands, usd};
 use clap::ValueEnum;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 pub struct UsageArgs {
     /// What to sum by
     #[arg(long, value_enum, value_delimiter = ',', default_value = "consumer,service")]
-    by: Vec<By>,
+    by: Vec<GroupBy>,
     /// From this day on (UTC), such as 2026-11-01, or this instant, 2026-11-01T06:00:00Z
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
@@ -31,7 +31,7 @@ pub struct UsageArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum By {
+enum GroupBy {
     Consumer,
     Service,
     Day,
@@ -39,7 +39,7 @@ enum By {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Row {
+struct UsageRow {
     consumer_id: String,
     consumer: String,
     service_id: String,
@@ -54,13 +54,13 @@ struct Row {
 }
 
 /// The report.
-pub fn run(args: &UsageArgs) -> Result<String, Failure> {
+pub fn run(args: &UsageArgs) -> Result<String, CommandError> {
     let client = args.admin.client()?;
     let rows = client.list_with("usage", &query(args))?;
     if args.admin.json {
         return Ok(render::json(&json!({ "data": rows })));
     }
-    let rows: Vec<Row> = serde_json::from_value(Value::Array(rows))
+    let rows: Vec<UsageRow> = serde_json::from_value(Value::Array(rows))
         .map_err(|error| format!("the admin API answered with other rows than usage: {error}"))?;
     Ok(match args.csv {
         true => csv(&args.by, &rows),
@@ -79,7 +79,7 @@ fn query(args: &UsageArgs) -> String {
     query
 }
 
-impl By {
+impl GroupBy {
     const fn name(self) -> &'static str {
         match self {
             Self::Consumer => "consumer",
@@ -88,7 +88,7 @@ impl By {
         }
     }
 
-    fn of(self, row: &Row) -> &str {
+    fn of(self, row: &UsageRow) -> &str {
         let (id, name) = match self {
             Self::Consumer => (&row.consumer_id, &row.consumer),
             Self::Service => (&row.service_id, &row.service),
@@ -98,7 +98,7 @@ impl By {
     }
 }
 
-fn table(by: &[By], rows: &[Row]) -> String {
+fn table(by: &[GroupBy], rows: &[UsageRow]) -> String {
     let mut titles: Vec<String> = by.iter().map(|by| by.name().to_uppercase()).collect();
     titles.extend(
         ["CALLS", "INPUT", "CACHED", "OUTPUT", "COST (USD)", "FEES (USD)"].map(String::from),
@@ -131,13 +131,13 @@ fn table(by: &[By], rows: &[Row]) -> String {
     render::table(&titles, &lines)
 }
 
-fn csv(by: &[By], rows: &[Row]) -> String {
+fn csv(by: &[GroupBy], rows: &[UsageRow]) -> String {
     let mut titles = Vec::new();
     for by in by {
         match by {
-            By::Consumer => titles.extend(["consumer_id", "consumer"]),
-            By::Service => titles.extend(["service_id", "service"]),
-            By::Day => titles.push("day"),
+            GroupBy::Consumer => titles.extend(["consumer_id", "consumer"]),
+            GroupBy::Service => titles.extend(["service_id", "service"]),
+            GroupBy::Day => titles.push("day"),
         }
     }
     titles.extend(["calls", "input_tokens", "cached_tokens", "output_tokens", "cost_nanousd"]);
@@ -147,9 +147,9 @@ fn csv(by: &[By], rows: &[Row]) -> String {
         let mut line: Vec<String> = Vec::new();
         for by in by {
             match by {
-                By::Consumer => line.extend([row.consumer_id.clone(), row.consumer.clone()]),
-                By::Service => line.extend([row.service_id.clone(), row.service.clone()]),
-                By::Day => line.push(row.day.clone()),
+                GroupBy::Consumer => line.extend([row.consumer_id.clone(), row.consumer.clone()]),
+                GroupBy::Service => line.extend([row.service_id.clone(), row.service.clone()]),
+                GroupBy::Day => line.push(row.day.clone()),
             }
         }
         let [counts @ .., cost, fees] = amounts(row);
@@ -162,17 +162,17 @@ fn csv(by: &[By], rows: &[Row]) -> String {
     out
 }
 
-const fn amounts(row: &Row) -> [u64; 6] {
-    let Row { calls, input_tokens, cached_tokens, output_tokens, .. } = *row;
+const fn amounts(row: &UsageRow) -> [u64; 6] {
+    let UsageRow { calls, input_tokens, cached_tokens, output_tokens, .. } = *row;
     [calls, input_tokens, cached_tokens, output_tokens, row.cost_nanousd, row.fees_nanousd]
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{By, Row, csv, table};
+    use super::{GroupBy, UsageRow, csv, table};
 
-    fn rows() -> Vec<Row> {
-        let row = |consumer: &str, calls, cost_nanousd| Row {
+    fn rows() -> Vec<UsageRow> {
+        let row = |consumer: &str, calls, cost_nanousd| UsageRow {
             consumer_id: "c1".to_string(),
             consumer: consumer.to_string(),
             day: "2026-11-23".to_string(),
@@ -182,7 +182,7 @@ mod tests {
             output_tokens: 3_400,
             cost_nanousd,
             fees_nanousd: 20_000_000_000 * (calls / 1_000),
-            ..Row::default()
+            ..UsageRow::default()
         };
         vec![row("Acme, \"Inc\"", 1_000, 1_234_000_000_001), row("", 1, 1)]
     }
@@ -198,19 +198,19 @@ mod tests {
 │ total       ┆            ┆ 1,001 ┆ 2,400 ┆    400 ┆  6,800 ┆ 1,234.000000002 ┆ 20.000000000 │
 └─────────────┴────────────┴───────┴───────┴────────┴────────┴─────────────────┴──────────────┘
 ";
-        assert_eq!(table(&[By::Consumer, By::Day], &rows()), expected);
+        assert_eq!(table(&[GroupBy::Consumer, GroupBy::Day], &rows()), expected);
     }
 
     #[test]
     fn one_row_is_its_own_total_and_none_is_an_empty_table() {
-        assert!(!table(&[By::Day], &rows()[..1]).contains("total"));
-        assert!(table(&[By::Day], &[]).contains("COST (USD)"));
+        assert!(!table(&[GroupBy::Day], &rows()[..1]).contains("total"));
+        assert!(table(&[GroupBy::Day], &[]).contains("COST (USD)"));
     }
 
     #[test]
     fn csv_has_ids_names_and_both_units() {
         assert_eq!(
-            csv(&[By::Consumer, By::Day], &rows()),
+            csv(&[GroupBy::Consumer, GroupBy::Day], &rows()),
             "consumer_id,consumer,day,calls,input_tokens,cached_tokens,output_tokens,\
              cost_nanousd,cost_usd,fees_nanousd,fees_usd\r\n\
              c1,\"Acme, \"\"Inc\"\"\",2026-11-23,1000,1200,200,3400,1234000000001,\

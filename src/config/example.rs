@@ -1,7 +1,7 @@
 //! `tollgate.example.toml`, written from the table of settings and the defaults.
 
 use super::Config;
-use super::key::{KEYS, Key, Reload, TABLES};
+use super::key::{KEYS, Reload, SettingKey, TABLES};
 
 const HEAD: &str = "\
 # Every setting of Tollgate with its default: what is left out is as it stands here.
@@ -24,7 +24,7 @@ pub fn example() -> String {
     out
 }
 
-fn push_key(out: &mut String, key: &Key, config: &mut Config) {
+fn push_key(out: &mut String, key: &SettingKey, config: &mut Config) {
     let mark = match key.reload {
         Reload::Live => "",
         Reload::Restart => " (restart)",

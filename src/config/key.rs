@@ -26,7 +26,7 @@ impl fmt::Display for Reload {
 }
 
 /// One setting.
-pub struct Key {
+pub struct SettingKey {
     /// Its table in the file.
     pub table: &'static str,
     /// Its name in the table.
@@ -45,7 +45,7 @@ pub struct Key {
     pub copy: fn(&mut Config, &Config),
 }
 
-impl Key {
+impl SettingKey {
     /// `section.key`
     pub fn path(&self) -> String {
         format!("{}.{}", self.table, self.name)
@@ -91,7 +91,7 @@ macro_rules! keys {
         $($name:ident: $reload:expr, $range:expr, $($place:ident).+, $doc:literal;)*
     })*) => {
         /// Every setting, in the example's order.
-        pub const KEYS: &[Key] = &[$($(Key {
+        pub const KEYS: &[SettingKey] = &[$($(SettingKey {
             table: stringify!($table),
             name: stringify!($name),
             secret: false,
@@ -105,7 +105,7 @@ macro_rules! keys {
 }
 
 /// The one secret.
-const TOKEN: Key = Key {
+const TOKEN: SettingKey = SettingKey {
     table: "admin",
     name: "token",
     secret: true,
@@ -117,7 +117,7 @@ const TOKEN: Key = Key {
     copy: |to, from| to.admin_token.clone_from(&from.admin_token),
 };
 
-const HOSTS: Key = Key {
+const HOSTS: SettingKey = SettingKey {
     table: "admin",
     name: "hosts",
     secret: false,

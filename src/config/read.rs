@@ -2,7 +2,7 @@
 //! wrong with either. A value that may carry a secret is never repeated in a report.
 
 use super::field::{Given, quoted};
-use super::key::{KEYS, Key, TABLES};
+use super::key::{KEYS, SettingKey, TABLES};
 use super::problem::{ConfigErrors, Problem};
 use super::{Config, Secrets, Server, UsageConfig};
 use super::{DIGEST_KEY_FILE, ENCRYPTION_KEY_FILE, read_key};
@@ -37,7 +37,7 @@ pub fn read_file(path: &Path) -> Result<String, ConfigErrors> {
 
 /// What was read.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Read {
+pub struct ConfigRead {
     /// The defaults, under the file, under the variables.
     pub config: Config,
     /// Where each setting was given, by its place in [`KEYS`].
@@ -48,11 +48,11 @@ pub struct Read {
 pub fn merge(
     file: Option<(&Path, &str)>,
     variables: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<Read, ConfigErrors> {
-    let read = Read { config: Config::default(), origins: BTreeMap::new() };
-    let mut reading = Reading { read, problems: Vec::new() };
+) -> Result<ConfigRead, ConfigErrors> {
+    let read = ConfigRead { config: Config::default(), origins: BTreeMap::new() };
+    let mut reading = ConfigReader { read, problems: Vec::new() };
     if let Some((path, text)) = file {
-        FileReading { path: path.display().to_string(), text, reading: &mut reading }.read();
+        ParsedFile { path: path.display().to_string(), text, reading: &mut reading }.read();
     }
     let mut variables: Vec<_> = variables.collect();
     variables.sort();
@@ -69,12 +69,12 @@ pub fn merge(
     Err(ConfigErrors(reading.problems))
 }
 
-struct Reading {
-    read: Read,
+struct ConfigReader {
+    read: ConfigRead,
     problems: Vec<Problem>,
 }
 
-impl Reading {
+impl ConfigReader {
     fn take_variable(&mut self, name: &str, value: &OsString) {
         // Names without a double underscore are other programs' or the command line's.
         if !name.starts_with("TOLLGATE_") || !name.contains("__") {
@@ -163,13 +163,13 @@ fn unusable_keys(config: &Config) -> Vec<String> {
         .collect()
 }
 
-struct FileReading<'a> {
+struct ParsedFile<'a> {
     path: String,
     text: &'a str,
-    reading: &'a mut Reading,
+    reading: &'a mut ConfigReader,
 }
 
-impl FileReading<'_> {
+impl ParsedFile<'_> {
     fn read(&mut self) {
         let (document, errors) = DeTable::parse_recoverable(self.text);
         for error in &errors {
@@ -202,7 +202,7 @@ impl FileReading<'_> {
             return self.report(at, format!("{table}: found {found}, allowed: a table, [{table}]"));
         };
         for (name, value) in entries.iter() {
-            let is_it = |key: &Key| key.table == table && key.name == name.get_ref();
+            let is_it = |key: &SettingKey| key.table == table && key.name == name.get_ref();
             let Some(key) = KEYS.iter().position(is_it) else {
                 self.report(name.span().start, unknown_key(table, name.get_ref()));
                 continue;
@@ -301,7 +301,7 @@ fn unknown_key(table: &str, name: &str) -> String {
 }
 
 fn unknown_variable(name: &str) -> String {
-    let variables: Vec<String> = KEYS.iter().map(Key::variable).collect();
+    let variables: Vec<String> = KEYS.iter().map(SettingKey::variable).collect();
     match nearest(name, variables.iter().map(String::as_str)) {
         Some(near) => format!("no such setting (did you mean {near}?)"),
         None => "no such setting; `tollgate check --example` lists them all".to_string(),

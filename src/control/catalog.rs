@@ -1,7 +1,7 @@
 //! Makes the shards' plans and services of the store's rows. Both come in order of creation and
 //! keep their index for as long as the process runs.
 
-use super::names::Names;
+use super::names::HostNames;
 use super::upstream_url::{self, UpstreamUrl};
 use super::vault::Seal;
 use crate::store::{CatalogError, PlanRow, ServiceRow};
@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 pub(crate) fn load(
     plans: Vec<PlanRow>,
     services: &[ServiceRow],
-    names: &Names,
+    names: &HostNames,
     seal: &Seal,
 ) -> Result<Catalog, CatalogError> {
     let plans: Vec<Plan> = plans.into_iter().map(|row| row.plan).collect();

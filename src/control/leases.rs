@@ -2,25 +2,25 @@
 //! run here, in the same thread: a call is a function call. A month that the authority does not
 //! know is read from the ledger first; until then its calls stay unanswered, as if on the way.
 
-use super::post::Post;
+use super::shard_senders::ShardSenders;
 use crate::metrics::ControlMetrics;
 use shard::authority::{Authority, AuthorityConfig};
 use shard::catalog::Catalog;
-use shard::lease::{Answer, LeaseCall, Status};
+use shard::lease::{LeaseAnswer, LeaseCall, Status};
 use shard::message::{QuotaWant, RateWant};
 use shard::pool::{Pool, PoolConfig};
 use shard::units::{ConsumerId, Nanos, Period};
 use std::collections::HashMap;
 
 /// A month whose consumption the ledger has to tell.
-pub(crate) type Month = (ConsumerId, Period);
+pub(crate) type MonthToRead = (ConsumerId, Period);
 
 /// See the module.
 pub(crate) struct Leases {
     pool: Pool,
     authority: Authority,
     /// Months being read, each with the call that waits for it.
-    seeding: HashMap<Month, LeaseCall>,
+    seeding: HashMap<MonthToRead, LeaseCall>,
 }
 
 impl Leases {
@@ -52,7 +52,7 @@ impl Leases {
 
     /// The ledger's word on a month that [`Leases::advance`] asked for. `None`: it could not be
     /// read; the pool repeats its call, and the question comes again.
-    pub(crate) fn on_seed(&mut self, month: Month, tokens: Option<u64>, now: Nanos) {
+    pub(crate) fn on_seed(&mut self, month: MonthToRead, tokens: Option<u64>, now: Nanos) {
         let Some(call) = self.seeding.remove(&month) else { return };
         if let Some(tokens) = tokens {
             self.authority.seed_quota(month.0, month.1, tokens);
@@ -70,16 +70,16 @@ impl Leases {
     pub(crate) fn advance(
         &mut self,
         now: Nanos,
-        post: &Post,
+        senders: &ShardSenders,
         metrics: &ControlMetrics,
-    ) -> Vec<Month> {
+    ) -> Vec<MonthToRead> {
         let mut unknown = Vec::new();
         self.pool.on_timeout(now);
         while let Some(call) = self.pool.poll_call(now) {
             metrics.authority_calls.add(1);
             let reply = self.authority.call(&call, now);
             match reply.answer {
-                Answer::Quota(answer) if answer.status == Status::NeedSeed => {
+                LeaseAnswer::Quota(answer) if answer.status == Status::NeedSeed => {
                     let month = (answer.consumer, answer.period);
                     if self.seeding.insert(month, call).is_none() {
                         unknown.push(month);
@@ -89,7 +89,7 @@ impl Leases {
             }
         }
         while let Some((shard, message)) = self.pool.poll_shard() {
-            post.tell(shard, message);
+            senders.tell(shard, message);
         }
         unknown
     }
@@ -102,7 +102,7 @@ mod tests {
     use shard::message::{QuotaGrant, ToShard};
     use shard::units::{BucketId, PlanId};
 
-    const MONTH: Month = (ConsumerId(1), Period(202_611));
+    const MONTH: MonthToRead = (ConsumerId(1), Period(202_611));
 
     fn catalog() -> Catalog {
         let plan = Plan {
@@ -130,8 +130,8 @@ mod tests {
         }
     }
 
-    fn quota_grant(mail: &flume::Receiver<ToShard>) -> Option<QuotaGrant> {
-        match mail.try_recv() {
+    fn quota_grant(inbox: &flume::Receiver<ToShard>) -> Option<QuotaGrant> {
+        match inbox.try_recv() {
             Ok(ToShard::Quota(grant)) => Some(grant),
             _ => None,
         }
@@ -139,8 +139,8 @@ mod tests {
 
     #[test]
     fn rate_is_granted_in_the_same_turn() {
-        let (to_shard, mail) = flume::unbounded();
-        let (post, metrics) = (Post::new(vec![to_shard]), ControlMetrics::default());
+        let (to_shard, inbox) = flume::unbounded();
+        let (senders, metrics) = (ShardSenders::new(vec![to_shard]), ControlMetrics::default());
         let (mut leases, now) = (Leases::new(1, 1, None), Nanos::from_s(100));
         let want = RateWant {
             shard: 0,
@@ -154,8 +154,8 @@ mod tests {
             returned: 0,
         };
         leases.on_rate(want, &catalog(), now);
-        assert!(leases.advance(now, &post, &metrics).is_empty());
-        let granted = match mail.try_recv() {
+        assert!(leases.advance(now, &senders, &metrics).is_empty());
+        let granted = match inbox.try_recv() {
             Ok(ToShard::Rate(grant)) => grant.granted,
             _ => 0,
         };
@@ -166,33 +166,33 @@ mod tests {
 
     #[test]
     fn a_month_goes_on_where_the_ledger_says() {
-        let (to_shard, mail) = flume::unbounded();
-        let (post, metrics) = (Post::new(vec![to_shard]), ControlMetrics::default());
+        let (to_shard, inbox) = flume::unbounded();
+        let (senders, metrics) = (ShardSenders::new(vec![to_shard]), ControlMetrics::default());
         let (mut leases, now) = (Leases::new(1, 1, None), Nanos::from_s(100));
         leases.on_quota(quota_want(10), &catalog(), now);
-        assert_eq!(leases.advance(now, &post, &metrics), [MONTH]);
-        assert_eq!(quota_grant(&mail), None);
+        assert_eq!(leases.advance(now, &senders, &metrics), [MONTH]);
+        assert_eq!(quota_grant(&inbox), None);
         leases.on_seed(MONTH, Some(85), now);
-        assert!(leases.advance(now, &post, &metrics).is_empty());
-        let grant = quota_grant(&mail);
+        assert!(leases.advance(now, &senders, &metrics).is_empty());
+        let grant = quota_grant(&inbox);
         assert!(grant.is_some_and(|grant| grant.granted >= 10 && !grant.exhausted), "{grant:?}");
         leases.on_quota(quota_want(10), &catalog(), now);
-        assert!(leases.advance(now, &post, &metrics).is_empty());
-        assert!(quota_grant(&mail).is_some_and(|grant| grant.granted < 10 && grant.exhausted));
+        assert!(leases.advance(now, &senders, &metrics).is_empty());
+        assert!(quota_grant(&inbox).is_some_and(|grant| grant.granted < 10 && grant.exhausted));
     }
 
     #[test]
     fn a_month_that_could_not_be_read_is_asked_for_again() {
-        let (to_shard, mail) = flume::unbounded();
-        let (post, metrics) = (Post::new(vec![to_shard]), ControlMetrics::default());
+        let (to_shard, inbox) = flume::unbounded();
+        let (senders, metrics) = (ShardSenders::new(vec![to_shard]), ControlMetrics::default());
         let (mut leases, now) = (Leases::new(1, 1, None), Nanos::from_s(100));
         leases.on_quota(quota_want(10), &catalog(), now);
-        assert_eq!(leases.advance(now, &post, &metrics), [MONTH]);
+        assert_eq!(leases.advance(now, &senders, &metrics), [MONTH]);
         leases.on_seed(MONTH, None, now);
         let later = now.after(Nanos::from_ms(50));
-        assert_eq!(leases.advance(later, &post, &metrics), [MONTH]);
+        assert_eq!(leases.advance(later, &senders, &metrics), [MONTH]);
         let even_later = later.after(Nanos::from_s(1));
-        assert!(leases.advance(even_later, &post, &metrics).is_empty(), "one read at a time");
-        drop(mail);
+        assert!(leases.advance(even_later, &senders, &metrics).is_empty(), "one read at a time");
+        drop(inbox);
     }
 }

@@ -2,8 +2,8 @@
 //! time, and what is asked for meanwhile goes with the next: at the change of the month ten
 //! thousand consumers cost a few reads, and never more than one place in the queue.
 
-use super::leases::Month;
-use super::months::Place;
+use super::leases::MonthToRead;
+use super::months::WordPlace;
 use crate::store::{self, Catalog, CatalogError};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,41 +13,41 @@ const BATCH_MAX: usize = 1_024;
 
 /// Months that are read together.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Batch {
+pub(crate) struct MonthsToRead {
     /// For the authority.
-    pub(crate) seeds: Vec<Month>,
+    pub(crate) seeds: Vec<MonthToRead>,
     /// For prices that depend on the month.
-    pub(crate) places: Vec<Place>,
+    pub(crate) places: Vec<WordPlace>,
 }
 
 /// See the module. What waits is bounded by the pool's months and by `Months`.
 #[derive(Debug, Default)]
 pub(crate) struct LedgerReads {
-    seeds: VecDeque<Month>,
-    places: VecDeque<Place>,
+    seeds: VecDeque<MonthToRead>,
+    places: VecDeque<WordPlace>,
     is_under_way: bool,
 }
 
 impl LedgerReads {
     /// The authority does not know this month.
-    pub(crate) fn add_seed(&mut self, month: Month) {
+    pub(crate) fn add_seed(&mut self, month: MonthToRead) {
         self.seeds.push_back(month);
     }
 
     /// A shard does not know this place.
-    pub(crate) fn add_place(&mut self, place: Place) {
+    pub(crate) fn add_place(&mut self, place: WordPlace) {
         self.places.push_back(place);
     }
 
     /// What to read now, if anything: then [`LedgerReads::done`] is called when it has been read.
-    pub(crate) fn next(&mut self) -> Option<Batch> {
+    pub(crate) fn next(&mut self) -> Option<MonthsToRead> {
         if self.is_under_way || self.seeds.is_empty() && self.places.is_empty() {
             return None;
         }
         self.is_under_way = true;
         let seeds = self.seeds.len().min(BATCH_MAX);
         let places = self.places.len().min(BATCH_MAX);
-        Some(Batch {
+        Some(MonthsToRead {
             seeds: self.seeds.drain(..seeds).collect(),
             places: self.places.drain(..places).collect(),
         })
@@ -62,9 +62,9 @@ impl LedgerReads {
 /// Tokens of each month of the batch, in its order.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Tokens {
-    /// Of [`Batch::seeds`].
+    /// Of [`MonthsToRead::seeds`].
     pub(crate) seeds: Vec<u64>,
-    /// Of [`Batch::places`].
+    /// Of [`MonthsToRead::places`].
     pub(crate) places: Vec<u64>,
     /// How far the ledger reaches into each shard's journal.
     pub(crate) reached: Arc<[u64]>,
@@ -73,16 +73,16 @@ pub(crate) struct Tokens {
 /// Reads the batch: all months as they are at one moment. `journals` are the shards' own.
 pub(crate) async fn read(
     catalog: &Catalog,
-    batch: &Batch,
+    batch: &MonthsToRead,
     journals: Arc<[u128]>,
 ) -> Result<Tokens, CatalogError> {
-    let seed = |(consumer, period): &Month| {
+    let seed = |(consumer, period): &MonthToRead| {
         let (consumer, period) = (*consumer, *period);
-        store::Month { consumer, service: None, period }
+        store::MonthOfConsumer { consumer, service: None, period }
     };
-    let place = |Place { consumer, service, period }: &Place| {
+    let place = |WordPlace { consumer, service, period }: &WordPlace| {
         let (consumer, service, period) = (*consumer, Some(*service), *period);
-        store::Month { consumer, service, period }
+        store::MonthOfConsumer { consumer, service, period }
     };
     let months = batch.seeds.iter().map(seed).chain(batch.places.iter().map(place)).collect();
     let used = catalog.months(months, journals).await?;

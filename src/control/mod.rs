@@ -3,22 +3,22 @@
 //! SQLite, Argon2, name lookups and tokenizing run on other threads, so that no shard waits for
 //! them behind another's tokens.
 //!
-//! It knows nothing of the gateway and of the writer: they meet in `mail` and in the store.
+//! It knows nothing of the gateway and of the writer: they meet in `channels` and in the store.
 
 mod admin;
+mod admin_state;
 mod admin_token;
-mod book;
 mod catalog;
 mod credentials;
-mod desk;
+mod directory;
 mod failures;
 mod leases;
 mod ledger_reads;
 mod months;
 mod names;
-mod post;
 mod run;
 mod secret;
+mod shard_senders;
 mod tokenizer;
 mod upstream_url;
 mod vault;
@@ -27,16 +27,16 @@ mod verifier;
 pub use admin_token::load as admin_token;
 pub use credentials::{Rotated, rotate as rotate_credentials};
 
+use crate::channels::ControlChannels;
 use crate::config::{Config, KEY_BYTES};
-use crate::mail::ControlMail;
 use crate::metrics::Metrics;
 use crate::store::{self, CatalogError, Page, StoreError};
-use book::{Book, Consumer};
-use desk::{Desk, Settings};
-use names::Names;
-use post::Post;
+use admin_state::{AdminState, Settings};
+use directory::{Consumer, Directory};
+use names::HostNames;
 use shard::catalog::Catalog;
 use shard::known_ids::KnownIds;
+use shard_senders::ShardSenders;
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
@@ -91,8 +91,8 @@ impl From<CatalogError> for OpenError {
 pub struct Opened {
     runtime: Runtime,
     store: store::Catalog,
-    book: Book,
-    names: Names,
+    directory: Directory,
+    names: HostNames,
     vault: Vault,
     admin_token: String,
 }
@@ -100,12 +100,12 @@ pub struct Opened {
 impl Opened {
     /// The catalog that shards start with.
     pub fn catalog(&self) -> Arc<Catalog> {
-        Arc::new(self.book.catalog().clone())
+        Arc::new(self.directory.catalog().clone())
     }
 
     /// The ids of the keys, kept up to date from now on.
     pub fn known_ids(&self) -> Arc<KnownIds> {
-        self.book.known_ids()
+        self.directory.known_ids()
     }
 
     /// Under which shards make the digests of API keys.
@@ -126,21 +126,22 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
     let store = store::Catalog::open(&config.server.data_dir).map_err(OpenError::Store)?;
     let loaded = store.load()?;
     let known_ids = KnownIds::with_room_for(loaded.keys);
-    let (mut book, names) = (Book::new(known_ids, vault.digest_key_name()), Names::default());
-    book.set_catalog(catalog::load(loaded.plans, &loaded.services, &names, vault.seal())?);
+    let (mut directory, names) =
+        (Directory::new(known_ids, vault.digest_key_name()), HostNames::default());
+    directory.set_catalog(catalog::load(loaded.plans, &loaded.services, &names, vault.seal())?);
     for row in loaded.consumers {
-        book.set_consumer(row.id, Consumer { name: row.name.into(), plan: row.plan });
+        directory.set_consumer(row.id, Consumer { name: row.name.into(), plan: row.plan });
     }
-    load_keys(&store, &mut book)?;
+    load_keys(&store, &mut directory)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(Opened { runtime, store, book, names, vault, admin_token })
+    Ok(Opened { runtime, store, directory, names, vault, admin_token })
 }
 
-fn load_keys(store: &store::Catalog, book: &mut Book) -> Result<(), CatalogError> {
+fn load_keys(store: &store::Catalog, directory: &mut Directory) -> Result<(), CatalogError> {
     let mut page = Page { limit: KEYS_AT_ONCE, after: 0 };
     loop {
         let rows = store.load_keys(page)?;
-        rows.iter().for_each(|row| book.set_key(row));
+        rows.iter().for_each(|row| directory.set_key(row));
         match rows.last() {
             Some(last) => page.after = last.place,
             None => return Ok(()),
@@ -155,7 +156,7 @@ pub struct ControlArgs {
     /// The same configuration.
     pub config: Arc<Config>,
     /// Control's ends of the channels.
-    pub mail: ControlMail,
+    pub channels: ControlChannels,
     /// All counters.
     pub metrics: Arc<Metrics>,
     /// Where the admin API is served.
@@ -168,7 +169,7 @@ pub struct ControlArgs {
 
 /// The running thread.
 pub struct ControlHandle {
-    commands: flume::Sender<run::Command>,
+    commands: flume::Sender<run::ControlCommand>,
     thread: JoinHandle<()>,
 }
 
@@ -176,18 +177,18 @@ impl ControlHandle {
     /// Asks every shard to drain. Control goes on answering them.
     pub fn drain(&self) {
         // A thread that has ended has no shards to ask.
-        let _ = self.commands.send(run::Command::Drain);
+        let _ = self.commands.send(run::ControlCommand::Drain);
     }
 
     /// From now on, `config` and `admin_token` hold; the token is [`admin_token`]'s.
     pub fn reload(&self, config: Arc<Config>, admin_token: String) {
         let settings = Settings { config, admin_token };
-        let _ = self.commands.send(run::Command::Reload(settings));
+        let _ = self.commands.send(run::ControlCommand::Reload(settings));
     }
 
     /// Ends the thread and waits for its end.
     pub fn stop(self) {
-        let _ = self.commands.send(run::Command::Stop);
+        let _ = self.commands.send(run::ControlCommand::Stop);
         if self.thread.join().is_err() {
             tracing::error!("control ended by a panic");
         }
@@ -196,18 +197,20 @@ impl ControlHandle {
 
 /// Starts the thread.
 pub fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
-    let ControlArgs { opened, config, mail, metrics, admin_listener, instance, journals } = args;
-    let Opened { runtime, store, book, names, vault, admin_token } = opened;
+    let ControlArgs { opened, config, channels, metrics, admin_listener, instance, journals } =
+        args;
+    let Opened { runtime, store, directory, names, vault, admin_token } = opened;
     admin_listener.set_nonblocking(true)?;
-    let post = Post::new(mail.to_shards);
+    let senders = ShardSenders::new(channels.to_shards);
     let process = run::Process { instance, journals };
     let (commands, commanded) = flume::bounded(16);
-    let inbox = run::Inbox { from_shards: mail.from_shards, commanded };
-    let workers = run::Workers::start(&config, &post)?;
+    let inbox = run::Inbox { from_shards: channels.from_shards, commanded };
+    let workers = run::Workers::start(&config, &senders)?;
     let settings = Settings { config, admin_token };
-    let desk = Arc::new(Desk::new(settings, metrics, store, (book, names), post, vault));
+    let state =
+        Arc::new(AdminState::new(settings, metrics, store, (directory, names), senders, vault));
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
-        runtime.block_on(run::run(desk, inbox, workers, admin_listener, process));
+        runtime.block_on(run::run(state, inbox, workers, admin_listener, process));
         runtime.shutdown_timeout(STOP_TIMEOUT);
     })?;
     Ok(ControlHandle { commands, thread })

@@ -21,7 +21,7 @@ const MONTHS_MAX: usize = 262_144;
 
 /// Which word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Place {
+pub(crate) struct WordPlace {
     /// Whose month.
     pub(crate) consumer: ConsumerId,
     /// On which service.
@@ -30,7 +30,7 @@ pub(crate) struct Place {
     pub(crate) period: Period,
 }
 
-enum Word {
+enum MonthWord {
     /// The ledger is being read; these shards wait.
     Reading(Vec<u16>),
     Known {
@@ -53,7 +53,7 @@ pub(crate) enum OnRead {
 
 /// A call that no word has: see the module.
 #[derive(Clone, Copy, Debug)]
-struct Uncounted {
+struct UncountedCall {
     shard: u16,
     seq: u64,
     tokens: u64,
@@ -61,7 +61,7 @@ struct Uncounted {
 
 /// What to do about a question.
 #[derive(Debug)]
-pub(crate) enum Asked {
+pub(crate) enum MonthAnswer {
     /// Tell the shard.
     Answer(ToShard),
     /// Read the ledger, then call [`Months::on_read`].
@@ -72,18 +72,18 @@ pub(crate) enum Asked {
 
 /// See the module.
 #[derive(Default)]
-pub(crate) struct Months {
-    words: HashMap<Place, Word>,
+pub(crate) struct MonthWords {
+    words: HashMap<WordPlace, MonthWord>,
     /// Services whose price depended on the month when the shards started.
     from_start: HashSet<ServiceId>,
     /// Of the others, how far each shard was.
     cuts: HashMap<ServiceId, Vec<Option<u64>>>,
     /// Of months without a word. No more than there were permits when the prices changed.
-    uncounted: HashMap<Place, Vec<Uncounted>>,
+    uncounted: HashMap<WordPlace, Vec<UncountedCall>>,
     shards: usize,
 }
 
-impl Months {
+impl MonthWords {
     /// For so many shards, that start with this catalog.
     pub(crate) fn new(shards: usize, catalog: &Catalog) -> Self {
         let dependent = catalog.services.iter().filter(|service| service.depends_on_month());
@@ -100,15 +100,15 @@ impl Months {
     }
 
     /// A call that its shard could not count.
-    pub(crate) fn count(&mut self, place: Place, shard: u16, seq: u64, tokens: u64) {
+    pub(crate) fn count(&mut self, place: WordPlace, shard: u16, seq: u64, tokens: u64) {
         match self.words.get(&place) {
-            Some(Word::Known { tokens: word, reached }) => {
+            Some(MonthWord::Known { tokens: word, reached }) => {
                 if reached.get(usize::from(shard)).is_none_or(|reached| seq >= *reached) {
                     word.fetch_add(tokens, Ordering::Relaxed);
                 }
             }
             _ => {
-                self.uncounted.entry(place).or_default().push(Uncounted { shard, seq, tokens });
+                self.uncounted.entry(place).or_default().push(UncountedCall { shard, seq, tokens });
             }
         }
     }
@@ -124,41 +124,46 @@ impl Months {
     }
 
     /// A shard asks.
-    pub(crate) fn ask(&mut self, shard: u16, place: Place) -> Asked {
+    pub(crate) fn ask(&mut self, shard: u16, place: WordPlace) -> MonthAnswer {
         if self.words.len() >= MONTHS_MAX && !self.words.contains_key(&place) {
             // By the time the last shard has let go of a word, the ledger has its records.
             self.words.retain(|_, word| match word {
-                Word::Reading(_) => true,
-                Word::Known { tokens, .. } => Arc::strong_count(tokens) > 1,
+                MonthWord::Reading(_) => true,
+                MonthWord::Known { tokens, .. } => Arc::strong_count(tokens) > 1,
             });
         }
         match self.words.entry(place) {
             Entry::Vacant(vacant) => {
-                vacant.insert(Word::Reading(vec![shard]));
-                Asked::Read
+                vacant.insert(MonthWord::Reading(vec![shard]));
+                MonthAnswer::Read
             }
             Entry::Occupied(mut occupied) => match occupied.get_mut() {
-                Word::Known { tokens, .. } => Asked::Answer(answer(place, tokens)),
-                Word::Reading(shards) => {
+                MonthWord::Known { tokens, .. } => MonthAnswer::Answer(answer(place, tokens)),
+                MonthWord::Reading(shards) => {
                     if !shards.contains(&shard) {
                         shards.push(shard);
                     }
-                    Asked::Wait
+                    MonthAnswer::Wait
                 }
             },
         }
     }
 
     /// The ledger's word, by a reading that reached so far into each shard's journal.
-    pub(crate) fn on_read(&mut self, place: Place, tokens: u64, reached: &Arc<[u64]>) -> OnRead {
+    pub(crate) fn on_read(
+        &mut self,
+        place: WordPlace,
+        tokens: u64,
+        reached: &Arc<[u64]>,
+    ) -> OnRead {
         if !self.is_past_cuts(place.service, reached) {
             return OnRead::Behind;
         }
-        let Some(Word::Reading(shards)) = self.words.get_mut(&place) else {
+        let Some(MonthWord::Reading(shards)) = self.words.get_mut(&place) else {
             return OnRead::Nothing;
         };
         let shards = std::mem::take(shards);
-        let is_missing = |it: &Uncounted| it.seq >= reached[usize::from(it.shard)];
+        let is_missing = |it: &UncountedCall| it.seq >= reached[usize::from(it.shard)];
         let late = self.uncounted.remove(&place).unwrap_or_default();
         let late = late
             .into_iter()
@@ -166,13 +171,13 @@ impl Months {
             .fold(0, |sum: u64, it| sum.saturating_add(it.tokens));
         let tokens = Arc::new(AtomicU64::new(tokens.saturating_add(late)));
         let answer = answer(place, &tokens);
-        self.words.insert(place, Word::Known { tokens, reached: Arc::clone(reached) });
+        self.words.insert(place, MonthWord::Known { tokens, reached: Arc::clone(reached) });
         OnRead::Answer(shards, answer)
     }
 }
 
-fn answer(place: Place, tokens: &Arc<AtomicU64>) -> ToShard {
-    let Place { consumer, service, period } = place;
+fn answer(place: WordPlace, tokens: &Arc<AtomicU64>) -> ToShard {
+    let WordPlace { consumer, service, period } = place;
     ToShard::Month { consumer, service, period, tokens: Arc::clone(tokens) }
 }
 
@@ -188,13 +193,13 @@ mod tests {
         }
     }
 
-    const PLACE: Place =
-        Place { consumer: ConsumerId(1), service: ServiceId(2), period: Period(202_611) };
+    const PLACE: WordPlace =
+        WordPlace { consumer: ConsumerId(1), service: ServiceId(2), period: Period(202_611) };
 
     /// For two shards. The service is priced by the month from the start, or comes to be.
-    fn months(from_start: bool) -> Months {
+    fn months(from_start: bool) -> MonthWords {
         let from_start = from_start.then_some(PLACE.service).into_iter().collect();
-        Months { from_start, shards: 2, ..Months::default() }
+        MonthWords { from_start, shards: 2, ..MonthWords::default() }
     }
 
     fn reached(marks: [u64; 2]) -> Arc<[u64]> {
@@ -211,9 +216,9 @@ mod tests {
     #[test]
     fn all_shards_share_one_word_read_once() {
         let mut months = months(true);
-        assert!(matches!(months.ask(0, PLACE), Asked::Read));
-        assert!(matches!(months.ask(1, PLACE), Asked::Wait));
-        assert!(matches!(months.ask(1, PLACE), Asked::Wait));
+        assert!(matches!(months.ask(0, PLACE), MonthAnswer::Read));
+        assert!(matches!(months.ask(1, PLACE), MonthAnswer::Wait));
+        assert!(matches!(months.ask(1, PLACE), MonthAnswer::Wait));
         let read = months.on_read(PLACE, 500, &reached([0, 0]));
         let (shards, first) = match read {
             OnRead::Answer(shards, first) => (shards, first),
@@ -224,7 +229,7 @@ mod tests {
             word.fetch_add(7, Relaxed);
         });
         let second = match months.ask(2, PLACE) {
-            Asked::Answer(message) => word(&message).map(|word| word.load(Relaxed)),
+            MonthAnswer::Answer(message) => word(&message).map(|word| word.load(Relaxed)),
             _ => None,
         };
         assert_eq!(second, Some(507));
@@ -235,9 +240,10 @@ mod tests {
     #[test]
     fn a_word_is_made_only_from_a_reading_past_every_shards_cut() {
         let mut months = months(false);
-        assert!(matches!(months.ask(0, PLACE), Asked::Read));
+        assert!(matches!(months.ask(0, PLACE), MonthAnswer::Read));
         months.cut(0, PLACE.service, 10);
-        let read = |months: &mut Months, marks| tokens(&months.on_read(PLACE, 5, &reached(marks)));
+        let read =
+            |months: &mut MonthWords, marks| tokens(&months.on_read(PLACE, 5, &reached(marks)));
         assert_eq!(read(&mut months, [99, 99]), None, "one shard has not told");
         months.cut(1, PLACE.service, 20);
         assert_eq!(read(&mut months, [10, 19]), None);
@@ -254,7 +260,7 @@ mod tests {
         // Settled behind the cut: one that the reading has, one that it has not.
         months.count(PLACE, 0, 11, 1_000);
         months.count(PLACE, 1, 25, 70);
-        assert!(matches!(months.ask(0, PLACE), Asked::Read));
+        assert!(matches!(months.ask(0, PLACE), MonthAnswer::Read));
         let read = months.on_read(PLACE, 5_000, &reached([12, 25]));
         assert_eq!(tokens(&read), Some(5_070));
         // Told later, of which the reading had one.

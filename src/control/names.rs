@@ -35,14 +35,14 @@ struct Host {
 }
 
 /// See the module. Keeps one entry for each `host[:port]` of the catalog that is no address.
-pub(crate) struct Names {
+pub(crate) struct HostNames {
     hosts: Mutex<HashMap<String, Host>>,
     lookups: Arc<Semaphore>,
     lookups_of_missing: Arc<Semaphore>,
     answered: Notify,
 }
 
-impl Default for Names {
+impl Default for HostNames {
     fn default() -> Self {
         Self {
             hosts: Mutex::default(),
@@ -53,7 +53,7 @@ impl Default for Names {
     }
 }
 
-impl Names {
+impl HostNames {
     /// The service with this index stands on this host.
     pub(crate) fn uses(&self, authority: &str, service: u32) {
         if !authority.is_empty() && upstream_url::address(authority).is_none() {
@@ -90,8 +90,8 @@ impl Names {
         due.map(|(authority, _)| authority.clone()).collect()
     }
 
-    /// Begins a look-up, which [`Names::end`] ends; `false`: there is nothing to look up, or one
-    /// is under way.
+    /// Begins a look-up, which [`HostNames::end`] ends. `false`: there is nothing to look up, or a
+    /// look-up is under way.
     pub(crate) fn begin(&self, authority: &str) -> bool {
         let mut hosts = self.hosts();
         hosts.get_mut(authority).is_some_and(|host| !std::mem::replace(&mut host.is_asked, true))
@@ -168,10 +168,10 @@ impl Names {
     }
 }
 
-type Place = Result<OwnedSemaphorePermit, tokio::sync::AcquireError>;
+type ServicePlaces = Result<OwnedSemaphorePermit, tokio::sync::AcquireError>;
 
 /// Asks the C library on a thread of its own, which holds `places` until it has an answer.
-async fn ask(target: String, places: Vec<Place>) -> Result<Box<[SocketAddr]>, String> {
+async fn ask(target: String, places: Vec<ServicePlaces>) -> Result<Box<[SocketAddr]>, String> {
     let (answer, answered) = oneshot::channel();
     let ask = move || {
         let found = target.to_socket_addrs();
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn what_was_found_is_kept_while_the_host_is_missing() {
-        let names = Names::default();
+        let names = HostNames::default();
         names.uses(HOST, 3);
         assert_eq!(names.hosts_to_find(false), [HOST]);
         assert!(names.note(HOST, Ok(addr(1))));
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn an_address_is_no_host_to_be_found() {
-        let names = Names::default();
+        let names = HostNames::default();
         names.uses("127.0.0.1:81", 0);
         assert!(names.hosts_to_find(true).is_empty());
         assert_eq!(*names.addrs("127.0.0.1"), [SocketAddr::from(([127, 0, 0, 1], 80))]);
@@ -227,7 +227,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_look_up_of_a_host_is_under_way_at_a_time() {
-        let names = Names::default();
+        let names = HostNames::default();
         names.uses("localhost", 0);
         assert!(names.begin("localhost"));
         assert!(!names.begin("localhost"));

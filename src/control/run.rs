@@ -2,13 +2,13 @@
 //! leases. Nothing in here waits but for the next of them.
 
 use super::admin;
-use super::desk::{Desk, Settings};
+use super::admin_state::{AdminState, Settings};
 use super::leases::Leases;
-use super::ledger_reads::{self, Batch, LedgerReads, Tokens};
-use super::months::{Asked, Months, OnRead, Place};
-use super::post::Post;
+use super::ledger_reads::{self, LedgerReads, MonthsToRead, Tokens};
+use super::months::{MonthAnswer, MonthWords, OnRead, WordPlace};
+use super::shard_senders::ShardSenders;
 use super::tokenizer::Tokenizer;
-use super::verifier::{Checked, Question, Verifier};
+use super::verifier::{Checked, Verifier, VerifyQuestion};
 use crate::clock;
 use crate::config::Config;
 use crate::store::Digest;
@@ -36,7 +36,7 @@ const LEDGER_CATCHES_UP: Nanos = Nanos::from_ms(5);
 const UNSAVED_MAX: usize = 4_096;
 
 /// What the owner of the thread asks for.
-pub(super) enum Command {
+pub(super) enum ControlCommand {
     Drain,
     Reload(Settings),
     Stop,
@@ -45,7 +45,7 @@ pub(super) enum Command {
 /// What wakes the loop from outside.
 pub(super) struct Inbox {
     pub(super) from_shards: flume::Receiver<ToControl>,
-    pub(super) commanded: flume::Receiver<Command>,
+    pub(super) commanded: flume::Receiver<ControlCommand>,
 }
 
 /// The threads that work for the loop.
@@ -56,29 +56,29 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    pub(super) fn start(config: &Config, post: &Post) -> io::Result<Self> {
+    pub(super) fn start(config: &Config, senders: &ShardSenders) -> io::Result<Self> {
         let (verifier, checks) = Verifier::start(&config.keys)?;
-        Ok(Self { verifier, checks, tokenizer: Tokenizer::start(post.clone())? })
+        Ok(Self { verifier, checks, tokenizer: Tokenizer::start(senders.clone())? })
     }
 }
 
 /// The ledger's answer; `None`: it could not be read.
-struct Read {
-    batch: Batch,
+struct LedgerAnswer {
+    batch: MonthsToRead,
     tokens: Option<Tokens>,
 }
 
 /// The loop's own state.
 struct Loop {
-    desk: Arc<Desk>,
+    state: Arc<AdminState>,
     verifier: Verifier,
     tokenizer: Tokenizer,
     leases: Leases,
-    months: Months,
+    months: MonthWords,
     ledger: LedgerReads,
-    reads: flume::Sender<Read>,
+    reads: flume::Sender<LedgerAnswer>,
     /// Places to be read again, and when.
-    behind: Vec<Place>,
+    behind: Vec<WordPlace>,
     behind_until: Nanos,
     journals: Arc<[u128]>,
     verified: flume::Sender<(KeyId, Digest)>,
@@ -94,26 +94,26 @@ pub(super) struct Process {
 
 /// Runs until told to stop.
 pub(super) async fn run(
-    desk: Arc<Desk>,
+    state: Arc<AdminState>,
     inbox: Inbox,
     workers: Workers,
     admin_listener: TcpListener,
     process: Process,
 ) {
-    tokio::spawn(serve_admin(Arc::clone(&desk), admin_listener));
+    tokio::spawn(serve_admin(Arc::clone(&state), admin_listener));
     let mut refresh = tokio::time::interval(REFRESH_EVERY);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     refresh.reset();
-    desk.find_hosts(false);
+    state.find_hosts(false);
     let (reads, read) = flume::bounded(READS_MAX);
-    let shards = desk.post.shards();
-    let leases = Leases::new(process.instance, shards as u16, empty_at(&desk));
-    let months = Months::new(shards, desk.book().catalog());
+    let shards = state.senders.shards();
+    let leases = Leases::new(process.instance, shards as u16, empty_at(&state));
+    let months = MonthWords::new(shards, state.directory().catalog());
     let Workers { verifier, checks, tokenizer } = workers;
     let (verified, unsaved) = flume::bounded(UNSAVED_MAX);
-    tokio::spawn(save_digests(Arc::clone(&desk), unsaved));
-    let mut state = Loop {
-        desk,
+    tokio::spawn(save_digests(Arc::clone(&state), unsaved));
+    let mut running = Loop {
+        state,
         verifier,
         tokenizer,
         leases,
@@ -126,49 +126,49 @@ pub(super) async fn run(
         verified,
     };
     loop {
-        let due = until(state.timeout());
+        let due = until(running.timeout());
         tokio::select! {
             message = inbox.from_shards.recv_async() => match message {
-                Ok(message) => state.on_messages(message, &inbox.from_shards),
+                Ok(message) => running.on_messages(message, &inbox.from_shards),
                 Err(flume::RecvError::Disconnected) => return,
             },
-            Ok(checked) = checks.recv_async() => state.on_checked(checked),
-            Ok(read) = read.recv_async() => state.on_read(read),
+            Ok(checked) = checks.recv_async() => running.on_checked(checked),
+            Ok(read) = read.recv_async() => running.on_read(read),
             command = inbox.commanded.recv_async() => match command {
-                Ok(Command::Drain) => state.desk.post.tell_all(&ToShard::Drain).await,
-                Ok(Command::Reload(settings)) => state.reload(settings),
-                Ok(Command::Stop) | Err(flume::RecvError::Disconnected) => return,
+                Ok(ControlCommand::Drain) => running.state.senders.tell_all(&ToShard::Drain).await,
+                Ok(ControlCommand::Reload(settings)) => running.reload(settings),
+                Ok(ControlCommand::Stop) | Err(flume::RecvError::Disconnected) => return,
             },
-            _ = refresh.tick() => state.desk.find_hosts(true),
+            _ = refresh.tick() => running.state.find_hosts(true),
             () = tokio::time::sleep(due) => {}
         }
-        state.advance_leases();
-        state.read_ledger();
-        // Mail that never ends must not keep the admin API from its turn.
+        running.advance_leases();
+        running.read_ledger();
+        // Messages that never end must not keep the admin API from its turn.
         tokio::task::coop::consume_budget().await;
     }
 }
 
 /// Now, if the ledger has a record: then an earlier process may have spent any bucket's burst a
 /// moment ago. Journals of that process have been replayed, so nothing that it admitted is missing.
-fn empty_at(desk: &Desk) -> Option<Nanos> {
-    let used = desk.store.has_records();
+fn empty_at(state: &AdminState) -> Option<Nanos> {
+    let used = state.store.has_records();
     let failed = |failure: &_| tracing::error!(%failure, "the ledger was not read");
     used.inspect_err(failed).unwrap_or(true).then(clock::now)
 }
 
-async fn serve_admin(desk: Arc<Desk>, listener: TcpListener) {
+async fn serve_admin(state: Arc<AdminState>, listener: TcpListener) {
     match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => admin::serve(desk, listener).await,
+        Ok(listener) => admin::serve(state, listener).await,
         Err(error) => tracing::error!(%error, "the admin API is not served"),
     }
 }
 
 /// Gives the store the digests of keys that have just been verified, as many as there are at once.
-async fn save_digests(desk: Arc<Desk>, unsaved: flume::Receiver<(KeyId, Digest)>) {
+async fn save_digests(state: Arc<AdminState>, unsaved: flume::Receiver<(KeyId, Digest)>) {
     while let Ok(first) = unsaved.recv_async().await {
         let digests: Vec<_> = std::iter::once(first).chain(unsaved.try_iter()).collect();
-        let saved = desk.store.set_digests(digests).await;
+        let saved = state.store.set_digests(digests).await;
         if let Err(failure) = saved {
             tracing::error!(%failure, "verified keys will be hashed again after a restart");
         }
@@ -184,7 +184,7 @@ fn until(due: Option<Nanos>) -> Duration {
 impl Loop {
     fn reload(&mut self, settings: Settings) {
         self.verifier.set_budgets(&settings.config.keys);
-        self.desk.set_settings(settings);
+        self.state.set_settings(settings);
     }
 
     fn on_messages(&mut self, first: ToControl, more: &flume::Receiver<ToControl>) {
@@ -197,47 +197,49 @@ impl Loop {
     fn on_message(&mut self, message: ToControl) {
         match message {
             ToControl::Rate(want) => {
-                self.leases.on_rate(want, self.desk.book().catalog(), clock::now());
+                self.leases.on_rate(want, self.state.directory().catalog(), clock::now());
             }
             ToControl::Quota(want) => {
-                self.leases.on_quota(want, self.desk.book().catalog(), clock::now());
+                self.leases.on_quota(want, self.state.directory().catalog(), clock::now());
             }
             ToControl::Verify { shard, digest, text, peer } => {
-                self.verify(&Question { shard, digest, text, peer });
+                self.verify(&VerifyQuestion { shard, digest, text, peer });
             }
             ToControl::Month { shard, consumer, service, period } => {
-                self.find_month(shard, Place { consumer, service, period });
+                self.find_month(shard, WordPlace { consumer, service, period });
             }
             ToControl::MonthCut { shard, service, next_seq } => {
                 self.months.cut(shard, service, next_seq);
             }
             ToControl::Uncounted { shard, consumer, service, period, tokens, seq } => {
-                self.months.count(Place { consumer, service, period }, shard, seq, tokens);
+                self.months.count(WordPlace { consumer, service, period }, shard, seq, tokens);
             }
             ToControl::Count { shard, ticket, input, output } => {
                 self.tokenizer.ask(shard, ticket, input, output);
             }
             ToControl::Account { shard, ticket, consumer, period } => {
-                let desk = Arc::clone(&self.desk);
-                tokio::spawn(answer_account(desk, shard, ticket, consumer, period));
+                let state = Arc::clone(&self.state);
+                tokio::spawn(answer_account(state, shard, ticket, consumer, period));
             }
         }
     }
 
-    fn verify(&mut self, question: &Question) {
-        let metrics = &self.desk.metrics.control;
-        let verdict = self.verifier.ask(question, &self.desk.book(), clock::moment(), metrics);
+    fn verify(&mut self, question: &VerifyQuestion) {
+        let metrics = &self.state.metrics.control;
+        let verdict =
+            self.verifier.ask(question, &self.state.directory(), clock::moment(), metrics);
         if let Some(verdict) = verdict {
             let digest = question.digest;
-            self.desk.post.tell(question.shard, ToShard::Verdict { digest, verdict });
+            self.state.senders.tell(question.shard, ToShard::Verdict { digest, verdict });
         }
     }
 
-    /// The book is read and the verdict sent in one step: a revocation comes wholly before it or
-    /// wholly after it, with its `Forget` after the verdict.
+    /// The directory is read and the verdict sent in one step: a revocation comes wholly before it,
+    /// or wholly after it, and then its `Forget` follows the verdict.
     fn on_checked(&mut self, checked: Checked) {
-        let (mut book, metrics) = (self.desk.book(), &self.desk.metrics.control);
-        let (shards, verdict) = self.verifier.checked(checked, &mut book, clock::moment(), metrics);
+        let (mut directory, metrics) = (self.state.directory(), &self.state.metrics.control);
+        let (shards, verdict) =
+            self.verifier.checked(checked, &mut directory, clock::moment(), metrics);
         for verified in self.verifier.take_unsaved() {
             if self.verified.try_send(verified).is_err() {
                 tracing::error!("a verified key will be hashed again after a restart");
@@ -245,19 +247,19 @@ impl Loop {
         }
         for shard in shards {
             let (digest, verdict) = (checked.digest, verdict.clone());
-            self.desk.post.tell(shard, ToShard::Verdict { digest, verdict });
+            self.state.senders.tell(shard, ToShard::Verdict { digest, verdict });
         }
     }
 
-    fn find_month(&mut self, shard: u16, place: Place) {
+    fn find_month(&mut self, shard: u16, place: WordPlace) {
         match self.months.ask(shard, place) {
-            Asked::Answer(message) => self.desk.post.tell(shard, message),
-            Asked::Wait => {}
-            Asked::Read => self.ledger.add_place(place),
+            MonthAnswer::Answer(message) => self.state.senders.tell(shard, message),
+            MonthAnswer::Wait => {}
+            MonthAnswer::Read => self.ledger.add_place(place),
         }
     }
 
-    fn on_read(&mut self, Read { batch, tokens }: Read) {
+    fn on_read(&mut self, LedgerAnswer { batch, tokens }: LedgerAnswer) {
         self.ledger.done();
         let Some(tokens) = tokens else {
             // The pool repeats its calls; shards wait for the word and do not ask again.
@@ -275,7 +277,7 @@ impl Loop {
             match self.months.on_read(*place, tokens, &reached) {
                 OnRead::Answer(shards, message) => {
                     for shard in shards {
-                        self.desk.post.tell(shard, message.clone());
+                        self.state.senders.tell(shard, message.clone());
                     }
                 }
                 OnRead::Behind => self.behind.push(*place),
@@ -292,8 +294,8 @@ impl Loop {
     }
 
     fn advance_leases(&mut self) {
-        let metrics = &self.desk.metrics.control;
-        for month in self.leases.advance(clock::now(), &self.desk.post, metrics) {
+        let metrics = &self.state.metrics.control;
+        for month in self.leases.advance(clock::now(), &self.state.senders, metrics) {
             self.ledger.add_seed(month);
         }
     }
@@ -303,37 +305,37 @@ impl Loop {
             self.behind.drain(..).for_each(|place| self.ledger.add_place(place));
         }
         if let Some(batch) = self.ledger.next() {
-            let (desk, journals) = (Arc::clone(&self.desk), Arc::clone(&self.journals));
-            tokio::spawn(read_months(desk, batch, journals, self.reads.clone()));
+            let (state, journals) = (Arc::clone(&self.state), Arc::clone(&self.journals));
+            tokio::spawn(read_months(state, batch, journals, self.reads.clone()));
         }
     }
 }
 
 async fn read_months(
-    desk: Arc<Desk>,
-    batch: Batch,
+    state: Arc<AdminState>,
+    batch: MonthsToRead,
     journals: Arc<[u128]>,
-    reads: flume::Sender<Read>,
+    reads: flume::Sender<LedgerAnswer>,
 ) {
-    let read = ledger_reads::read(&desk.store, &batch, journals).await;
+    let read = ledger_reads::read(&state.store, &batch, journals).await;
     if let Err(failure) = &read {
         tracing::error!(%failure, "months of the ledger were not read");
         tokio::time::sleep(READ_AGAIN_AFTER).await;
     }
     // The loop has ended where it takes no answer.
-    let _ = reads.send_async(Read { batch, tokens: read.ok() }).await;
+    let _ = reads.send_async(LedgerAnswer { batch, tokens: read.ok() }).await;
 }
 
 /// The month by the ledger, which lags the calls by a batch of the writer. A month that cannot
 /// be read is not answered: the shard's own timeout is.
 async fn answer_account(
-    desk: Arc<Desk>,
+    state: Arc<AdminState>,
     shard: u16,
     ticket: u64,
     consumer: ConsumerId,
     period: Period,
 ) {
-    let read = desk.store.month_costs(consumer, period).await;
+    let read = state.store.month_costs(consumer, period).await;
     let month = match read {
         Ok(month) => month,
         Err(failure) => {
@@ -341,10 +343,10 @@ async fn answer_account(
             return;
         }
     };
-    let book = desk.book();
+    let directory = state.directory();
     let consumer_name =
-        book.consumer(consumer).map_or_else(|| "".into(), |it| Arc::clone(&it.name));
-    drop(book);
+        directory.consumer(consumer).map_or_else(|| "".into(), |it| Arc::clone(&it.name));
+    drop(directory);
     let (cost, fees) = (NanoUsd(0), NanoUsd(0));
     let mut account = Account { cost, fees, calls: 0, tokens: 0, consumer_name };
     for part in month {
@@ -353,5 +355,5 @@ async fn answer_account(
         account.calls += part.calls;
         account.tokens = account.tokens.saturating_add(part.tokens);
     }
-    desk.post.tell(shard, ToShard::Account { ticket, account });
+    state.senders.tell(shard, ToShard::Account { ticket, account });
 }

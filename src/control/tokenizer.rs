@@ -3,7 +3,7 @@
 //! The o200k tables take tens of MB, so they are loaded at the first question only. Where the
 //! queue is full the answer is bytes/4 at once: such a record is marked `estimated` either way.
 
-use super::post::Post;
+use super::shard_senders::ShardSenders;
 use shard::message::ToShard;
 
 /// Questions that wait.
@@ -11,7 +11,7 @@ const QUEUE_MAX: usize = 256;
 /// Bytes of text that are counted exactly; a longer text is counted in proportion.
 const COUNTED_BYTES_MAX: usize = 1 << 20;
 
-struct Question {
+struct CountQuestion {
     shard: u16,
     ticket: u64,
     input: Vec<u8>,
@@ -20,39 +20,39 @@ struct Question {
 
 /// The counting thread's front.
 pub(crate) struct Tokenizer {
-    questions: flume::Sender<Question>,
-    post: Post,
+    questions: flume::Sender<CountQuestion>,
+    senders: ShardSenders,
 }
 
 impl Tokenizer {
     /// Starts the thread, which ends when this is dropped.
-    pub(crate) fn start(post: Post) -> std::io::Result<Self> {
-        let (questions, asked) = flume::bounded::<Question>(QUEUE_MAX);
-        let answers = post.clone();
+    pub(crate) fn start(senders: ShardSenders) -> std::io::Result<Self> {
+        let (questions, asked) = flume::bounded::<CountQuestion>(QUEUE_MAX);
+        let answers = senders.clone();
         std::thread::Builder::new().name("tokenizer".to_owned()).spawn(move || {
             while let Ok(question) = asked.recv() {
                 answer(&answers, &question, count);
             }
         })?;
-        Ok(Self { questions, post })
+        Ok(Self { questions, senders })
     }
 
     /// Counts `input` and `output` and tells the shard.
     pub(crate) fn ask(&self, shard: u16, ticket: u64, input: Vec<u8>, output: Vec<u8>) {
-        let question = Question { shard, ticket, input, output };
+        let question = CountQuestion { shard, ticket, input, output };
         if let Err(refused) = self.questions.try_send(question) {
-            answer(&self.post, &refused.into_inner(), estimate);
+            answer(&self.senders, &refused.into_inner(), estimate);
         }
     }
 }
 
-fn answer(post: &Post, question: &Question, count: fn(&[u8]) -> u32) {
+fn answer(senders: &ShardSenders, question: &CountQuestion, count: fn(&[u8]) -> u32) {
     let counted = ToShard::Counted {
         ticket: question.ticket,
         input_tokens: count(&question.input),
         output_tokens: count(&question.output),
     };
-    post.tell(question.shard, counted);
+    senders.tell(question.shard, counted);
 }
 
 fn estimate(text: &[u8]) -> u32 {
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn every_question_is_answered_once() {
         let (to_shard, from_control) = flume::unbounded();
-        let tokenizer = Tokenizer::start(Post::new(vec![to_shard])).ok();
+        let tokenizer = Tokenizer::start(ShardSenders::new(vec![to_shard])).ok();
         let asked = 3 * QUEUE_MAX as u64;
         for ticket in 0..asked {
             let text = b"four words are here".to_vec();

@@ -23,9 +23,9 @@ const NAME_BYTES: usize = size_of::<KeyName>();
 const NONCE_BYTES: usize = 24;
 
 /// A key of the instance.
-pub(crate) struct Key([u8; KEY_BYTES]);
+pub(crate) struct InstanceKey([u8; KEY_BYTES]);
 
-impl Key {
+impl InstanceKey {
     fn random() -> io::Result<Self> {
         let mut key = [0; KEY_BYTES];
         getrandom::fill(&mut key).map_err(io::Error::other)?;
@@ -71,7 +71,7 @@ pub(crate) struct Seal {
 }
 
 impl Seal {
-    fn of(key: &Key) -> Self {
+    fn of(key: &InstanceKey) -> Self {
         Self { name: key.name(), cipher: XChaCha20Poly1305::new(&key.0.into()) }
     }
 
@@ -108,7 +108,7 @@ fn bound_to(service: ServiceId) -> Vec<u8> {
 
 /// See the module.
 pub(crate) struct Vault {
-    digest: Key,
+    digest: InstanceKey,
     seal: Arc<Seal>,
 }
 
@@ -117,7 +117,7 @@ impl Vault {
     /// key opens nothing that was sealed before, so none is made beside `sealed` credentials.
     pub(crate) fn open(config: &Config, sealed: Option<&[u8]>) -> io::Result<Self> {
         let digest_file = file_of(config, &config.secrets.digest_key_file, DIGEST_KEY_FILE);
-        let digest = match Key::read(&digest_file)? {
+        let digest = match InstanceKey::read(&digest_file)? {
             Some(key) => key,
             None => made(&digest_file)?,
         };
@@ -171,8 +171,8 @@ pub(crate) fn encryption_file(config: &Config) -> PathBuf {
     file_of(config, &config.secrets.encryption_key_file, ENCRYPTION_KEY_FILE)
 }
 
-fn made(path: &Path) -> io::Result<Key> {
-    let key = Key::random()?;
+fn made(path: &Path) -> io::Result<InstanceKey> {
+    let key = InstanceKey::random()?;
     key.write(path)?;
     tracing::info!(path = %path.display(), "made a key");
     Ok(key)
@@ -196,19 +196,21 @@ impl Rotation {
 
     /// Ends a rotation that was cut off; the key that holds, if there is one. `sealed` is any
     /// credential in the store: all are sealed in one transaction.
-    pub(crate) fn finish(&self, sealed: Option<&[u8]>) -> io::Result<Option<Key>> {
-        let Some(next) = Key::read(&self.next_file)? else { return Key::read(&self.file) };
+    pub(crate) fn finish(&self, sealed: Option<&[u8]>) -> io::Result<Option<InstanceKey>> {
+        let Some(next) = InstanceKey::read(&self.next_file)? else {
+            return InstanceKey::read(&self.file);
+        };
         if sealed.and_then(|sealed| sealed.get(1..=NAME_BYTES)) == Some(&next.name()[..]) {
             self.commit()?;
             return Ok(Some(next));
         }
         fs::remove_file(&self.next_file)?;
-        Key::read(&self.file)
+        InstanceKey::read(&self.file)
     }
 
     /// The new key, beside the old one.
     pub(crate) fn begin(&self) -> io::Result<Seal> {
-        let next = Key::random()?;
+        let next = InstanceKey::random()?;
         next.write(&self.next_file)?;
         Ok(Seal::of(&next))
     }
@@ -251,7 +253,7 @@ mod tests {
             assert!(again.seal().open(ServiceId(7), &changed).is_err(), "byte {at}");
             assert!(again.seal().open(ServiceId(7), &sealed[..at]).is_err(), "cut at {at}");
         }
-        let other = Seal::of(&Key::random().unwrap());
+        let other = Seal::of(&InstanceKey::random().unwrap());
         assert!(other.open(ServiceId(7), &sealed).unwrap_err().contains("another key"));
     }
 

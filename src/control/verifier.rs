@@ -8,10 +8,10 @@
 //! caller pays for another one's mistakes behind the same address.
 //!
 //! What is kept of a check is whether this text matches that key's hash: true for ever, because
-//! a key's secret never changes (a rotated key has a new id). The verdict is made from the book
-//! when it is sent, so nothing here has to be dropped at a revocation.
+//! a key's secret never changes (a rotated key has a new id). The verdict is made from the
+//! directory when it is sent, so nothing here has to be dropped at a revocation.
 
-use super::book::{Book, Check};
+use super::directory::{Check, Directory};
 use super::failures::Failures;
 use super::secret;
 use crate::config::Keys;
@@ -32,7 +32,7 @@ const WRONG_MAX: usize = 16_384;
 const FLIGHTS_PER_KEY_MAX: usize = 2;
 
 /// A shard's question. No `Debug`: it holds a key.
-pub(crate) struct Question {
+pub(crate) struct VerifyQuestion {
     /// Who asks.
     pub(crate) shard: u16,
     /// Keyed digest of `text`.
@@ -51,14 +51,14 @@ pub(crate) struct Checked {
     matches: bool,
 }
 
-struct Job {
+struct HashJob {
     digest: KeyDigest,
     text: [u8; KEY_TEXT_BYTES],
     secret_hash: Arc<str>,
 }
 
 /// A check under way.
-struct Flight {
+struct CheckUnderWay {
     key: KeyId,
     network: IpAddr,
     shards: Vec<u16>,
@@ -66,8 +66,8 @@ struct Flight {
 
 /// See the module.
 pub(crate) struct Verifier {
-    jobs: flume::Sender<Job>,
-    flights: HashMap<KeyDigest, Flight>,
+    jobs: flume::Sender<HashJob>,
+    flights: HashMap<KeyDigest, CheckUnderWay>,
     wrong: Recent,
     by_network: Failures<(IpAddr, KeyId)>,
     by_key: Failures<KeyId>,
@@ -78,14 +78,14 @@ impl Verifier {
     /// Starts the threads; they end when the verifier is dropped. What they find out comes by
     /// the channel and belongs into [`Verifier::checked`].
     pub(crate) fn start(config: &Keys) -> std::io::Result<(Self, flume::Receiver<Checked>)> {
-        let (jobs, waiting) = flume::bounded::<Job>(config.verifier_queue_max);
+        let (jobs, waiting) = flume::bounded::<HashJob>(config.verifier_queue_max);
         // As many as can be under way: no thread ever waits to answer.
         let (found, checks) =
             flume::bounded(config.verifier_queue_max.saturating_add(config.verifier_threads));
         for number in 0..config.verifier_threads {
             let (waiting, found) = (waiting.clone(), found.clone());
             std::thread::Builder::new().name(format!("verify-{number}")).spawn(move || {
-                while let Ok(Job { digest, text, secret_hash }) = waiting.recv() {
+                while let Ok(HashJob { digest, text, secret_hash }) = waiting.recv() {
                     let matches = secret::matches(&text, &secret_hash);
                     if found.send(Checked { digest, matches }).is_err() {
                         return;
@@ -96,7 +96,7 @@ impl Verifier {
         Ok((Self::new(config, jobs), checks))
     }
 
-    fn new(config: &Keys, jobs: flume::Sender<Job>) -> Self {
+    fn new(config: &Keys, jobs: flume::Sender<HashJob>) -> Self {
         Self {
             jobs,
             flights: HashMap::new(),
@@ -116,8 +116,8 @@ impl Verifier {
     /// Answers at once, or later by [`Verifier::checked`].
     pub(crate) fn ask(
         &mut self,
-        question: &Question,
-        book: &Book,
+        question: &VerifyQuestion,
+        directory: &Directory,
         at: Moment,
         metrics: &ControlMetrics,
     ) -> Option<Verdict> {
@@ -125,14 +125,14 @@ impl Verifier {
             metrics.verified_refused.add(1);
             return Some(Verdict::Refused);
         };
-        match book.check(key, at) {
+        match directory.check(key, at) {
             None => {
                 metrics.verified_refused.add(1);
                 Some(Verdict::Refused)
             }
             Some(Check::Digest(digest)) if bool::from(digest.ct_eq(&question.digest)) => {
                 metrics.verified_cached.add(1);
-                Some(verdict(book, key, at))
+                Some(verdict(directory, key, at))
             }
             Some(Check::Digest(_)) => Some(self.wrong_text(question, key, at, metrics)),
             Some(Check::Hash(hash)) => self.ask_hash(question, key, hash, at, metrics),
@@ -142,7 +142,7 @@ impl Verifier {
     /// The text is not the key's: no hash has to say so.
     fn wrong_text(
         &mut self,
-        question: &Question,
+        question: &VerifyQuestion,
         key: KeyId,
         at: Moment,
         metrics: &ControlMetrics,
@@ -162,7 +162,7 @@ impl Verifier {
 
     fn ask_hash(
         &mut self,
-        question: &Question,
+        question: &VerifyQuestion,
         key: KeyId,
         secret_hash: Arc<str>,
         at: Moment,
@@ -180,12 +180,12 @@ impl Verifier {
         let digest = question.digest;
         let of_key = self.flights.values().filter(|flight| flight.key == key).count();
         let is_allowed = of_key < FLIGHTS_PER_KEY_MAX && self.may_fail(network, key, at);
-        let job = Job { digest, text: question.text, secret_hash };
+        let job = HashJob { digest, text: question.text, secret_hash };
         if !is_allowed || self.jobs.try_send(job).is_err() {
             metrics.verified_busy.add(1);
             return Some(Verdict::Busy);
         }
-        self.flights.insert(digest, Flight { key, network, shards: vec![question.shard] });
+        self.flights.insert(digest, CheckUnderWay { key, network, shards: vec![question.shard] });
         None
     }
 
@@ -202,7 +202,7 @@ impl Verifier {
     pub(crate) fn checked(
         &mut self,
         checked: Checked,
-        book: &mut Book,
+        directory: &mut Directory,
         at: Moment,
         metrics: &ControlMetrics,
     ) -> (Vec<u16>, Verdict) {
@@ -210,9 +210,9 @@ impl Verifier {
             return (Vec::new(), Verdict::Refused);
         };
         let verdict = if checked.matches {
-            let digest = book.set_digest(flight.key, checked.digest);
+            let digest = directory.set_digest(flight.key, checked.digest);
             self.unsaved.extend(digest.map(|digest| (flight.key, digest)));
-            verdict(book, flight.key, at)
+            verdict(directory, flight.key, at)
         } else {
             self.wrong.insert(checked.digest);
             self.charge(flight.network, flight.key, at);
@@ -231,8 +231,8 @@ impl Verifier {
     }
 }
 
-fn verdict(book: &Book, key: KeyId, at: Moment) -> Verdict {
-    book.grant(key, at).map_or(Verdict::Refused, |grant| Verdict::Granted(Box::new(grant)))
+fn verdict(directory: &Directory, key: KeyId, at: Moment) -> Verdict {
+    directory.grant(key, at).map_or(Verdict::Refused, |grant| Verdict::Granted(Box::new(grant)))
 }
 
 /// Whose budget a caller spends: an IPv6 network has more addresses than there are budgets.
@@ -272,7 +272,7 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use super::super::book::tests::{book_with_key, key_row};
+    use super::super::directory::tests::{directory_with_key, key_row};
     use super::*;
     use shard::units::Nanos;
 
@@ -298,16 +298,16 @@ mod tests {
         key_text::compose(KEY.0, &[secret; 16])
     }
 
-    fn question(shard: u16, secret: u8) -> Question {
-        Question { shard, digest: [secret; 32], text: text(secret), peer: PEER }
+    fn question(shard: u16, secret: u8) -> VerifyQuestion {
+        VerifyQuestion { shard, digest: [secret; 32], text: text(secret), peer: PEER }
     }
 
-    /// Real threads, and a book with a real key.
-    fn started() -> (Verifier, flume::Receiver<Checked>, Book, Question) {
+    /// Real threads, and a directory with a real key.
+    fn started() -> (Verifier, flume::Receiver<Checked>, Directory, VerifyQuestion) {
         let (verifier, checks) = Verifier::start(&config()).unwrap();
         let (text, hash) = secret::make(KEY, &config()).unwrap();
-        let question = Question { shard: 0, digest: [1; 32], text, peer: PEER };
-        (verifier, checks, book_with_key(KEY, &hash), question)
+        let question = VerifyQuestion { shard: 0, digest: [1; 32], text, peer: PEER };
+        (verifier, checks, directory_with_key(KEY, &hash), question)
     }
 
     fn is_granted(verdict: &Verdict) -> bool {
@@ -316,17 +316,17 @@ mod tests {
 
     #[test]
     fn a_right_key_is_checked_once_for_all_shards() {
-        let (mut verifier, checks, mut book, mut question) = started();
+        let (mut verifier, checks, mut directory, mut question) = started();
         let metrics = ControlMetrics::default();
-        assert_eq!(verifier.ask(&question, &book, at(), &metrics), None);
+        assert_eq!(verifier.ask(&question, &directory, at(), &metrics), None);
         question.shard = 1;
-        assert_eq!(verifier.ask(&question, &book, at(), &metrics), None);
+        assert_eq!(verifier.ask(&question, &directory, at(), &metrics), None);
         let checked = checks.recv().unwrap();
-        let (shards, verdict) = verifier.checked(checked, &mut book, at(), &metrics);
+        let (shards, verdict) = verifier.checked(checked, &mut directory, at(), &metrics);
         assert_eq!(shards, [0, 1]);
         assert!(is_granted(&verdict));
         question.shard = 2;
-        assert!(is_granted(&verifier.ask(&question, &book, at(), &metrics).unwrap()));
+        assert!(is_granted(&verifier.ask(&question, &directory, at(), &metrics).unwrap()));
         assert_eq!((metrics.verified_granted.get(), metrics.verified_cached.get()), (1, 1));
         assert!(checks.is_empty());
         let saved: Vec<KeyId> = verifier.take_unsaved().iter().map(|(key, _)| *key).collect();
@@ -339,85 +339,89 @@ mod tests {
     fn a_key_verified_before_waits_for_nobody() {
         let (jobs, waiting) = flume::bounded(1);
         let mut verifier = Verifier::new(&config(), jobs);
-        let (mut book, metrics) = (book_with_key(KEY, "h"), ControlMetrics::default());
-        book.set_digest(KEY, [1; 32]);
+        let (mut directory, metrics) = (directory_with_key(KEY, "h"), ControlMetrics::default());
+        directory.set_digest(KEY, [1; 32]);
         for secret in 2..5 {
-            let wrong = verifier.ask(&question(0, secret), &book, at(), &metrics);
+            let wrong = verifier.ask(&question(0, secret), &directory, at(), &metrics);
             assert_eq!(wrong, Some(Verdict::Refused));
         }
-        let wrong = verifier.ask(&question(0, 9), &book, at(), &metrics);
+        let wrong = verifier.ask(&question(0, 9), &directory, at(), &metrics);
         assert_eq!(wrong, Some(Verdict::Busy), "the key's budget is spent");
-        assert!(is_granted(&verifier.ask(&question(0, 1), &book, at(), &metrics).unwrap()));
+        assert!(is_granted(&verifier.ask(&question(0, 1), &directory, at(), &metrics).unwrap()));
         assert!(waiting.is_empty());
     }
 
     #[test]
     fn a_wrong_secret_and_an_unknown_key_are_refused() {
-        let (mut verifier, checks, mut book, _) = started();
+        let (mut verifier, checks, mut directory, _) = started();
         let metrics = ControlMetrics::default();
-        assert_eq!(verifier.ask(&question(0, 9), &book, at(), &metrics), None);
+        assert_eq!(verifier.ask(&question(0, 9), &directory, at(), &metrics), None);
         let checked = checks.recv().unwrap();
         assert_eq!(
-            verifier.checked(checked, &mut book, at(), &metrics),
+            verifier.checked(checked, &mut directory, at(), &metrics),
             (vec![0], Verdict::Refused)
         );
-        let again = verifier.ask(&question(1, 9), &book, at(), &metrics);
+        let again = verifier.ask(&question(1, 9), &directory, at(), &metrics);
         assert_eq!(again, Some(Verdict::Refused));
-        let unknown = Question { text: key_text::compose(8, &[1; 16]), ..question(0, 2) };
-        assert_eq!(verifier.ask(&unknown, &book, at(), &metrics), Some(Verdict::Refused));
-        let broken = Question { text: [b'x'; KEY_TEXT_BYTES], ..question(0, 3) };
-        assert_eq!(verifier.ask(&broken, &book, at(), &metrics), Some(Verdict::Refused));
+        let unknown = VerifyQuestion { text: key_text::compose(8, &[1; 16]), ..question(0, 2) };
+        assert_eq!(verifier.ask(&unknown, &directory, at(), &metrics), Some(Verdict::Refused));
+        let broken = VerifyQuestion { text: [b'x'; KEY_TEXT_BYTES], ..question(0, 3) };
+        assert_eq!(verifier.ask(&broken, &directory, at(), &metrics), Some(Verdict::Refused));
     }
 
     #[test]
     fn a_key_revoked_under_way_does_not_come_back() {
-        let (mut verifier, checks, mut book, question) = started();
+        let (mut verifier, checks, mut directory, question) = started();
         let metrics = ControlMetrics::default();
-        assert_eq!(verifier.ask(&question, &book, at(), &metrics), None);
+        assert_eq!(verifier.ask(&question, &directory, at(), &metrics), None);
         let checked = checks.recv().unwrap();
         let mut row = key_row(KEY, "");
         row.revoked_at = Some("now".to_owned());
-        book.set_key(&row);
-        let (_, verdict) = verifier.checked(checked, &mut book, at(), &metrics);
+        directory.set_key(&row);
+        let (_, verdict) = verifier.checked(checked, &mut directory, at(), &metrics);
         assert_eq!(verdict, Verdict::Refused);
-        let later = verifier.ask(&question, &book, at(), &metrics);
+        let later = verifier.ask(&question, &directory, at(), &metrics);
         assert_eq!(later, Some(Verdict::Refused));
     }
 
-    /// A book with this key and its neighbours, none of them verified before.
-    fn book_with_keys() -> Book {
-        let mut book = book_with_key(KEY, "h");
-        (8..20).for_each(|id| book.set_key(&key_row(KeyId(id), "h")));
-        book
+    /// A directory with this key and its neighbours, none of them verified before.
+    fn book_with_keys() -> Directory {
+        let mut directory = directory_with_key(KEY, "h");
+        (8..20).for_each(|id| directory.set_key(&key_row(KeyId(id), "h")));
+        directory
     }
 
-    fn question_of(key: u64, secret: u8) -> Question {
+    fn question_of(key: u64, secret: u8) -> VerifyQuestion {
         let text = key_text::compose(key, &[secret; 16]);
-        Question { shard: 0, digest: *blake3::hash(&text).as_bytes(), text, peer: PEER }
+        VerifyQuestion { shard: 0, digest: *blake3::hash(&text).as_bytes(), text, peer: PEER }
     }
 
-    fn fail(verifier: &mut Verifier, book: &mut Book, question: &Question) {
+    fn fail(verifier: &mut Verifier, directory: &mut Directory, question: &VerifyQuestion) {
         let metrics = ControlMetrics::default();
-        assert_eq!(verifier.ask(question, book, at(), &metrics), None);
+        assert_eq!(verifier.ask(question, directory, at(), &metrics), None);
         let checked = Checked { digest: question.digest, matches: false };
-        verifier.checked(checked, book, at(), &metrics);
+        verifier.checked(checked, directory, at(), &metrics);
     }
 
     #[test]
     fn failures_use_up_an_addresss_budget_for_one_key_and_no_other() {
         let (jobs, waiting) = flume::bounded(100);
         let mut verifier = Verifier::new(&config(), jobs);
-        let (mut book, metrics) = (book_with_keys(), ControlMetrics::default());
+        let (mut directory, metrics) = (book_with_keys(), ControlMetrics::default());
         for secret in 0..3 {
-            fail(&mut verifier, &mut book, &question_of(KEY.0, secret));
+            fail(&mut verifier, &mut directory, &question_of(KEY.0, secret));
         }
-        let refused = verifier.ask(&question_of(KEY.0, 3), &book, at(), &metrics);
+        let refused = verifier.ask(&question_of(KEY.0, 3), &directory, at(), &metrics);
         assert_eq!(refused, Some(Verdict::Busy));
-        assert_eq!(verifier.ask(&question_of(8, 1), &book, at(), &metrics), None, "a neighbour");
-        let elsewhere = Question { peer: [10, 0, 0, 1].into(), ..question_of(KEY.0, 3) };
-        assert_eq!(verifier.ask(&elsewhere, &book, at(), &metrics), None);
+        assert_eq!(
+            verifier.ask(&question_of(8, 1), &directory, at(), &metrics),
+            None,
+            "a neighbour"
+        );
+        let elsewhere = VerifyQuestion { peer: [10, 0, 0, 1].into(), ..question_of(KEY.0, 3) };
+        assert_eq!(verifier.ask(&elsewhere, &directory, at(), &metrics), None);
         let later = Moment { now: at().now.after(Nanos::from_s(60)), unix_us: 0 };
-        assert_eq!(verifier.ask(&question_of(KEY.0, 4), &book, later, &metrics), None);
+        assert_eq!(verifier.ask(&question_of(KEY.0, 4), &directory, later, &metrics), None);
         assert_eq!(waiting.len(), 6);
     }
 
@@ -426,27 +430,27 @@ mod tests {
         let (jobs, _waiting) = flume::bounded(100);
         let mut verifier =
             Verifier::new(&Keys { failures_per_minute_per_key: 1, ..config() }, jobs);
-        let (mut book, metrics) = (book_with_keys(), ControlMetrics::default());
-        fail(&mut verifier, &mut book, &question_of(KEY.0, 0));
-        let elsewhere = Question { peer: [10, 0, 0, 1].into(), ..question_of(KEY.0, 1) };
-        assert_eq!(verifier.ask(&elsewhere, &book, at(), &metrics), Some(Verdict::Busy));
+        let (mut directory, metrics) = (book_with_keys(), ControlMetrics::default());
+        fail(&mut verifier, &mut directory, &question_of(KEY.0, 0));
+        let elsewhere = VerifyQuestion { peer: [10, 0, 0, 1].into(), ..question_of(KEY.0, 1) };
+        assert_eq!(verifier.ask(&elsewhere, &directory, at(), &metrics), Some(Verdict::Busy));
     }
 
     #[test]
     fn a_full_queue_makes_no_one_wait_and_no_key_fills_it() {
         let (jobs, _waiting) = flume::bounded(config().verifier_queue_max);
         let mut verifier = Verifier::new(&config(), jobs);
-        let (book, metrics) = (book_with_keys(), ControlMetrics::default());
+        let (directory, metrics) = (book_with_keys(), ControlMetrics::default());
         for secret in 0..2 {
-            let asked = verifier.ask(&question_of(KEY.0, secret), &book, at(), &metrics);
+            let asked = verifier.ask(&question_of(KEY.0, secret), &directory, at(), &metrics);
             assert_eq!(asked, None);
         }
-        let third = verifier.ask(&question_of(KEY.0, 2), &book, at(), &metrics);
+        let third = verifier.ask(&question_of(KEY.0, 2), &directory, at(), &metrics);
         assert_eq!(third, Some(Verdict::Busy));
         for key in 8..10 {
-            assert_eq!(verifier.ask(&question_of(key, 0), &book, at(), &metrics), None);
+            assert_eq!(verifier.ask(&question_of(key, 0), &directory, at(), &metrics), None);
         }
-        let refused = verifier.ask(&question_of(10, 0), &book, at(), &metrics);
+        let refused = verifier.ask(&question_of(10, 0), &directory, at(), &metrics);
         assert_eq!(refused, Some(Verdict::Busy));
         assert_eq!(metrics.verified_busy.get(), 2);
     }

@@ -11,19 +11,19 @@ use shard::LimitsView;
 use shard::units::{NanoUsd, Nanos};
 
 /// An answer's head.
-pub struct Answer<'a> {
+pub struct AnswerHead<'a> {
     /// The status.
     pub status: u16,
     /// What is said of the body.
-    pub fields: Fields<'a>,
+    pub fields: AnswerFields<'a>,
     /// How long the body is.
-    pub length: Length,
+    pub length: BodyLength,
     /// What the gateway adds.
     pub own: GatewayHeaders<'a>,
 }
 
 /// What an answer says of its body.
-pub enum Fields<'a> {
+pub enum AnswerFields<'a> {
     /// It is JSON of ours.
     Json,
     /// What the upstream says.
@@ -32,7 +32,7 @@ pub enum Fields<'a> {
 
 /// How long an answer's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Length {
+pub enum BodyLength {
     /// So many bytes. To HEAD: of what GET would have brought.
     Known(u64),
     /// Whoever reads it will see.
@@ -66,7 +66,7 @@ impl<'a> GatewayHeaders<'a> {
 /// An upstream's answer, as far as its fields go on to the caller.
 pub struct Theirs<'a> {
     /// Whose it is.
-    pub upstream: pass::Upstream<'a>,
+    pub upstream: pass::PassTarget<'a>,
     /// Its head, as places in `bytes`.
     pub head: &'a ResponseHead,
     /// See `head`.
@@ -74,12 +74,12 @@ pub struct Theirs<'a> {
 }
 
 /// Writes all of a head but what frames it and its empty line; the upstream's fields go first.
-pub fn write(out: &mut Vec<u8>, answer: &Answer<'_>) {
+pub fn write(out: &mut Vec<u8>, answer: &AnswerHead<'_>) {
     write_status_line(out, answer.status);
     let mut is_dated = false;
     match &answer.fields {
-        Fields::Json => write_header(out, b"content-type", b"application/json"),
-        Fields::Upstream(theirs) => {
+        AnswerFields::Json => write_header(out, b"content-type", b"application/json"),
+        AnswerFields::Upstream(theirs) => {
             for (name, value) in &theirs.head.headers {
                 let (name, value) = (name.of(theirs.bytes), value.of(theirs.bytes));
                 let is_forwarded = theirs.head.is_forwarded(theirs.bytes, name);

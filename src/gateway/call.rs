@@ -2,7 +2,7 @@
 //! can end it.
 
 use super::route::Route;
-use crate::mail::RequestId;
+use crate::channels::RequestId;
 use crate::metrics::Endpoint;
 use crate::wire::error::{ApiError, Shape};
 use crate::wire::usage::Reported;

@@ -1,14 +1,14 @@
-//! What all tasks of one shard share: the pure state, the journal, the mail, pools, deadlines.
+//! What all tasks of one shard share: the pure state, the journal, the channels, pools, deadlines.
 //! Everything here belongs to one thread; a `RefCell` is borrowed for a few statements and never
 //! across an await.
 
 use super::fault_log::FaultLog;
 use super::park::{Parking, Spot};
 use super::watch::Watches;
+use crate::channels::{Settled, ShardChannels};
 use crate::clock;
 use crate::config::{Config, Durability};
 use crate::journal::{Journal, JournalShared, Rescue};
-use crate::mail::{Settled, ShardMail};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::net;
 use crate::wire::error::ApiError;
@@ -94,7 +94,7 @@ pub struct Core {
     /// Every shard's journal, for looking only.
     pub journals: Arc<[Arc<JournalShared>]>,
     /// To and from the other threads.
-    pub mail: ShardMail,
+    pub channels: ShardChannels,
     /// Parked requests.
     pub parking: Parking,
     /// Deadlines of sockets.
@@ -142,7 +142,7 @@ pub struct Parts {
     /// See [`Core`].
     pub journals: Arc<[Arc<JournalShared>]>,
     /// See [`Core`].
-    pub mail: ShardMail,
+    pub channels: ShardChannels,
     /// The process's counters.
     pub metrics: Arc<Metrics>,
 }
@@ -159,7 +159,7 @@ impl Core {
             shard: RefCell::new(parts.shard),
             journal: RefCell::new(Some(parts.journal)),
             journals: parts.journals,
-            mail: parts.mail,
+            channels: parts.channels,
             parking: Parking::default(),
             watches: Watches::default(),
             fault_log: FaultLog::default(),
@@ -229,7 +229,7 @@ impl Core {
             let Some(message) = unsent.or_else(|| self.poll_action()) else { return true };
             // Full: control is far behind. What is out of the pure state, spent tokens above all,
             // exists nowhere else, so it waits here for the next post; the rest waits there.
-            if let Err(unsent) = self.mail.to_control.try_send(message) {
+            if let Err(unsent) = self.channels.to_control.try_send(message) {
                 *self.unsent.borrow_mut() = Some(unsent.into_inner());
                 self.metrics().mail_full.add(1);
                 return false;
@@ -254,7 +254,7 @@ impl Core {
         let ticket = self.next_ticket.get();
         self.next_ticket.set(ticket + 1);
         self.replies.borrow_mut().insert(ticket, None);
-        if self.mail.to_control.try_send(question(ticket)).is_ok() {
+        if self.channels.to_control.try_send(question(ticket)).is_ok() {
             net::within(patience, self.parking.wait(Spot::Ticket(ticket))).await;
         }
         self.replies.borrow_mut().remove(&ticket).flatten()
@@ -263,7 +263,7 @@ impl Core {
     /// Hands a settled record to the writer. A full channel loses nothing: the record is in the
     /// journal, where the writer finds it.
     pub fn hand_over(&self, settled: Settled) {
-        if self.mail.to_writer.try_send(settled).is_err() {
+        if self.channels.to_writer.try_send(settled).is_err() {
             self.metrics().mail_full.add(1);
         }
     }
@@ -305,7 +305,7 @@ impl Core {
 
     /// Takes in all that control says, until it says drain.
     pub async fn listen_to_control(&self) {
-        while let Ok(message) = self.mail.from_control.recv_async().await {
+        while let Ok(message) = self.channels.from_control.recv_async().await {
             if self.take_in(message) {
                 return;
             }
@@ -314,7 +314,7 @@ impl Core {
 
     /// Takes in what control has said so far.
     pub fn take_in_waiting(&self) {
-        while let Ok(message) = self.mail.from_control.try_recv() {
+        while let Ok(message) = self.channels.from_control.try_recv() {
             self.take_in(message);
         }
     }

@@ -43,7 +43,7 @@ pub fn asked_for(
         }
         Shape::Anthropic => {
             let query = request.head.query.map_or(&b""[..], |query| query.of(request.bytes));
-            Ok(page(&services, &Asked::read(query)?)?)
+            Ok(page(&services, &ListRange::read(query)?)?)
         }
     }
 }
@@ -69,13 +69,13 @@ fn shown(service: &Service, shape: Shape) -> Value {
 
 /// Which part of the list is asked for, in Anthropic's words.
 #[derive(Default)]
-struct Asked<'a> {
+struct ListRange<'a> {
     limit: Option<usize>,
     after: Option<Cow<'a, [u8]>>,
     before: Option<Cow<'a, [u8]>>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> ListRange<'a> {
     fn read(query: &'a [u8]) -> Result<Self, ApiError> {
         let mut asked = Self::default();
         for pair in query.split(|byte| *byte == b'&') {
@@ -101,7 +101,7 @@ fn limit(text: &[u8]) -> Result<usize, ApiError> {
 }
 
 /// Without a limit it is all there is: a caller that reads one page has read the list.
-fn page(services: &[&Service], asked: &Asked<'_>) -> Result<Value, ApiError> {
+fn page(services: &[&Service], asked: &ListRange<'_>) -> Result<Value, ApiError> {
     let place = |id: &[u8], param: &'static str| {
         let found = services.iter().position(|service| service.name.as_bytes() == id);
         found.ok_or_else(|| ApiError::InvalidRequest {

@@ -25,7 +25,7 @@ pub const REFUSING_MAX: u32 = 32;
 
 /// What a shard's thread needs.
 pub struct ShardArgs {
-    /// State, journal, mail.
+    /// State, journal, channels.
     pub parts: Parts,
     /// Shares its port with the other shards'.
     pub listener: TcpListener,

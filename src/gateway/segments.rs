@@ -6,12 +6,12 @@
 /// Is `name`, in lower case, the last segment of `path` that is not empty? Case, percent-encoding,
 /// a segment's parameters, doubled and trailing slashes make no difference.
 pub fn ends_in(path: &[u8], name: &[u8]) -> bool {
-    let (mut rest, mut segment, mut is_last) = (path, Segment::default(), false);
+    let (mut rest, mut segment, mut is_last) = (path, PathSegment::default(), false);
     while let Some((byte, after)) = decoded(rest) {
         match byte {
             b'/' | b'\\' => {
                 is_last = segment.is_last(name, is_last);
-                segment = Segment::default();
+                segment = PathSegment::default();
             }
             b';' => segment.has_parameters = true,
             _ if segment.has_parameters => {}
@@ -23,13 +23,13 @@ pub fn ends_in(path: &[u8], name: &[u8]) -> bool {
 }
 
 #[derive(Default)]
-struct Segment {
+struct PathSegment {
     bytes: usize,
     differs: bool,
     has_parameters: bool,
 }
 
-impl Segment {
+impl PathSegment {
     fn take(&mut self, byte: u8, name: &[u8]) {
         self.differs |= name.get(self.bytes) != Some(&byte);
         self.bytes += 1;

@@ -7,10 +7,10 @@ use super::call::{Beginning, CallId};
 use super::core::{Core, Parts, ProcessState};
 use crate::net;
 
+use crate::channels::ShardChannels;
 use crate::clock;
 use crate::config::{Config, Durability, UsageConfig};
 use crate::journal::tests::{config as usage_config, journal};
-use crate::mail::ShardMail;
 use crate::metrics::Metrics;
 use crate::wire::error::ApiError;
 use shard::catalog::{Catalog, Plan, PriceModel, PriceVersion, Service, TokenPrices};
@@ -76,7 +76,11 @@ fn fixture(durability: Durability, room: usize) -> Fixture {
         shard: Shard::new(shard, catalog()),
         journals: [journal.shared()].into(),
         journal,
-        mail: ShardMail { to_control, from_control, to_writer: crossbeam_channel::bounded(8).0 },
+        channels: ShardChannels {
+            to_control,
+            from_control,
+            to_writer: crossbeam_channel::bounded(8).0,
+        },
         metrics: Arc::new(Metrics::new(1)),
     });
     Fixture { core, to_control: from_shards, _to_shard: to_shard, _dir: dir }

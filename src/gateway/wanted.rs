@@ -34,9 +34,9 @@ pub struct Wanted {
 
 impl Wanted {
     /// The call as the pools see it.
-    pub fn request(&self, client: Presence) -> upstream::Request<'_> {
+    pub fn request(&self, client: Presence) -> upstream::UpstreamRequest<'_> {
         let (index, service, is_head) = (self.service, self.service(), self.is_head);
-        upstream::Request { index, service, is_head, client, deadline: self.deadline }
+        upstream::UpstreamRequest { index, service, is_head, client, deadline: self.deadline }
     }
 
     /// Did the caller ask for a stream?
@@ -45,10 +45,10 @@ impl Wanted {
     }
 
     /// Whom the call goes to, as far as it decides what passes.
-    pub fn upstream(&self) -> pass::Upstream<'_> {
+    pub fn upstream(&self) -> pass::PassTarget<'_> {
         let service = self.service();
         let credential_line = service.credential_header.as_ref().map(|line| line.as_bytes());
-        pass::Upstream { authority: service.authority.as_bytes(), credential_line }
+        pass::PassTarget { authority: service.authority.as_bytes(), credential_line }
     }
 
     /// Its service's name.

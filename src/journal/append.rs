@@ -9,10 +9,10 @@ use super::format::{
 };
 use super::lock::{JournalLock, lock_journal};
 use super::mapped::PagesWriter;
-use super::preallocator::{self, Job, PreallocatorHandle, Prepared, WINDOW_BYTES};
+use super::preallocator::{self, PreallocatorHandle, Prepared, SegmentJob, WINDOW_BYTES};
 use super::shared::{JournalShared, Segment, SyncState};
+use crate::channels::{RequestId, Settled};
 use crate::config::{Durability, UsageConfig};
-use crate::mail::{RequestId, Settled};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use shard::record::Record;
 use std::collections::VecDeque;
@@ -110,7 +110,7 @@ impl Journal {
         };
         segment.first_seq.store(0, Ordering::Release);
         shared.begin(segment.clone());
-        preallocator.send(Job::Window { segment: segment.clone(), window: 0 });
+        preallocator.send(SegmentJob::Window { segment: segment.clone(), window: 0 });
         let mut journal = Self {
             shared,
             preallocator,
@@ -307,7 +307,7 @@ impl Journal {
             let end = (block + 1) as usize * BLOCK_BYTES;
             if end.is_multiple_of(WINDOW_BYTES) && self.place < self.segment_slots {
                 let segment = self.current.clone();
-                self.preallocator.send(Job::Window { segment, window: end / WINDOW_BYTES });
+                self.preallocator.send(SegmentJob::Window { segment, window: end / WINDOW_BYTES });
             }
         }
         if let Some(unsynced) = &mut self.unsynced {
@@ -342,10 +342,10 @@ impl Journal {
         let Some(Prepared { segment, writer }) = spare else { return };
         segment.first_seq.store(self.next_seq, Ordering::Release);
         self.shared.begin(segment.clone());
-        self.preallocator.send(Job::Window { segment: segment.clone(), window: 0 });
+        self.preallocator.send(SegmentJob::Window { segment: segment.clone(), window: 0 });
         let left = std::mem::replace(&mut self.current, segment);
         left.end_seq.store(self.next_seq, Ordering::Release);
-        self.preallocator.send(Job::Leave { segment: left });
+        self.preallocator.send(SegmentJob::Leave { segment: left });
         self.writer = writer;
         self.place = 0;
         self.block.prev_crc = 0;
@@ -367,7 +367,7 @@ impl Journal {
         if !self.spare_asked {
             let (journal, to) = (self.shared.clone(), self.prepared.0.clone());
             let no = self.current.no + self.spares.len() as u32 + 1;
-            self.spare_asked = self.preallocator.send(Job::Prepare { journal, no, to });
+            self.spare_asked = self.preallocator.send(SegmentJob::Prepare { journal, no, to });
         }
     }
 

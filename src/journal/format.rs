@@ -7,7 +7,7 @@
 //! Slot: crc 0..4 (of 4..128), kind 4, version 5, seq 8..16, record id 16..32, then by kind.
 //! This module never touches a file.
 
-use crate::mail::RequestId;
+use crate::channels::RequestId;
 use shard::record::{Outcome, Record, Usage};
 use shard::units::{ConsumerId, KeyId, NanoUsd, Period, ServiceId};
 
@@ -69,7 +69,7 @@ pub enum Entry {
         /// Output so far.
         output_tokens: u32,
     },
-    /// A request was settled. The number is `mail::Settled::prev_end`.
+    /// A request was settled. The number is `channels::Settled::prev_end`.
     Post(Record, u64),
     /// The caller's request id of the next slot.
     Text(u128, RequestId),

@@ -26,7 +26,7 @@ const JOBS_MAX: usize = 1024;
 /// Pause before a segment that could not be prepared is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-pub(super) enum Job {
+pub(super) enum SegmentJob {
     /// Prepare segment `no` and hand it over.
     Prepare { journal: Arc<JournalShared>, no: u32, to: Sender<Prepared> },
     /// The appender has begun this window.
@@ -44,12 +44,12 @@ pub(super) struct Prepared {
 /// The preallocator's address. The thread ends when the last handle is gone.
 #[derive(Clone)]
 pub struct PreallocatorHandle {
-    jobs: Sender<Job>,
+    jobs: Sender<SegmentJob>,
 }
 
 impl PreallocatorHandle {
     /// False: the preallocator is busy; ask again.
-    pub(super) fn send(&self, job: Job) -> bool {
+    pub(super) fn send(&self, job: SegmentJob) -> bool {
         self.jobs.try_send(job).is_ok()
     }
 }
@@ -61,7 +61,7 @@ pub fn spawn() -> io::Result<PreallocatorHandle> {
     Ok(PreallocatorHandle { jobs })
 }
 
-fn run(inbox: &Receiver<Job>) {
+fn run(inbox: &Receiver<SegmentJob>) {
     // At most one per journal, because a journal asks for one segment at a time.
     let mut waiting = Vec::new();
     loop {
@@ -71,9 +71,9 @@ fn run(inbox: &Receiver<Job>) {
             inbox.recv_timeout(RETRY_PAUSE)
         };
         match job {
-            Ok(Job::Prepare { journal, no, to }) => waiting.push((journal, no, to, false)),
-            Ok(Job::Window { segment, window }) => turn_window(&segment, window),
-            Ok(Job::Leave { segment }) => {
+            Ok(SegmentJob::Prepare { journal, no, to }) => waiting.push((journal, no, to, false)),
+            Ok(SegmentJob::Window { segment, window }) => turn_window(&segment, window),
+            Ok(SegmentJob::Leave { segment }) => {
                 // Advice only: the next deletion unmaps it anyway.
                 let _ = segment.pages.release(0, usize::MAX);
             }

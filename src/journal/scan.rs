@@ -8,7 +8,7 @@
 use super::format::{BLOCK_SLOTS, Entry, SLOT_BYTES, slots_in};
 use super::shared::JournalShared;
 pub use super::source::Source;
-use crate::mail::RequestId;
+use crate::channels::RequestId;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ pub struct Scan {
     /// Up to `end` everything was once appended: nothing is merely torn.
     live: bool,
     watermark: u64,
-    run: Option<Run>,
+    run: Option<UnreadableRun>,
     queued: Option<Found>,
     text: Option<(u64, RequestId)>,
     /// A block whose header can't be read: torn if it is the last one, else damaged.
@@ -55,7 +55,7 @@ pub struct Scan {
 }
 
 /// Slots in a row that can't be read.
-struct Run {
+struct UnreadableRun {
     from: u64,
     /// Up to here a sealed header vouches that there was something.
     sealed_to: u64,
@@ -230,7 +230,7 @@ impl Scan {
             return self.jump();
         }
         self.seq += 1;
-        let run = self.run.get_or_insert(Run {
+        let run = self.run.get_or_insert(UnreadableRun {
             from: seq,
             sealed_to: 0,
             dirty_slots: 0,

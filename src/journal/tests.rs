@@ -330,13 +330,13 @@ fn the_syncer_thread_answers_by_mail_and_ends_with_the_journal() {
     let root = tempfile::tempdir().unwrap();
     let config = UsageConfig { durability: Durability::Disk, ..config(2, 10) };
     let mut journal = journal(root.path(), &config);
-    let (to_shard, mail) = flume::bounded(64);
+    let (to_shard, inbox) = flume::bounded(64);
     let shared = Arc::clone(&journal.shared());
     let syncer = sync::spawn(shared, to_shard).unwrap();
     for n in 0..20u128 {
         let open = admit(&mut journal, n, None);
         let settled = journal.post(open, &record(n));
-        until(|| match mail.try_recv() {
+        until(|| match inbox.try_recv() {
             Ok(ToShard::Synced { next_seq }) => (next_seq > settled.seq).then_some(()),
             _ => None,
         });

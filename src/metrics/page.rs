@@ -17,7 +17,7 @@ use std::fmt::{self, Display, Write};
 impl Metrics {
     /// The page of `/metrics`; `catalog` names the services and plans.
     pub fn page(&self, catalog: &Catalog) -> String {
-        let mut page = Page(String::with_capacity(16 * 1_024));
+        let mut page = MetricsPage(String::with_capacity(16 * 1_024));
         self.write_requests(&mut page);
         self.write_services(&mut page, catalog);
         self.write_plans(&mut page, catalog);
@@ -34,7 +34,7 @@ impl Metrics {
         self.shards.iter().map(|shard| of(shard).get()).sum()
     }
 
-    fn write_requests(&self, page: &mut Page) {
+    fn write_requests(&self, page: &mut MetricsPage) {
         let name = "http_requests_total";
         page.family(name, "counter", "Requests answered, refusals included.");
         for endpoint in Endpoint::ALL {
@@ -62,7 +62,7 @@ impl Metrics {
 
     fn write_histogram(
         &self,
-        page: &mut Page,
+        page: &mut MetricsPage,
         name: &str,
         labels: &[(&str, &str)],
         bounds_us: &[u64; 16],
@@ -88,7 +88,7 @@ impl Metrics {
         slots.iter().fold(0, |sum, slot| sum.wrapping_add(self.sum(|shard| of(shard, *slot))))
     }
 
-    fn write_services(&self, page: &mut Page, catalog: &Catalog) {
+    fn write_services(&self, page: &mut MetricsPage, catalog: &Catalog) {
         let services = slots_by_name(catalog.services.iter().map(|it| &*it.name), SERVICES_MAX);
         self.write_family(
             page,
@@ -138,7 +138,7 @@ impl Metrics {
     /// A family of counters by service, and by a label whose values stand in the counters' order.
     fn write_family(
         &self,
-        page: &mut Page,
+        page: &mut MetricsPage,
         services: &BTreeMap<&str, Vec<usize>>,
         (name, help): (&str, &str),
         (label, values): (&str, &[&str]),
@@ -155,7 +155,7 @@ impl Metrics {
         }
     }
 
-    fn write_plans(&self, page: &mut Page, catalog: &Catalog) {
+    fn write_plans(&self, page: &mut MetricsPage, catalog: &Catalog) {
         type Of = fn(&PlanCounts) -> &Counter;
         let families: [(&str, &str, Of); 2] = [
             ("rate_limits_exceeded_total", "Requests refused by the rate.", |it| &it.rate_limited),
@@ -173,7 +173,7 @@ impl Metrics {
         }
     }
 
-    fn write_shards(&self, page: &mut Page) {
+    fn write_shards(&self, page: &mut MetricsPage) {
         type Of = fn(&ShardMetrics) -> &Counter;
         let counters: [(&str, &str, Of); 8] = [
             ("tollgate_lease_wants_total", "Wants posted by shards.", |it| &it.lease_wants),
@@ -221,7 +221,7 @@ impl Metrics {
         }
     }
 
-    fn write_threads(&self, page: &mut Page) {
+    fn write_threads(&self, page: &mut MetricsPage) {
         let name = "tollgate_verifications_total";
         page.family(name, "counter", "Keys that shards asked about.");
         for (result, counter) in [
@@ -291,9 +291,9 @@ fn slots_by_name<'a>(
 }
 
 /// The text of a scrape.
-struct Page(String);
+struct MetricsPage(String);
 
-impl Page {
+impl MetricsPage {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         self.put(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }

@@ -1,8 +1,8 @@
 //! Whole answers: heads, bodies in each service's shape, errors.
 
-use super::model::{Call, DEFAULT_NAME, Model};
+use super::model::{DEFAULT_NAME, Model, ModelCall};
 use super::put::Put;
-use super::request::Endpoint;
+use super::request::ModelRoute;
 
 /// Always the same, so that a run can be repeated.
 pub const CREATED: u64 = 1_735_689_600;
@@ -10,7 +10,7 @@ pub const CREATED: u64 = 1_735_689_600;
 const HUGE_BYTES: usize = 128 * 1024;
 
 /// How an answer's body is framed.
-pub enum Length {
+pub enum AnswerFraming {
     /// So many bytes.
     Bytes(usize),
     /// In chunks.
@@ -18,17 +18,19 @@ pub enum Length {
 }
 
 /// Appends an answer's head.
-pub fn put_head(out: &mut Vec<u8>, call: &Call, length: &Length, huge: bool) {
+pub fn put_head(out: &mut Vec<u8>, call: &ModelCall, length: &AnswerFraming, huge: bool) {
     let content_type = match call.endpoint {
-        Endpoint::Last => "text/plain; charset=utf-8",
+        ModelRoute::Last => "text/plain; charset=utf-8",
         _ if call.stream && call.refusal.is_none() => "text/event-stream; charset=utf-8",
         _ => "application/json",
     };
     put_status(out, call.refusal.unwrap_or(200));
     out.text("content-type: ").text(content_type);
     match length {
-        Length::Bytes(bytes) => out.text("\r\ncontent-length: ").number(*bytes as u64),
-        Length::Chunked => out.text("\r\ncache-control: no-cache\r\ntransfer-encoding: chunked"),
+        AnswerFraming::Bytes(bytes) => out.text("\r\ncontent-length: ").number(*bytes as u64),
+        AnswerFraming::Chunked => {
+            out.text("\r\ncache-control: no-cache\r\ntransfer-encoding: chunked")
+        }
     };
     out.text("\r\nx-request-id: req_").id(call.id);
     out.text_if(call.refusal == Some(429), "\r\nretry-after: 1");
@@ -43,7 +45,7 @@ pub fn put_head(out: &mut Vec<u8>, call: &Call, length: &Length, huge: bool) {
 /// Appends the answer to a request that was no proper HTTP; the connection then closes.
 pub fn put_refusal(out: &mut Vec<u8>, status: u16) {
     let mut body = Vec::new();
-    put_error(&mut body, Endpoint::Unknown, status);
+    put_error(&mut body, ModelRoute::Unknown, status);
     put_status(out, status);
     out.text("content-type: application/json\r\nconnection: close\r\ncontent-length: ")
         .number(body.len() as u64)
@@ -66,39 +68,39 @@ fn put_status(out: &mut Vec<u8>, status: u16) {
 }
 
 /// Appends the body of an answer.
-pub fn put_body(out: &mut Vec<u8>, call: &Call, model: &Model) {
+pub fn put_body(out: &mut Vec<u8>, call: &ModelCall, model: &Model) {
     if let Some(status) = call.refusal {
         return put_error(out, call.endpoint, status);
     }
     match call.endpoint {
-        Endpoint::Chat => put_chat(out, call, model),
-        Endpoint::Completions => put_completion(out, call, model),
-        Endpoint::Embeddings => put_embeddings(out, call),
-        Endpoint::Responses => put_response(out, call, model, true),
-        Endpoint::Messages => put_message(out, call, model),
-        Endpoint::Models => put_models(out),
-        Endpoint::Stats => model.put_stats(out),
-        Endpoint::Last => model.put_last(out),
-        Endpoint::Unknown => put_error(out, call.endpoint, 404),
+        ModelRoute::Chat => put_chat(out, call, model),
+        ModelRoute::Completions => put_completion(out, call, model),
+        ModelRoute::Embeddings => put_embeddings(out, call),
+        ModelRoute::Responses => put_response(out, call, model, true),
+        ModelRoute::Messages => put_message(out, call, model),
+        ModelRoute::Models => put_models(out),
+        ModelRoute::Stats => model.put_stats(out),
+        ModelRoute::Last => model.put_last(out),
+        ModelRoute::Unknown => put_error(out, call.endpoint, 404),
     }
 }
 
-fn put_error(out: &mut Vec<u8>, endpoint: Endpoint, status: u16) {
+fn put_error(out: &mut Vec<u8>, endpoint: ModelRoute, status: u16) {
     let (kind, message) = match status {
         404 => ("not_found_error", "The simulated model server knows no such path."),
         429 => ("rate_limit_error", "The simulated model server is asked too often."),
         500 => ("api_error", "The simulated model server failed."),
         _ => ("invalid_request_error", "The simulated model server can't read this request."),
     };
-    out.text_if(endpoint == Endpoint::Messages, r#"{"type":"error","error":{"type":""#)
-        .text_if(endpoint != Endpoint::Messages, r#"{"error":{"param":null,"code":null,"type":""#)
+    out.text_if(endpoint == ModelRoute::Messages, r#"{"type":"error","error":{"type":""#)
+        .text_if(endpoint != ModelRoute::Messages, r#"{"error":{"param":null,"code":null,"type":""#)
         .text(kind)
         .text(r#"","message":""#)
         .text(message)
         .text(r#""}}"#);
 }
 
-fn put_chat(out: &mut Vec<u8>, call: &Call, model: &Model) {
+fn put_chat(out: &mut Vec<u8>, call: &ModelCall, model: &Model) {
     out.text(r#"{"id":"chatcmpl-"#).id(call.id).text(r#"","object":"chat.completion","#);
     put_created(out, call);
     out.text(r#","choices":[{"index":0,"message":{"role":"assistant","content":""#);
@@ -111,7 +113,7 @@ fn put_chat(out: &mut Vec<u8>, call: &Call, model: &Model) {
     out.text("}");
 }
 
-fn put_completion(out: &mut Vec<u8>, call: &Call, model: &Model) {
+fn put_completion(out: &mut Vec<u8>, call: &ModelCall, model: &Model) {
     out.text(r#"{"id":"cmpl-"#).id(call.id).text(r#"","object":"text_completion","#);
     put_created(out, call);
     out.text(r#","choices":[{"index":0,"text":""#);
@@ -122,7 +124,7 @@ fn put_completion(out: &mut Vec<u8>, call: &Call, model: &Model) {
     out.text("}");
 }
 
-fn put_embeddings(out: &mut Vec<u8>, call: &Call) {
+fn put_embeddings(out: &mut Vec<u8>, call: &ModelCall) {
     out.text(r#"{"object":"list","data":["#);
     for index in 0..call.vectors.count {
         out.text_if(index > 0, ",")
@@ -145,7 +147,7 @@ fn put_embeddings(out: &mut Vec<u8>, call: &Call) {
 }
 
 /// Appends the object of the Responses interface, finished or just begun.
-pub fn put_response(out: &mut Vec<u8>, call: &Call, model: &Model, done: bool) {
+pub fn put_response(out: &mut Vec<u8>, call: &ModelCall, model: &Model, done: bool) {
     let status = if done { response_status(call) } else { "in_progress" };
     out.text(r#"{"id":"resp_"#).id(call.id).text(r#"","object":"response","created_at":"#);
     out.number(CREATED).text(r#","status":""#).text(status).text(r#"","error":null"#);
@@ -178,12 +180,12 @@ pub fn put_response(out: &mut Vec<u8>, call: &Call, model: &Model, done: bool) {
 }
 
 /// What a finished response is called.
-pub const fn response_status(call: &Call) -> &'static str {
+pub const fn response_status(call: &ModelCall) -> &'static str {
     if call.capped { "incomplete" } else { "completed" }
 }
 
 /// Appends the one item of a response's output, finished or just begun.
-pub fn put_response_item(out: &mut Vec<u8>, call: &Call, model: &Model, done: bool) {
+pub fn put_response_item(out: &mut Vec<u8>, call: &ModelCall, model: &Model, done: bool) {
     out.text(r#"{"type":"message","id":"msg_"#).id(call.id).text(r#"","status":""#);
     out.text(if done { response_status(call) } else { "in_progress" });
     out.text(r#"","role":"assistant","content":["#);
@@ -194,7 +196,7 @@ pub fn put_response_item(out: &mut Vec<u8>, call: &Call, model: &Model, done: bo
 }
 
 /// Appends the one part of a response's item, finished or just begun.
-pub fn put_response_part(out: &mut Vec<u8>, call: &Call, model: &Model, done: bool) {
+pub fn put_response_part(out: &mut Vec<u8>, call: &ModelCall, model: &Model, done: bool) {
     out.text(r#"{"type":"output_text","annotations":[],"text":""#);
     if done {
         model.words.put_all(out, call.text_start(), call.tokens);
@@ -202,7 +204,7 @@ pub fn put_response_part(out: &mut Vec<u8>, call: &Call, model: &Model, done: bo
     out.text("\"}");
 }
 
-fn put_message(out: &mut Vec<u8>, call: &Call, model: &Model) {
+fn put_message(out: &mut Vec<u8>, call: &ModelCall, model: &Model) {
     out.text(r#"{"id":"msg_"#).id(call.id);
     out.text(r#"","type":"message","role":"assistant","model":""#).bytes(&call.name);
     out.text(r#"","content":[{"type":"text","text":""#);
@@ -224,12 +226,12 @@ fn put_models(out: &mut Vec<u8>) {
 }
 
 /// Appends time and model.
-pub fn put_created(out: &mut Vec<u8>, call: &Call) {
+pub fn put_created(out: &mut Vec<u8>, call: &ModelCall) {
     out.text(r#""created":"#).number(CREATED).text(r#","model":""#).bytes(&call.name).text("\"");
 }
 
 /// Appends the usage as OpenAI's older interfaces report it.
-pub fn put_usage(out: &mut Vec<u8>, call: &Call) {
+pub fn put_usage(out: &mut Vec<u8>, call: &ModelCall) {
     if !call.usage {
         return;
     }
@@ -245,7 +247,7 @@ pub fn put_usage(out: &mut Vec<u8>, call: &Call) {
 }
 
 /// Appends the usage as Anthropic reports it: cached tokens are not among the input tokens.
-pub fn put_message_usage(out: &mut Vec<u8>, call: &Call, output_tokens: u32) {
+pub fn put_message_usage(out: &mut Vec<u8>, call: &ModelCall, output_tokens: u32) {
     out.text(r#","usage":{"input_tokens":"#)
         .number(u64::from(call.prompt_tokens - call.cached_tokens))
         .text(r#","cache_creation_input_tokens":0,"cache_read_input_tokens":"#)
@@ -256,17 +258,17 @@ pub fn put_message_usage(out: &mut Vec<u8>, call: &Call, output_tokens: u32) {
 }
 
 /// Why an OpenAI answer ends.
-pub const fn finish_reason(call: &Call) -> &'static str {
+pub const fn finish_reason(call: &ModelCall) -> &'static str {
     if call.capped { "length" } else { "stop" }
 }
 
 /// Why an Anthropic answer ends.
-pub const fn stop_reason(call: &Call) -> &'static str {
+pub const fn stop_reason(call: &ModelCall) -> &'static str {
     if call.capped { "max_tokens" } else { "end_turn" }
 }
 
 /// Stands before the usage, so that who looks for that has to pass it.
-fn put_padding(out: &mut Vec<u8>, call: &Call) {
+fn put_padding(out: &mut Vec<u8>, call: &ModelCall) {
     if call.padded_bytes > out.len() {
         out.text(r#","padding":""#);
         out.resize(call.padded_bytes.max(out.len()), b'x');

@@ -28,7 +28,7 @@ impl Default for Vectors {
 }
 
 #[derive(Deserialize)]
-struct Body {
+struct EmbeddingsBody {
     input: Value,
     encoding_format: Option<String>,
     dimensions: Option<u32>,
@@ -40,7 +40,7 @@ impl Vectors {
         if body.is_empty() {
             return Some(Self::default());
         }
-        let body: Body = serde_json::from_slice(body).ok()?;
+        let body: EmbeddingsBody = serde_json::from_slice(body).ok()?;
         let count = match &body.input {
             // An array of numbers is one input, already cut into tokens.
             Value::Array(items) if items.first()?.is_number() => 1,

@@ -2,28 +2,28 @@
 //! stream of any length needs the memory of one event.
 
 use super::answer;
-use super::model::{Call, Model};
+use super::model::{Model, ModelCall};
 use super::put::Put;
-use super::request::Endpoint;
+use super::request::ModelRoute;
 
 /// The events of one stream.
 pub struct Events<'call> {
-    call: &'call Call,
+    call: &'call ModelCall,
     model: &'call Model,
 }
 
 impl<'call> Events<'call> {
     /// The events of this call, which must be of a shape that streams.
-    pub const fn new(call: &'call Call, model: &'call Model) -> Self {
+    pub const fn new(call: &'call ModelCall, model: &'call Model) -> Self {
         Self { call, model }
     }
 
     /// How many events open the stream; then comes one for each token.
     pub const fn opening(&self) -> u32 {
         match self.call.endpoint {
-            Endpoint::Chat => 1,
-            Endpoint::Responses => 4,
-            Endpoint::Messages => 3,
+            ModelRoute::Chat => 1,
+            ModelRoute::Responses => 4,
+            ModelRoute::Messages => 3,
             _ => 0,
         }
     }
@@ -31,8 +31,8 @@ impl<'call> Events<'call> {
     /// How many events there are.
     pub const fn count(&self) -> u32 {
         let closing = match self.call.endpoint {
-            Endpoint::Responses => 4,
-            Endpoint::Messages => 3,
+            ModelRoute::Responses => 4,
+            ModelRoute::Messages => 3,
             _ => 2 + self.shows_usage() as u32,
         };
         self.opening() + self.call.tokens + closing
@@ -50,8 +50,8 @@ impl<'call> Events<'call> {
     /// Appends event `step`.
     pub fn put(&self, out: &mut Vec<u8>, step: u32) {
         match self.call.endpoint {
-            Endpoint::Responses => self.put_response(out, step),
-            Endpoint::Messages => self.put_message(out, step),
+            ModelRoute::Responses => self.put_response(out, step),
+            ModelRoute::Messages => self.put_message(out, step),
             _ => self.put_completion(out, step),
         }
         out.text("\n\n");
@@ -61,13 +61,13 @@ impl<'call> Events<'call> {
     pub fn put_error(&self, out: &mut Vec<u8>, step: u32) {
         const MESSAGE: &str = r#""message":"The simulated model server failed.""#;
         match self.call.endpoint {
-            Endpoint::Responses => out
+            ModelRoute::Responses => out
                 .text("event: error\ndata: {\"type\":\"error\",\"code\":\"server_error\",")
                 .text(MESSAGE)
                 .text(r#","param":null,"sequence_number":"#)
                 .number(step.into())
                 .text("}\n\n"),
-            Endpoint::Messages => out
+            ModelRoute::Messages => out
                 .text("event: error\ndata: {\"type\":\"error\",")
                 .text(r#""error":{"type":"overloaded_error","#)
                 .text(MESSAGE)
@@ -81,7 +81,7 @@ impl<'call> Events<'call> {
 
     /// The chat and the older completion interface.
     fn put_completion(&self, out: &mut Vec<u8>, step: u32) {
-        let (call, chat) = (self.call, self.call.endpoint == Endpoint::Chat);
+        let (call, chat) = (self.call, self.call.endpoint == ModelRoute::Chat);
         let after_tokens = (step + 1).saturating_sub(self.opening() + call.tokens);
         if step + 1 == self.count() {
             out.text("data: [DONE]");

@@ -1,8 +1,8 @@
 //! What can be made to go wrong with an answer, by name.
 
-/// A fault; see [`Fault::NAMES`] for how each is asked for.
+/// A fault; see [`PlannedFault::NAMES`] for how each is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum PlannedFault {
     /// An error answer with this status.
     Status(u16),
     /// The connection closes instead of an answer.
@@ -29,25 +29,25 @@ pub enum Fault {
     ErrorEvent,
 }
 
-const TABLE: [(&str, Fault); 15] = [
-    ("status-500", Fault::Status(500)),
-    ("status-429", Fault::Status(429)),
-    ("status-400", Fault::Status(400)),
-    ("close-before-head", Fault::CloseBeforeHead),
-    ("close-mid-body", Fault::CloseMidBody),
-    ("close-mid-stream", Fault::CloseMidBody),
-    ("stall-before-head", Fault::StallBeforeHead),
-    ("stall-mid-stream", Fault::StallMidBody),
-    ("garbage", Fault::Garbage),
-    ("bad-chunk", Fault::BadChunk),
-    ("short-body", Fault::ShortBody),
-    ("huge-head", Fault::HugeHead),
-    ("no-usage", Fault::NoUsage),
-    ("slow", Fault::Slow),
-    ("error-event", Fault::ErrorEvent),
+const TABLE: [(&str, PlannedFault); 15] = [
+    ("status-500", PlannedFault::Status(500)),
+    ("status-429", PlannedFault::Status(429)),
+    ("status-400", PlannedFault::Status(400)),
+    ("close-before-head", PlannedFault::CloseBeforeHead),
+    ("close-mid-body", PlannedFault::CloseMidBody),
+    ("close-mid-stream", PlannedFault::CloseMidBody),
+    ("stall-before-head", PlannedFault::StallBeforeHead),
+    ("stall-mid-stream", PlannedFault::StallMidBody),
+    ("garbage", PlannedFault::Garbage),
+    ("bad-chunk", PlannedFault::BadChunk),
+    ("short-body", PlannedFault::ShortBody),
+    ("huge-head", PlannedFault::HugeHead),
+    ("no-usage", PlannedFault::NoUsage),
+    ("slow", PlannedFault::Slow),
+    ("error-event", PlannedFault::ErrorEvent),
 ];
 
-impl Fault {
+impl PlannedFault {
     /// Every fault's name.
     pub const NAMES: [&'static str; TABLE.len()] = {
         let mut names = [""; TABLE.len()];

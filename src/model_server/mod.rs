@@ -19,7 +19,7 @@ mod server;
 mod tests;
 mod words;
 
-pub use fault::Fault;
+pub use fault::PlannedFault;
 
 use crate::net;
 use model::Model;
@@ -52,7 +52,7 @@ pub struct Behaviour {
     /// Whether answers report their usage.
     pub usage: bool,
     /// What goes wrong.
-    pub fault: Option<Fault>,
+    pub fault: Option<PlannedFault>,
     /// Share of requests with which it goes wrong, 0 to 1.
     pub fault_rate: f64,
     /// Makes a run repeatable.

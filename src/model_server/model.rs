@@ -4,9 +4,9 @@
 use super::Behaviour;
 use super::draw::draw;
 use super::embeddings::Vectors;
-use super::fault::Fault;
+use super::fault::PlannedFault;
 use super::put::Put;
-use super::request::{Endpoint, Head, Scanner};
+use super::request::{Head, ModelRoute, Scanner};
 use super::words::Words;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -52,8 +52,8 @@ struct Last {
 }
 
 /// The answer decided on for one request.
-pub struct Call {
-    pub endpoint: Endpoint,
+pub struct ModelCall {
+    pub endpoint: ModelRoute,
     pub head_only: bool,
     pub close: bool,
     pub stream: bool,
@@ -63,7 +63,7 @@ pub struct Call {
     pub usage: bool,
     /// Answered with this error status.
     pub refusal: Option<u16>,
-    pub fault: Option<Fault>,
+    pub fault: Option<PlannedFault>,
     pub tokens: u32,
     /// The request's maximum cut the answer short.
     pub capped: bool,
@@ -81,7 +81,7 @@ pub struct Call {
     pub name: Vec<u8>,
 }
 
-impl Call {
+impl ModelCall {
     /// Where the answer's text starts.
     pub const fn text_start(&self) -> u32 {
         self.id as u32
@@ -101,9 +101,9 @@ impl Model {
     }
 
     /// Decides on the answer, and keeps the request for `/mock/last`. `name` is a buffer to use.
-    pub fn plan(&self, parsed: &Head, head: &[u8], body: &[u8], name: Vec<u8>) -> Call {
+    pub fn plan(&self, parsed: &Head, head: &[u8], body: &[u8], name: Vec<u8>) -> ModelCall {
         let endpoint = parsed.endpoint;
-        let mut call = Call {
+        let mut call = ModelCall {
             endpoint,
             head_only: parsed.head_only,
             close: parsed.close,
@@ -124,7 +124,7 @@ impl Model {
             id: 0,
             name,
         };
-        if matches!(endpoint, Endpoint::Stats | Endpoint::Last) {
+        if matches!(endpoint, ModelRoute::Stats | ModelRoute::Last) {
             return call;
         }
         let number = self.counts.requests.fetch_add(1, Ordering::Relaxed);
@@ -170,28 +170,28 @@ impl Model {
             .text("}");
     }
 
-    fn read_body(&self, call: &mut Call, parsed: &Head, body: &[u8]) {
+    fn read_body(&self, call: &mut ModelCall, parsed: &Head, body: &[u8]) {
         let named = self.scanner.model(body).unwrap_or(DEFAULT_NAME.as_bytes());
         call.name.clear();
         call.name.extend_from_slice(named);
         match parsed.endpoint {
-            Endpoint::Chat | Endpoint::Completions => {
+            ModelRoute::Chat | ModelRoute::Completions => {
                 call.stream = self.scanner.stream(body) && !call.head_only;
                 call.include_usage = call.stream && self.scanner.include_usage(body);
             }
-            Endpoint::Responses | Endpoint::Messages => {
+            ModelRoute::Responses | ModelRoute::Messages => {
                 call.stream = self.scanner.stream(body) && !call.head_only;
             }
-            Endpoint::Embeddings => match Vectors::wanted(body) {
+            ModelRoute::Embeddings => match Vectors::wanted(body) {
                 Some(vectors) => call.vectors = vectors,
                 None => call.refusal = Some(400),
             },
-            Endpoint::Unknown => call.refusal = Some(404),
-            Endpoint::Models | Endpoint::Stats | Endpoint::Last => {}
+            ModelRoute::Unknown => call.refusal = Some(404),
+            ModelRoute::Models | ModelRoute::Stats | ModelRoute::Last => {}
         }
     }
 
-    fn count_tokens(&self, call: &mut Call, parsed: &Head, body: &[u8]) {
+    fn count_tokens(&self, call: &mut ModelCall, parsed: &Head, body: &[u8]) {
         let asked = &parsed.overrides;
         call.tokens = match asked.tokens {
             Some(tokens) => tokens,
@@ -209,7 +209,7 @@ impl Model {
         call.cached_tokens = asked.cached_tokens.unwrap_or(cached).min(call.prompt_tokens);
     }
 
-    fn time(&self, call: &mut Call, parsed: &Head, number: u64) {
+    fn time(&self, call: &mut ModelCall, parsed: &Head, number: u64) {
         let (usual, asked) = (&self.behaviour, &parsed.overrides);
         let wait = |ms: u32| Duration::from_millis(u64::from(ms.min(WAIT_MS_MAX)));
         let jitter_ms = match usual.jitter_ms {
@@ -222,7 +222,7 @@ impl Model {
         call.inter_token = wait(asked.inter_token_ms.unwrap_or(usual.inter_token_ms));
     }
 
-    fn spoil(&self, call: &mut Call, parsed: &Head, number: u64) {
+    fn spoil(&self, call: &mut ModelCall, parsed: &Head, number: u64) {
         let usual = &self.behaviour;
         let falls = |purpose, rate| rate > 0.0 && chance(draw(usual.seed, number, purpose), rate);
         if falls(3, usual.fail_rate) {
@@ -230,9 +230,9 @@ impl Model {
         }
         let by_rate = usual.fault.filter(|_| falls(4, usual.fault_rate));
         match parsed.overrides.fault.or(by_rate) {
-            Some(Fault::Status(status)) => call.refusal = Some(status),
-            Some(Fault::ErrorEvent) if !call.stream => call.refusal = Some(500),
-            Some(Fault::NoUsage) => call.usage = false,
+            Some(PlannedFault::Status(status)) => call.refusal = Some(status),
+            Some(PlannedFault::ErrorEvent) if !call.stream => call.refusal = Some(500),
+            Some(PlannedFault::NoUsage) => call.usage = false,
             fault => call.fault = fault,
         }
     }

@@ -1,7 +1,7 @@
 //! From bytes to what is asked for: the head in full, of the body only the few fields that
 //! change an answer. Pure; it must never copy a body.
 
-use super::fault::Fault;
+use super::fault::PlannedFault;
 use memchr::memmem::Finder;
 use std::mem::MaybeUninit;
 
@@ -16,7 +16,7 @@ const NAME_BYTES_MAX: usize = 256;
 
 /// What is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Endpoint {
+pub enum ModelRoute {
     /// `/v1/chat/completions`
     Chat,
     /// `/v1/completions`
@@ -49,7 +49,7 @@ pub enum Framing {
 /// What a request's `x-mock-…` headers ask for.
 #[derive(Debug, Default)]
 pub struct Overrides {
-    pub fault: Option<Fault>,
+    pub fault: Option<PlannedFault>,
     pub tokens: Option<u32>,
     pub latency_ms: Option<u32>,
     pub ttft_ms: Option<u32>,
@@ -64,7 +64,7 @@ pub struct Overrides {
 pub struct Head {
     /// Its bytes.
     pub length: usize,
-    pub endpoint: Endpoint,
+    pub endpoint: ModelRoute,
     /// Method HEAD: the answer has no body.
     pub head_only: bool,
     /// The client wants no further answer on this connection.
@@ -100,7 +100,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Head>, u16> {
         overrides: Overrides::default(),
     };
     if let Some(name) = query.split('&').find_map(|pair| pair.strip_prefix("fault=")) {
-        head.overrides.fault = Some(Fault::named(name.as_bytes()).ok_or(400_u16)?);
+        head.overrides.fault = Some(PlannedFault::named(name.as_bytes()).ok_or(400_u16)?);
     }
     let mut framed = false;
     for field in request.headers.iter() {
@@ -113,17 +113,17 @@ fn split_target(target: &str) -> (&str, &str) {
     target.split_once('?').unwrap_or((target, ""))
 }
 
-fn endpoint(path: &str) -> Endpoint {
+fn endpoint(path: &str) -> ModelRoute {
     match path {
-        "/v1/chat/completions" => Endpoint::Chat,
-        "/v1/completions" => Endpoint::Completions,
-        "/v1/embeddings" => Endpoint::Embeddings,
-        "/v1/responses" => Endpoint::Responses,
-        "/v1/messages" => Endpoint::Messages,
-        "/v1/models" => Endpoint::Models,
-        "/mock/stats" => Endpoint::Stats,
-        "/mock/last" => Endpoint::Last,
-        _ => Endpoint::Unknown,
+        "/v1/chat/completions" => ModelRoute::Chat,
+        "/v1/completions" => ModelRoute::Completions,
+        "/v1/embeddings" => ModelRoute::Embeddings,
+        "/v1/responses" => ModelRoute::Responses,
+        "/v1/messages" => ModelRoute::Messages,
+        "/v1/models" => ModelRoute::Models,
+        "/mock/stats" => ModelRoute::Stats,
+        "/mock/last" => ModelRoute::Last,
+        _ => ModelRoute::Unknown,
     }
 }
 
@@ -152,7 +152,7 @@ fn take_field(head: &mut Head, name: &str, value: &[u8], framed: &mut bool) -> R
 /// An unknown name is refused, lest a test believe in a fault that never was.
 fn take_override(overrides: &mut Overrides, name: &str, value: &[u8]) -> Result<(), u16> {
     if name.eq_ignore_ascii_case("fault") {
-        overrides.fault = Some(Fault::named(value).ok_or(400_u16)?);
+        overrides.fault = Some(PlannedFault::named(value).ok_or(400_u16)?);
         return Ok(());
     }
     let place = match name.to_ascii_lowercase().as_str() {

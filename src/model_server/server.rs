@@ -3,10 +3,10 @@
 //! Answers to requests that came in one piece leave in one piece. A wait, a stall or a stream
 //! sends first what is ready, so nothing is held back by them.
 
-use super::answer::{self, Length};
+use super::answer::{self, AnswerFraming};
 use super::events::Events;
-use super::fault::Fault;
-use super::model::{Call, Model};
+use super::fault::PlannedFault;
+use super::model::{Model, ModelCall};
 use super::put::Put;
 use super::request::{self, Framing, Head};
 use crate::net::{self, Listener, Stream};
@@ -54,13 +54,13 @@ pub async fn serve(listener: std::net::TcpListener, model: Arc<Model>) -> std::i
 }
 
 /// What becomes of the connection after an answer.
-enum Next {
+enum AfterAnswer {
     Keep,
     Close,
 }
 
 /// Why a connection ends early.
-enum End {
+enum EarlyEnd {
     /// The client is gone.
     Gone,
     /// What it sent is no request; the status to say so with.
@@ -103,24 +103,24 @@ impl Connection {
     async fn run(mut self) {
         let end = loop {
             match self.turn().await {
-                Ok(Next::Keep) => {}
-                Ok(Next::Close) => break None,
+                Ok(AfterAnswer::Keep) => {}
+                Ok(AfterAnswer::Close) => break None,
                 Err(end) => break Some(end),
             }
         };
-        if let Some(End::Refused(status)) = end {
+        if let Some(EarlyEnd::Refused(status)) = end {
             answer::put_refusal(&mut self.out, status);
         }
-        if !matches!(end, Some(End::Gone)) {
+        if !matches!(end, Some(EarlyEnd::Gone)) {
             // The connection is over whether or not this arrives.
             let _ = self.flush().await;
         }
     }
 
     /// One request and its answer.
-    async fn turn(&mut self) -> Result<Next, End> {
+    async fn turn(&mut self) -> Result<AfterAnswer, EarlyEnd> {
         let head = loop {
-            match request::parse(&self.input[self.at..]).map_err(End::Refused)? {
+            match request::parse(&self.input[self.at..]).map_err(EarlyEnd::Refused)? {
                 Some(head) => break head,
                 None => self.fill(READ_BYTES).await?,
             }
@@ -135,18 +135,18 @@ impl Connection {
         let call = self.model.plan(&head, head_bytes, body, name);
         self.at += length;
         let next = self.answer(&call).await;
-        if call.stream && matches!(next, Err(End::Gone)) {
+        if call.stream && matches!(next, Err(EarlyEnd::Gone)) {
             self.model.counts.aborted_streams.fetch_add(1, Ordering::Relaxed);
         }
         self.name = call.name;
         match next? {
-            Next::Keep if !call.close => Ok(Next::Keep),
-            _ => Ok(Next::Close),
+            AfterAnswer::Keep if !call.close => Ok(AfterAnswer::Keep),
+            _ => Ok(AfterAnswer::Close),
         }
     }
 
     /// Waits for all of the body; the bytes of head and body as they came.
-    async fn read_body(&mut self, head: &Head) -> Result<usize, End> {
+    async fn read_body(&mut self, head: &Head) -> Result<usize, EarlyEnd> {
         if head.expects {
             self.out.text("HTTP/1.1 100 Continue\r\n\r\n");
         }
@@ -161,14 +161,16 @@ impl Connection {
         }
         self.body.clear();
         let decode = request::decode_chunks;
-        while !decode(&self.input[self.at..], &mut end, &mut self.body).map_err(End::Refused)? {
+        while !decode(&self.input[self.at..], &mut end, &mut self.body)
+            .map_err(EarlyEnd::Refused)?
+        {
             self.fill(READ_BYTES).await?;
         }
         Ok(end)
     }
 
     /// Sends what is ready, and reads more.
-    async fn fill(&mut self, room: usize) -> Result<(), End> {
+    async fn fill(&mut self, room: usize) -> Result<(), EarlyEnd> {
         self.flush().await?;
         if self.at == self.input.len() {
             self.input.clear();
@@ -186,11 +188,11 @@ impl Connection {
         }
         match self.stream.read(&mut self.input).await {
             Ok(1..) => Ok(()),
-            _ => Err(End::Gone),
+            _ => Err(EarlyEnd::Gone),
         }
     }
 
-    async fn flush(&mut self) -> Result<(), End> {
+    async fn flush(&mut self) -> Result<(), EarlyEnd> {
         if self.out.is_empty() {
             return Ok(());
         }
@@ -199,17 +201,17 @@ impl Connection {
             for at in 0..self.out.len() {
                 byte.clear();
                 byte.push(self.out[at]);
-                self.stream.write_all(&mut byte).await.map_err(|_| End::Gone)?;
+                self.stream.write_all(&mut byte).await.map_err(|_| EarlyEnd::Gone)?;
                 net::sleep(SLOW_PAUSE).await;
             }
         } else {
-            self.stream.write_all(&mut self.out).await.map_err(|_| End::Gone)?;
+            self.stream.write_all(&mut self.out).await.map_err(|_| EarlyEnd::Gone)?;
         }
         self.out.clear();
         Ok(())
     }
 
-    async fn pause(&mut self, span: Duration) -> Result<(), End> {
+    async fn pause(&mut self, span: Duration) -> Result<(), EarlyEnd> {
         if span > Duration::ZERO {
             self.flush().await?;
             net::sleep(span).await;
@@ -218,28 +220,28 @@ impl Connection {
     }
 
     /// Sends what is ready, then nothing until the client goes away.
-    async fn stall(&mut self) -> Result<Next, End> {
+    async fn stall(&mut self) -> Result<AfterAnswer, EarlyEnd> {
         self.flush().await?;
         let mut ignored = Vec::with_capacity(READ_BYTES);
         while matches!(self.stream.read(&mut ignored).await, Ok(1..)) {
             ignored.clear();
         }
-        Err(End::Gone)
+        Err(EarlyEnd::Gone)
     }
 
-    async fn answer(&mut self, call: &Call) -> Result<Next, End> {
+    async fn answer(&mut self, call: &ModelCall) -> Result<AfterAnswer, EarlyEnd> {
         if call.stream && call.refusal.is_none() {
             self.model.counts.streams.fetch_add(1, Ordering::Relaxed);
         }
         self.pause(call.latency).await?;
         match call.fault {
-            Some(Fault::CloseBeforeHead) => return Ok(Next::Close),
-            Some(Fault::StallBeforeHead) => return self.stall().await,
-            Some(Fault::Garbage) => {
+            Some(PlannedFault::CloseBeforeHead) => return Ok(AfterAnswer::Close),
+            Some(PlannedFault::StallBeforeHead) => return self.stall().await,
+            Some(PlannedFault::Garbage) => {
                 self.out.text("\0\u{1}tollgate? \r\n\r\nnot HTTP\r\n");
-                return Ok(Next::Close);
+                return Ok(AfterAnswer::Close);
             }
-            Some(Fault::Slow) => {
+            Some(PlannedFault::Slow) => {
                 self.flush().await?;
                 self.slow = true;
             }
@@ -257,49 +259,54 @@ impl Connection {
         Ok(next)
     }
 
-    async fn answer_whole(&mut self, call: &Call) -> Result<Next, End> {
+    async fn answer_whole(&mut self, call: &ModelCall) -> Result<AfterAnswer, EarlyEnd> {
         let (out, body) = (&mut self.out, &mut self.scratch);
         body.clear();
         answer::put_body(body, call, &self.model);
-        let whole = Length::Bytes(body.len());
+        let whole = AnswerFraming::Bytes(body.len());
         let half = &body[..body.len() / 2];
         match call.fault {
-            Some(Fault::CloseMidBody) => {
+            Some(PlannedFault::CloseMidBody) => {
                 answer::put_head(out, call, &whole, false);
                 out.bytes(half);
-                Ok(Next::Close)
+                Ok(AfterAnswer::Close)
             }
-            Some(Fault::StallMidBody) => {
+            Some(PlannedFault::StallMidBody) => {
                 answer::put_head(out, call, &whole, false);
                 out.bytes(half);
                 self.stall().await
             }
-            Some(Fault::BadChunk) => {
-                answer::put_head(out, call, &Length::Chunked, false);
+            Some(PlannedFault::BadChunk) => {
+                answer::put_head(out, call, &AnswerFraming::Chunked, false);
                 out.chunk(half).text("zz\r\n").bytes(body);
-                Ok(Next::Close)
+                Ok(AfterAnswer::Close)
             }
-            Some(Fault::ShortBody) => {
-                answer::put_head(out, call, &Length::Bytes(body.len() + MISSING_BYTES), false);
+            Some(PlannedFault::ShortBody) => {
+                answer::put_head(
+                    out,
+                    call,
+                    &AnswerFraming::Bytes(body.len() + MISSING_BYTES),
+                    false,
+                );
                 out.bytes(body);
-                Ok(Next::Close)
+                Ok(AfterAnswer::Close)
             }
             fault => {
-                answer::put_head(out, call, &whole, fault == Some(Fault::HugeHead));
+                answer::put_head(out, call, &whole, fault == Some(PlannedFault::HugeHead));
                 if !call.head_only {
                     out.bytes(body);
                 }
-                Ok(Next::Keep)
+                Ok(AfterAnswer::Keep)
             }
         }
     }
 
-    async fn answer_in_events(&mut self, call: &Call) -> Result<Next, End> {
+    async fn answer_in_events(&mut self, call: &ModelCall) -> Result<AfterAnswer, EarlyEnd> {
         let model = Arc::clone(&self.model);
         let events = Events::new(call, &model);
         let (first, tokens_end) = (events.opening(), events.opening() + call.tokens);
-        let huge = call.fault == Some(Fault::HugeHead);
-        answer::put_head(&mut self.out, call, &Length::Chunked, huge);
+        let huge = call.fault == Some(PlannedFault::HugeHead);
+        answer::put_head(&mut self.out, call, &AnswerFraming::Chunked, huge);
         for step in 0..events.count() {
             if step == first {
                 self.pause(call.ttft).await?;
@@ -312,16 +319,16 @@ impl Connection {
             self.scratch.clear();
             if step == events.middle() {
                 match call.fault {
-                    Some(Fault::CloseMidBody) => return Ok(Next::Close),
-                    Some(Fault::StallMidBody) => return self.stall().await,
-                    Some(Fault::BadChunk) => {
+                    Some(PlannedFault::CloseMidBody) => return Ok(AfterAnswer::Close),
+                    Some(PlannedFault::StallMidBody) => return self.stall().await,
+                    Some(PlannedFault::BadChunk) => {
                         self.out.text("zz\r\n");
-                        return Ok(Next::Close);
+                        return Ok(AfterAnswer::Close);
                     }
-                    Some(Fault::ErrorEvent) => {
+                    Some(PlannedFault::ErrorEvent) => {
                         events.put_error(&mut self.scratch, step);
                         self.out.chunk(&self.scratch).chunk(b"");
-                        return Ok(Next::Keep);
+                        return Ok(AfterAnswer::Keep);
                     }
                     _ => {}
                 }
@@ -329,10 +336,10 @@ impl Connection {
             events.put(&mut self.scratch, step);
             self.out.chunk(&self.scratch);
         }
-        if call.fault == Some(Fault::ShortBody) {
-            return Ok(Next::Close);
+        if call.fault == Some(PlannedFault::ShortBody) {
+            return Ok(AfterAnswer::Close);
         }
         self.out.chunk(b"");
-        Ok(Next::Keep)
+        Ok(AfterAnswer::Keep)
     }
 }

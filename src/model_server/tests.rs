@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use super::{Behaviour, Fault, spawn};
+use super::{Behaviour, PlannedFault, spawn};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -412,7 +412,7 @@ fn streams_go_wrong_as_asked() {
 
 #[test]
 fn a_fault_by_rate_hits_its_share() {
-    let fault = Some(Fault::Status(429));
+    let fault = Some(PlannedFault::Status(429));
     let (mut client, _) = Client::of(Behaviour { fault, fault_rate: 0.5, ..Behaviour::default() });
     let hit = (0..40).filter(|_| client.get(CHAT).status == 429).count();
     assert!((5..35).contains(&hit), "{hit}");

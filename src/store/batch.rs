@@ -1,6 +1,6 @@
 //! What the ledger takes in and what it answers, in whatever database it lies.
 
-use crate::mail::Settled;
+use crate::channels::Settled;
 use shard::record::Record;
 use shard::units::NanoUsd;
 

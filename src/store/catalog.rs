@@ -11,7 +11,7 @@ use super::rows::{
     PlanRow, ServiceChange, ServiceRow,
 };
 use super::sqlite::SqliteCatalog;
-use super::usage::{By, Month, MonthsUsed, ServiceMonth, Span, Sum};
+use super::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
 use shard::catalog::{Plan, PriceModel};
 use shard::units::{ConsumerId, KeyId, Period, PlanId, ServiceId};
 use std::path::Path;
@@ -120,9 +120,9 @@ operations! {
     add_price(id: ServiceId, price: PriceModel, effective_at_unix_us: i64) -> ServiceRow;
 
     /// Sums over `span`, ordered by their groups; `limit` of them after `offset`.
-    sums(by: Vec<By>, span: Span, limit: u32, offset: i64) -> Vec<Sum>;
+    sums(by: Vec<By>, span: SumSpan, limit: u32, offset: i64) -> Vec<Sum>;
     /// What months have used, and how far the ledger reaches into each journal.
-    months(months: Vec<Month>, journals: Arc<[u128]>) -> MonthsUsed;
+    months(months: Vec<MonthOfConsumer>, journals: Arc<[u128]>) -> MonthsUsed;
     /// Cost and calls of a consumer's month, by service.
     month_costs(consumer: ConsumerId, period: Period) -> Vec<ServiceMonth>;
 }

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::{Advance, Batch, Ledger, LedgerError, Origin};
-use crate::mail::Settled;
+use crate::channels::Settled;
 use shard::record::Record;
 
 const ORIGINS: [Origin; 1] = [Origin { journal_id: 1, instance_id: 2 }];

@@ -13,7 +13,7 @@ pub(crate) enum By {
 
 /// The span of a sum, as text that the ledger's columns compare with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Span {
+pub(crate) struct SumSpan {
     /// Days from this one, `YYYY-MM-DD`.
     pub(crate) from_day: Option<String>,
     /// Days up to this one, inclusive.
@@ -52,7 +52,7 @@ pub(crate) struct ServiceMonth {
 
 /// A consumer's month, on one service if named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Month {
+pub(crate) struct MonthOfConsumer {
     pub(crate) consumer: ConsumerId,
     pub(crate) service: Option<ServiceId>,
     pub(crate) period: Period,

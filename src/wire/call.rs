@@ -84,7 +84,7 @@ pub fn scan_call(body: &[u8]) -> Result<CallFields, CallError> {
     if u32::try_from(body.len()).is_err() {
         return Err(CallError::Malformed);
     }
-    let mut scan = Scan::default();
+    let mut scan = CallScan::default();
     let (mut first_error, mut members) = (None, 0usize);
     scan_object(body, |key, value| {
         members += 1;
@@ -131,13 +131,13 @@ const NAMES: [&str; 7] = [
 const STREAM_OPTIONS: u8 = 1 << 6;
 
 #[derive(Default)]
-struct Scan {
+struct CallScan {
     fields: CallFields,
     /// One bit for each of [`NAMES`].
     seen: u8,
 }
 
-impl Scan {
+impl CallScan {
     fn take(&mut self, body: &[u8], key: Text<'_>, value: Value<'_>) -> Result<(), CallError> {
         let Some(place) = NAMES.iter().position(|name| key.folds_to(name)) else { return Ok(()) };
         let field = NAMES[place];

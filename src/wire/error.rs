@@ -65,7 +65,7 @@ pub enum ApiError {
 }
 
 /// One refusal's row: status, code, the type in each dialect.
-struct Row(u16, &'static str, &'static str, &'static str);
+struct RefusalRow(u16, &'static str, &'static str, &'static str);
 
 impl ApiError {
     /// A refusal of the request as it is.
@@ -129,32 +129,42 @@ impl ApiError {
         out.extend_from_slice(b"\n\n");
     }
 
-    fn row(&self) -> Row {
+    fn row(&self) -> RefusalRow {
         const INVALID: &str = "invalid_request_error";
         const SERVER: &str = "server_error";
         match self {
-            Self::InvalidRequest { .. } => Row(400, "invalid_request", INVALID, INVALID),
-            Self::InvalidApiKey => Row(401, "invalid_api_key", INVALID, "authentication_error"),
-            Self::ServiceNotAllowed => Row(403, "service_not_allowed", INVALID, "permission_error"),
-            Self::ServiceNotFound => Row(404, "service_not_found", INVALID, "not_found_error"),
-            Self::ModelNotFound => Row(404, "model_not_found", INVALID, "not_found_error"),
-            Self::NotFound => Row(404, "not_found", INVALID, "not_found_error"),
-            Self::RequestTimeout => Row(408, "request_timeout", INVALID, INVALID),
-            Self::RequestTooLarge => Row(413, "request_too_large", INVALID, "request_too_large"),
-            Self::UriTooLong => Row(414, "uri_too_long", INVALID, INVALID),
-            Self::HeadersTooLarge => Row(431, "headers_too_large", INVALID, INVALID),
+            Self::InvalidRequest { .. } => RefusalRow(400, "invalid_request", INVALID, INVALID),
+            Self::InvalidApiKey => {
+                RefusalRow(401, "invalid_api_key", INVALID, "authentication_error")
+            }
+            Self::ServiceNotAllowed => {
+                RefusalRow(403, "service_not_allowed", INVALID, "permission_error")
+            }
+            Self::ServiceNotFound => {
+                RefusalRow(404, "service_not_found", INVALID, "not_found_error")
+            }
+            Self::ModelNotFound => RefusalRow(404, "model_not_found", INVALID, "not_found_error"),
+            Self::NotFound => RefusalRow(404, "not_found", INVALID, "not_found_error"),
+            Self::RequestTimeout => RefusalRow(408, "request_timeout", INVALID, INVALID),
+            Self::RequestTooLarge => {
+                RefusalRow(413, "request_too_large", INVALID, "request_too_large")
+            }
+            Self::UriTooLong => RefusalRow(414, "uri_too_long", INVALID, INVALID),
+            Self::HeadersTooLarge => RefusalRow(431, "headers_too_large", INVALID, INVALID),
             Self::RateLimitExceeded => {
-                Row(429, "rate_limit_exceeded", "requests", "rate_limit_error")
+                RefusalRow(429, "rate_limit_exceeded", "requests", "rate_limit_error")
             }
             Self::InsufficientQuota => {
-                Row(429, "insufficient_quota", "insufficient_quota", "rate_limit_error")
+                RefusalRow(429, "insufficient_quota", "insufficient_quota", "rate_limit_error")
             }
-            Self::UpstreamError => Row(502, "upstream_error", SERVER, "api_error"),
-            Self::CircuitOpen => Row(503, "circuit_open", SERVER, "overloaded_error"),
-            Self::Overloaded => Row(503, "overloaded", SERVER, "overloaded_error"),
-            Self::AuthorityUnavailable => Row(503, "authority_unavailable", SERVER, "api_error"),
-            Self::JournalFull => Row(503, "journal_full", SERVER, "api_error"),
-            Self::UpstreamTimeout => Row(504, "upstream_timeout", SERVER, "api_error"),
+            Self::UpstreamError => RefusalRow(502, "upstream_error", SERVER, "api_error"),
+            Self::CircuitOpen => RefusalRow(503, "circuit_open", SERVER, "overloaded_error"),
+            Self::Overloaded => RefusalRow(503, "overloaded", SERVER, "overloaded_error"),
+            Self::AuthorityUnavailable => {
+                RefusalRow(503, "authority_unavailable", SERVER, "api_error")
+            }
+            Self::JournalFull => RefusalRow(503, "journal_full", SERVER, "api_error"),
+            Self::UpstreamTimeout => RefusalRow(504, "upstream_timeout", SERVER, "api_error"),
         }
     }
 

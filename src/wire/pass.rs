@@ -92,14 +92,14 @@ const STAYS_BEHIND_STARTS: [&[u8]; 11] = [
 
 /// Whom a call goes to, as far as it decides what passes.
 #[derive(Clone, Copy, Debug)]
-pub struct Upstream<'a> {
+pub struct PassTarget<'a> {
     /// `host[:port]`.
     pub authority: &'a [u8],
     /// The header line that carries its credential, if it has one.
     pub credential_line: Option<&'a [u8]>,
 }
 
-impl Upstream<'_> {
+impl PassTarget<'_> {
     /// May this field of a request go on to the upstream? `key` is the caller's, which stays
     /// here in whatever field it stands.
     pub fn takes(&self, name: &[u8], value: &[u8], key: &[u8]) -> bool {
@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     const KEY: &[u8] = b"tg_0123456789";
-    const UPSTREAM: Upstream<'_> = Upstream {
+    const UPSTREAM: PassTarget<'_> = PassTarget {
         authority: b"models.example:8080",
         credential_line: Some(b"x-vendor: sk-secret"),
     };

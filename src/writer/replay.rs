@@ -5,10 +5,10 @@
 //! CHECKPOINT, or else its prompt's estimate. Damage is reported and kept, never skipped in
 //! silence.
 
+use crate::channels::{RequestId, Settled};
 use crate::journal::format::{Entry, Pending};
 use crate::journal::scan::{Found, Scan};
 use crate::journal::{DIR_NAME, QUARANTINE_NAME, lock_journal, quarantine};
-use crate::mail::{RequestId, Settled};
 use crate::store::{Advance, Batch, Ledger, LedgerError, Origin, Price};
 use shard::record::{Outcome, Record, Usage};
 use std::collections::HashMap;

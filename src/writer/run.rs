@@ -1,11 +1,11 @@
 //! The writer's thread: collect a batch, write it, delete what is behind it.
 
+use crate::channels::{Settled, WriterChannels};
 use crate::clock;
 use crate::config::{Durability, UsageConfig};
 use crate::journal::format::Entry;
 use crate::journal::scan::{Found, Scan};
 use crate::journal::{JournalShared, quarantine, sync};
-use crate::mail::{Settled, WriterMail};
 use crate::metrics::Metrics;
 use crate::store::{Advance, Batch, Ledger, LedgerError, Origin};
 use shard::units::Nanos;
@@ -31,7 +31,7 @@ pub struct WriterArgs {
     /// `[usage]`
     pub config: UsageConfig,
     /// Its ends of the channels.
-    pub mail: WriterMail,
+    pub channels: WriterChannels,
     /// Every shard's journal, by the shard's number.
     pub journals: Vec<Arc<JournalShared>>,
     /// Its counters are in there.
@@ -66,7 +66,7 @@ impl WriterHandle {
 /// Starts the writer, and a syncer per journal under `durability = disk`.
 pub fn spawn(args: WriterArgs) -> io::Result<WriterHandle> {
     if args.config.durability == Durability::Disk {
-        for (journal, to_shard) in args.journals.iter().zip(&args.mail.to_shards) {
+        for (journal, to_shard) in args.journals.iter().zip(&args.channels.to_shards) {
             sync::spawn(journal.clone(), to_shard.clone())?;
         }
     }
@@ -86,7 +86,7 @@ const NOT_STOPPING: u64 = u64::MAX;
 pub(super) struct Writer {
     pub(super) ledger: Ledger,
     config: UsageConfig,
-    mail: WriterMail,
+    channels: WriterChannels,
     origins: Vec<Origin>,
     spools: Vec<Spool>,
     batch: Vec<Settled>,
@@ -106,7 +106,7 @@ struct Spool {
 
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum NextStep {
     Busy,
     Idle,
     Failed(Duration),
@@ -114,7 +114,7 @@ pub(super) enum Turn {
 
 impl Writer {
     pub(super) fn new(args: WriterArgs) -> Self {
-        let WriterArgs { mut ledger, config, mail, journals, metrics } = args;
+        let WriterArgs { mut ledger, config, channels, journals, metrics } = args;
         if let Err(error) = ledger.tune() {
             tracing::warn!(%error, "the writer's connection keeps its default settings");
         }
@@ -122,7 +122,7 @@ impl Writer {
             |it: &Arc<JournalShared>| Origin { journal_id: it.id, instance_id: it.instance_id };
         Self {
             ledger,
-            mail,
+            channels,
             origins: journals.iter().map(origin).collect(),
             spools: journals
                 .into_iter()
@@ -144,9 +144,9 @@ impl Writer {
             let until = stop_at.load(Ordering::Acquire);
             let stopping = until != NOT_STOPPING;
             let turn = self.turn(clock::now(), stopping);
-            if stopping && turn != Turn::Busy {
+            if stopping && turn != NextStep::Busy {
                 let ended = self.spools.iter().all(|spool| spool.journal.has_ended());
-                if turn == Turn::Idle && ended && self.close() {
+                if turn == NextStep::Idle && ended && self.close() {
                     return self.spools.iter().all(|spool| spool.journal.is_closed());
                 }
                 if clock::now().0 >= until {
@@ -155,15 +155,15 @@ impl Writer {
                 }
             }
             match turn {
-                Turn::Busy => {}
-                Turn::Idle => std::thread::park_timeout(TICK),
-                Turn::Failed(pause) => std::thread::park_timeout(pause),
+                NextStep::Busy => {}
+                NextStep::Idle => std::thread::park_timeout(TICK),
+                NextStep::Failed(pause) => std::thread::park_timeout(pause),
             }
         }
     }
 
     /// One round: collect, and write if it is time to. `flush`: whatever there is.
-    pub(super) fn turn(&mut self, now: Nanos, flush: bool) -> Turn {
+    pub(super) fn turn(&mut self, now: Nanos, flush: bool) -> NextStep {
         let before = self.batch.len();
         if before == 0 {
             self.oldest = now;
@@ -177,19 +177,19 @@ impl Writer {
             || flush
             || age >= Nanos::from_ms(self.config.batch_age_ms);
         if self.batch.is_empty() || !due {
-            return Turn::Idle;
+            return NextStep::Idle;
         }
         match self.write(false) {
             Ok(()) => {
                 self.failed_pause = FAILED_PAUSE_MIN;
-                Turn::Busy
+                NextStep::Busy
             }
             Err(error) => {
                 self.metrics.writer.failures.add(1);
                 let pause = self.failed_pause;
                 self.failed_pause = (pause * 2).min(FAILED_PAUSE_MAX);
                 tracing::error!(%error, rows = self.batch.len(), "store failed; will try again");
-                Turn::Failed(pause)
+                NextStep::Failed(pause)
             }
         }
     }
@@ -198,7 +198,7 @@ impl Writer {
     fn receive(&mut self) -> usize {
         let mut received = 0;
         while self.batch.len() < self.config.batch_rows {
-            let Ok(settled) = self.mail.records.try_recv() else { break };
+            let Ok(settled) = self.channels.records.try_recv() else { break };
             received += 1;
             let spool = &mut self.spools[settled.shard as usize];
             if spool.behind || settled.seq < spool.end {

@@ -3,12 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::replay::{ReplayReport, replay};
-use super::run::{Turn, Writer};
+use super::run::{NextStep, Writer};
 use super::{WriterArgs, spawn};
+use crate::channels::{self, ShardChannels};
 use crate::config::UsageConfig;
 use crate::journal::tests::{admit, config, journal, pending, record};
 use crate::journal::{DIR_NAME, Journal, Open};
-use crate::mail::{self, ShardMail};
 use crate::metrics::Metrics;
 use crate::store::{FILE_NAME, Ledger, LedgerError};
 use proptest::prelude::*;
@@ -22,7 +22,7 @@ use tempfile::TempDir;
 struct Bench {
     dir: TempDir,
     journal: Journal,
-    shard: ShardMail,
+    shard: ShardChannels,
     writer: Writer,
     metrics: Arc<Metrics>,
 }
@@ -32,12 +32,12 @@ const NOW: Nanos = Nanos::from_s(1_000);
 fn bench(config: &UsageConfig) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let journal = journal(&dir.path().join(DIR_NAME), config);
-    let (mut shards, _, mail) = mail::open(1);
+    let (mut shards, _, channels) = channels::open(1);
     let metrics = Arc::new(Metrics::new(1));
     let args = WriterArgs {
         ledger: Ledger::open(dir.path()).unwrap(),
         config: config.clone(),
-        mail,
+        channels,
         journals: vec![journal.shared()],
         metrics: metrics.clone(),
     };
@@ -59,7 +59,7 @@ impl Bench {
     }
 
     fn flush(&mut self) {
-        while self.writer.turn(NOW, true) == Turn::Busy {}
+        while self.writer.turn(NOW, true) == NextStep::Busy {}
     }
 
     fn journal_dir(&self) -> PathBuf {
@@ -195,15 +195,15 @@ fn what_the_channel_drops_is_read_from_the_journal() {
 fn a_batch_waits_for_its_age_or_its_size() {
     let mut bench = bench(&config(2, 100));
     bench.call(0, true);
-    assert_eq!(bench.writer.turn(NOW, false), Turn::Idle);
-    assert_eq!(bench.writer.turn(NOW.after(Nanos::from_ms(9)), false), Turn::Idle);
+    assert_eq!(bench.writer.turn(NOW, false), NextStep::Idle);
+    assert_eq!(bench.writer.turn(NOW.after(Nanos::from_ms(9)), false), NextStep::Idle);
     assert_eq!(ids(bench.dir.path()), []);
-    assert_eq!(bench.writer.turn(NOW.after(Nanos::from_ms(10)), false), Turn::Busy);
+    assert_eq!(bench.writer.turn(NOW.after(Nanos::from_ms(10)), false), NextStep::Busy);
     assert_eq!(ids(bench.dir.path()), [0]);
     for n in 1..=64 {
         bench.call(n, true);
     }
-    assert_eq!(bench.writer.turn(NOW, false), Turn::Busy);
+    assert_eq!(bench.writer.turn(NOW, false), NextStep::Busy);
     assert_eq!(ids(bench.dir.path()).len(), 65);
 }
 
@@ -218,7 +218,7 @@ fn a_full_store_delays_and_loses_nothing() {
     for n in 0..2_000 {
         bench.call(n, true);
         if n % 100 == 99 {
-            failed += u32::from(matches!(bench.writer.turn(NOW, true), Turn::Failed(_)));
+            failed += u32::from(matches!(bench.writer.turn(NOW, true), NextStep::Failed(_)));
         }
     }
     assert!(failed > 5, "the store was full");
@@ -385,12 +385,12 @@ fn a_clean_end_leaves_no_journal() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(2, 100);
     let mut journal = journal(&dir.path().join(DIR_NAME), &config);
-    let (shards, _, mail) = mail::open(1);
+    let (shards, _, channels) = channels::open(1);
     let journals = vec![journal.shared()];
     let writer = spawn(WriterArgs {
         ledger: Ledger::open(dir.path()).unwrap(),
         config,
-        mail,
+        channels,
         journals,
         metrics: Arc::new(Metrics::new(1)),
     })
@@ -420,7 +420,7 @@ fn an_end_with_a_request_open_leaves_it_to_the_next_start() {
     let (dir, shared) = (bench.journal_dir(), bench.journal.shared());
     bench.journal.close();
     assert!(shared.has_ended() && !shared.is_closed());
-    while bench.writer.turn(NOW, true) == Turn::Busy {}
+    while bench.writer.turn(NOW, true) == NextStep::Busy {}
     assert!(bench.writer.close());
     assert!(dir.exists());
     let report = replay_all(bench.dir.path());

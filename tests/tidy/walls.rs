@@ -22,12 +22,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("clap_mangen", &["src/cli/completions.rs"]),
     (
         "ureq",
-        &[
-            "src/cli/",
-            "src/control/admin/tests.rs",
-            "tests/e2e/",
-            "tests/allocations/whole_call.rs",
-        ],
+        &["src/cli/", "src/control/admin/tests/", "tests/e2e/", "tests/allocations/whole_call.rs"],
     ),
     (
         "rusqlite",
@@ -154,7 +149,7 @@ impl Parts {
                 let allowed = if may.is_empty() { "nothing".to_owned() } else { may.join(", ") };
                 let remedy = format!(
                     "`{from}` names `{}`, but may name only {allowed} ({ARCHITECTURE}): pass \
-                     what it needs down as a value, or let the two meet in `mail`",
+                     what it needs down as a value, or let the two meet in `channels`",
                     path.join("::")
                 );
                 finding(source, line, remedy)
@@ -332,12 +327,12 @@ mod bites {
         assert_eq!(edges("src/writer/a.rs", "tollgate::gateway::spawn()"), [1]);
         assert_eq!(edges("src/wire/a.rs", "use shard::units::A;\nuse shard::quota;"), [2]);
         assert_eq!(edges("src/wire.rs", "use crate::clock;\nuse self::b::c;"), [1]);
-        assert_eq!(edges("src/mail.rs", "use crate::run::x; // crate::gateway"), [1]);
+        assert_eq!(edges("src/channels.rs", "use crate::run::x; // crate::gateway"), [1]);
         assert_eq!(edges("src/model_server/a.rs", "use crate::{gateway::path, net};"), [1]);
         assert_eq!(edges("src/gateway/a.rs", "crate::descriptors::connections_per_shard(1)"), [1]);
         assert_eq!(edges("benches/a.rs", "use tollgate::gateway::spawn;"), [1]);
         assert!(edges("src/run.rs", "use crate::{gateway::run, control::x};").is_empty());
-        assert!(edges("src/gateway/a.rs", "use super::mail;\nuse super::b::c;").is_empty());
+        assert!(edges("src/gateway/a.rs", "use super::channels;\nuse super::b::c;").is_empty());
     }
 
     #[test]

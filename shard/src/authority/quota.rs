@@ -11,12 +11,12 @@ use crate::limits::HOLDERS_MAX;
 use crate::units::Nanos;
 
 #[derive(Debug, Default)]
-pub struct Month {
+pub struct ConsumerMonth {
     seeded: bool,
     limit: u64,
     consumed: u64,
     called_at: Nanos,
-    holders: Vec<Holder>,
+    holders: Vec<QuotaHolder>,
     #[cfg(test)]
     pub planted: Planted,
     #[cfg(test)]
@@ -24,7 +24,7 @@ pub struct Month {
 }
 
 #[derive(Debug)]
-struct Holder {
+struct QuotaHolder {
     id: u128,
     seq: u64,
     /// Granted, not returned, not consumed.
@@ -38,7 +38,7 @@ pub fn refused(ask: &QuotaAsk, status: Status) -> QuotaAnswer {
     QuotaAnswer { consumer: ask.consumer, period: ask.period, status, granted: 0, left: 0 }
 }
 
-impl Month {
+impl ConsumerMonth {
     pub fn seed(&mut self, consumed_tokens: u64) {
         if !self.seeded {
             self.seeded = true;
@@ -104,7 +104,7 @@ impl Month {
             return Err(refused(ask, Status::Denied));
         }
         let reply = refused(ask, Status::Done);
-        let holder = Holder { id: call.holder, seq: 0, balance: 0, called_at: now, reply };
+        let holder = QuotaHolder { id: call.holder, seq: 0, balance: 0, called_at: now, reply };
         self.holders.push(holder);
         Ok(self.holders.len() - 1)
     }

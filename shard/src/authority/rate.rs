@@ -25,12 +25,12 @@ pub struct Bucket {
     level: i128,
     outstanding: u64,
     last: Nanos,
-    holders: Vec<Holder>,
+    holders: Vec<RateHolder>,
     pub audit: Audit,
 }
 
 #[derive(Clone, Debug)]
-struct Holder {
+struct RateHolder {
     id: u128,
     /// Only what remains of a lease from before a decrease, until it lapses.
     ended: bool,
@@ -201,7 +201,7 @@ impl Bucket {
         if self.holders.len() >= HOLDERS_MAX {
             return Err(denied(ask.bucket, ALL_ON_LEASE_DENY));
         }
-        self.holders.push(Holder {
+        self.holders.push(RateHolder {
             id: call.holder,
             ended: false,
             seq: 0,
@@ -249,7 +249,7 @@ impl Bucket {
         for place in 0..self.holders.len() {
             let holder = &mut self.holders[place];
             if holder.outstanding > 0 && !holder.ended {
-                let rest = Holder { ended: true, active_until: Nanos(0), ..holder.clone() };
+                let rest = RateHolder { ended: true, active_until: Nanos(0), ..holder.clone() };
                 holder.outstanding = 0;
                 holder.lease = 0;
                 self.holders.push(rest);
@@ -409,7 +409,7 @@ impl Bucket {
     }
 }
 
-impl Holder {
+impl RateHolder {
     /// The kept answer with its durations as they are now.
     fn repeated(&self, now: Nanos) -> RateAnswer {
         let age = now.since(self.replied_at);

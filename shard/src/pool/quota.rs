@@ -1,6 +1,6 @@
 //! An instance's lease of one consumer's month.
 
-use super::{Flight, NEVER, PoolConfig, forget_at};
+use super::{CallInFlight, NEVER, PoolConfig, forget_at};
 use crate::lease::{PARK, QUOTA_IDLE, QuotaAnswer, QuotaAsk, Status};
 use crate::message::{QuotaGrant, QuotaWant, ToShard};
 use crate::units::{ConsumerId, Nanos, Period};
@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 const ASK_AGAIN_AFTER: Nanos = Nanos::from_ms(5);
 
 #[derive(Debug)]
-pub struct Lease {
+pub struct QuotaLease {
     limit: u64,
     /// Tokens that no shard holds.
     slack: u64,
@@ -19,9 +19,9 @@ pub struct Lease {
     /// Unreported; a part of `consumed`.
     overrun: u64,
     /// By shard: granted, not returned, not consumed.
-    held: Vec<Held>,
-    pending: VecDeque<Pending>,
-    flight: Option<Flight<QuotaAsk>>,
+    held: Vec<HeldQuota>,
+    pending: VecDeque<QuotaWaiter>,
+    flight: Option<CallInFlight<QuotaAsk>>,
     call_wanted: bool,
     next_call_at: Nanos,
     left: u64,
@@ -29,13 +29,13 @@ pub struct Lease {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Held {
+struct HeldQuota {
     tokens: u64,
     recalled: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Pending {
+struct QuotaWaiter {
     shard: u16,
     want: u64,
     need: u64,
@@ -46,14 +46,14 @@ struct Pending {
     recalled: bool,
 }
 
-impl Lease {
+impl QuotaLease {
     pub fn new(limit: u64, shards: u16, now: Nanos) -> Self {
         Self {
             limit,
             slack: 0,
             consumed: 0,
             overrun: 0,
-            held: vec![Held::default(); usize::from(shards)],
+            held: vec![HeldQuota::default(); usize::from(shards)],
             pending: VecDeque::new(),
             flight: None,
             call_wanted: false,
@@ -90,7 +90,7 @@ impl Lease {
         }
         self.limit = limit;
         self.pending.retain(|pending| pending.shard != word.shard);
-        self.pending.push_back(Pending {
+        self.pending.push_back(QuotaWaiter {
             shard: word.shard,
             want: word.want,
             need: word.need.min(word.want),
@@ -144,7 +144,7 @@ impl Lease {
     }
 
     /// Half of an even share while there is plenty; near the end no more than is needed.
-    fn slice(&self, pending: &Pending) -> u64 {
+    fn slice(&self, pending: &QuotaWaiter) -> u64 {
         let free = self.slack.saturating_add(self.left());
         let plenty =
             if free > self.limit / 50 { free / (2 * self.held.len().max(1) as u64) } else { 0 };
@@ -175,7 +175,7 @@ impl Lease {
         next_seq: &mut u64,
         config: &PoolConfig,
         now: Nanos,
-    ) -> Option<Flight<QuotaAsk>> {
+    ) -> Option<CallInFlight<QuotaAsk>> {
         if let Some(flight) = &mut self.flight {
             if now < flight.repeat_at {
                 return None;
@@ -190,7 +190,7 @@ impl Lease {
         // A caller may ask for 2⁶⁴ - 1 tokens, on each shard: more than there are is still more
         // than there are.
         let sum =
-            |of: fn(&Pending) -> u64| self.pending.iter().map(of).fold(0, u64::saturating_add);
+            |of: fn(&QuotaWaiter) -> u64| self.pending.iter().map(of).fold(0, u64::saturating_add);
         let (want, need) = (sum(|pending| pending.want), sum(|pending| pending.need));
         self.left = self.left();
         let ask = QuotaAsk {
@@ -208,7 +208,7 @@ impl Lease {
         }
         self.call_wanted = false;
         self.next_call_at = now.after(config.call_gap);
-        let mut flight = Flight::new(*next_seq, ask);
+        let mut flight = CallInFlight::new(*next_seq, ask);
         *next_seq += 1;
         flight.send(config.rtt, now);
         self.flight = Some(flight);

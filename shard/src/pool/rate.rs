@@ -1,6 +1,6 @@
 //! An instance's lease of one bucket.
 
-use super::{Flight, NEVER, PoolConfig, denied, ends_early, ends_late, forget_at};
+use super::{CallInFlight, NEVER, PoolConfig, denied, ends_early, ends_late, forget_at};
 use crate::catalog::Plan;
 use crate::lease::{
     PARK, RATE_IDLE, RateAnswer, RateAsk, Run, Status, accrued, is_small, lease_span,
@@ -20,7 +20,7 @@ const DEMAND_WINDOW: Nanos = Nanos::from_ms(100);
 const SLICE_PARTS: u64 = 8;
 
 #[derive(Debug)]
-pub struct Lease {
+pub struct RateLease {
     rate_per_s: u64,
     burst: u64,
     lease: u64,
@@ -28,12 +28,12 @@ pub struct Lease {
     ttl: Nanos,
     ready: u64,
     runs: VecDeque<Run>,
-    shards: Vec<Held>,
+    shards: Vec<HeldRate>,
     used: u64,
     /// Unreported, given back with the next call.
     returning: u64,
-    pending: VecDeque<Pending>,
-    flight: Option<Flight<RateAsk>>,
+    pending: VecDeque<RateWaiter>,
+    flight: Option<CallInFlight<RateAsk>>,
     call_wanted: bool,
     next_call_at: Nanos,
     deny_until: Nanos,
@@ -53,7 +53,7 @@ pub struct Lease {
 
 /// What a shard has of the lease.
 #[derive(Clone, Copy, Debug, Default)]
-struct Held {
+struct HeldRate {
     /// Granted, and not yet reported spent nor given back.
     tokens: u64,
     /// Of those, for requests that waited: spent by now, though not reported.
@@ -61,7 +61,7 @@ struct Held {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Pending {
+struct RateWaiter {
     shard: u16,
     want: u64,
     need: u64,
@@ -70,7 +70,7 @@ struct Pending {
     asked: bool,
 }
 
-impl Lease {
+impl RateLease {
     pub fn new(plan: &Plan, rtt: Nanos, shards: u16, now: Nanos) -> Self {
         Self {
             rate_per_s: plan.rate_per_s,
@@ -80,7 +80,7 @@ impl Lease {
             ttl: Nanos(0),
             ready: 0,
             runs: VecDeque::new(),
-            shards: vec![Held::default(); usize::from(shards)],
+            shards: vec![HeldRate::default(); usize::from(shards)],
             used: 0,
             returning: 0,
             pending: VecDeque::new(),
@@ -111,7 +111,7 @@ impl Lease {
             self.call_wanted |= word.used > 0 && is_small(self.rate_per_s, self.burst);
             if let Some(held) = self.shards.get_mut(usize::from(word.shard)) {
                 let gone = u64::from(word.used) + u64::from(word.returned);
-                *held = Held { tokens: held.tokens.saturating_sub(gone), awaited: 0 };
+                *held = HeldRate { tokens: held.tokens.saturating_sub(gone), awaited: 0 };
             }
             if word.used > 0 && self.all_on_lease {
                 self.deny_until = Nanos(0);
@@ -133,7 +133,7 @@ impl Lease {
             self.returning += self.runs.drain(..).map(|run| run.count).sum::<u64>();
         }
         self.pending.retain(|pending| pending.shard != word.shard);
-        self.pending.push_back(Pending {
+        self.pending.push_back(RateWaiter {
             shard: word.shard,
             want: u64::from(word.want),
             need: u64::from(word.need.min(word.want)),
@@ -179,7 +179,7 @@ impl Lease {
 
     /// Tokens that the shard should get: what it needs, and of what it wants a part so small
     /// that little is stranded if it goes unused.
-    fn slice(&self, pending: &Pending, now: Nanos) -> u64 {
+    fn slice(&self, pending: &RateWaiter, now: Nanos) -> u64 {
         let left = u64::try_from(self.left_at_authority(now)).unwrap_or(0);
         let free = self.ready.saturating_add(left);
         let part = free / (SLICE_PARTS * self.shards.len().max(1) as u64);
@@ -189,7 +189,7 @@ impl Lease {
     fn answer(
         &mut self,
         bucket: BucketId,
-        pending: &Pending,
+        pending: &RateWaiter,
         target: u64,
         now: Nanos,
     ) -> RateGrant {
@@ -243,7 +243,7 @@ impl Lease {
         next_seq: &mut u64,
         config: &PoolConfig,
         now: Nanos,
-    ) -> Option<Flight<RateAsk>> {
+    ) -> Option<CallInFlight<RateAsk>> {
         if let Some(flight) = &mut self.flight {
             if now < flight.repeat_at {
                 return None;
@@ -276,7 +276,7 @@ impl Lease {
         }
         self.call_wanted = false;
         self.next_call_at = now.after(config.call_gap);
-        let mut flight = Flight::new(*next_seq, ask);
+        let mut flight = CallInFlight::new(*next_seq, ask);
         *next_seq += 1;
         flight.send(config.rtt, now);
         self.flight = Some(flight);
@@ -425,7 +425,7 @@ impl Lease {
         let later: u64 = self.runs.drain(..).map(|run| run.count).sum();
         let returning = core::mem::take(&mut self.returning);
         self.used += core::mem::take(&mut self.ready) + later + returning;
-        self.shards.fill(Held::default());
+        self.shards.fill(HeldRate::default());
     }
 
     /// What the authority has left by now, as far as is known here; negative where the future is

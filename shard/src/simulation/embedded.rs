@@ -1,6 +1,6 @@
 //! Promises to callers, with the authority embedded and every message delivered at once.
 
-use crate::authority::{Answer, Authority, AuthorityConfig, LeaseReply, Status};
+use crate::authority::{Authority, AuthorityConfig, LeaseAnswer, LeaseReply, Status};
 use crate::bucket::{Buckets, Take};
 use crate::catalog::Plan;
 use crate::message::ToShard;
@@ -61,7 +61,7 @@ impl House {
             }
             while let Some(call) = self.pool.poll_call(self.now) {
                 let mut reply = self.authority.call(&call, self.now);
-                if let LeaseReply { answer: Answer::Quota(answer), .. } = &reply
+                if let LeaseReply { answer: LeaseAnswer::Quota(answer), .. } = &reply
                     && answer.status == Status::NeedSeed
                 {
                     let seed = self.consumed_before;

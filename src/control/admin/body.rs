@@ -1,35 +1,39 @@
 //! Reads a JSON body field by field and collects every problem, each under its field's path.
 
-use super::error::{ApiError, Problem};
+use super::error::{AdminError, FieldProblem};
 use crate::wire::time_text;
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
 
 /// A JSON object being read. Null counts as absent, but see [`Fields::has`].
-pub(crate) struct Fields {
+pub(crate) struct BodyFields {
     map: Map<String, Value>,
     path: String,
-    problems: Vec<Problem>,
+    problems: Vec<FieldProblem>,
 }
 
-impl Fields {
+impl BodyFields {
     /// The whole body; fields that are not `known` are problems.
-    pub(crate) fn of_body(body: &[u8], known: &[&str]) -> Result<Self, ApiError> {
+    pub(crate) fn of_body(body: &[u8], known: &[&str]) -> Result<Self, AdminError> {
         let value: Value = serde_json::from_slice(body).map_err(|error| {
-            ApiError::invalid(None, format!("The body is not valid JSON: {error}."))
+            AdminError::invalid(None, format!("The body is not valid JSON: {error}."))
         })?;
         Self::nested(&value, "", known).map_err(|problems| match &problems[..] {
             [problem] if problem.field.is_empty() => {
-                ApiError::invalid(None, "The body must be a JSON object.".to_owned())
+                AdminError::invalid(None, "The body must be a JSON object.".to_owned())
             }
-            _ => ApiError::from(problems),
+            _ => AdminError::from(problems),
         })
     }
 
     /// An object inside of another; `path` is its own name there.
-    pub(crate) fn nested(value: &Value, path: &str, known: &[&str]) -> Result<Self, Vec<Problem>> {
+    pub(crate) fn nested(
+        value: &Value,
+        path: &str,
+        known: &[&str],
+    ) -> Result<Self, Vec<FieldProblem>> {
         let Value::Object(map) = value else {
-            return Err(vec![Problem::new(path, "must be an object")]);
+            return Err(vec![FieldProblem::new(path, "must be an object")]);
         };
         let mut fields = Self { map: map.clone(), path: path.to_owned(), problems: Vec::new() };
         for name in map.keys().filter(|name| !known.contains(&name.as_str())) {
@@ -46,12 +50,12 @@ impl Fields {
 
     /// Notes a problem of the field `name`.
     pub(crate) fn problem(&mut self, name: &str, message: impl Into<String>) {
-        let problem = Problem::new(self.path(name), message);
+        let problem = FieldProblem::new(self.path(name), message);
         self.problems.push(problem);
     }
 
     /// Notes problems of nested fields.
-    pub(crate) fn add(&mut self, problems: Vec<Problem>) {
+    pub(crate) fn add(&mut self, problems: Vec<FieldProblem>) {
         self.problems.extend(problems);
     }
 
@@ -146,7 +150,7 @@ impl Fields {
     }
 
     /// Every problem, if there was any.
-    pub(crate) fn finish(self) -> Result<(), Vec<Problem>> {
+    pub(crate) fn finish(self) -> Result<(), Vec<FieldProblem>> {
         if self.problems.is_empty() { Ok(()) } else { Err(self.problems) }
     }
 

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 /// What is wrong with one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Problem {
+pub(crate) struct FieldProblem {
     /// Path of the field in the body, e.g. `price.tiers[0].up_to_tokens`.
     pub(crate) field: String,
     /// Completes the sentence that the field's name begins.
     pub(crate) message: String,
 }
 
-impl Problem {
+impl FieldProblem {
     pub(crate) fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { field: field.into(), message: message.into() }
     }
@@ -24,14 +24,14 @@ impl Problem {
 
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ApiError {
+pub(crate) struct AdminError {
     status: StatusCode,
     code: &'static str,
     message: String,
     param: Option<String>,
 }
 
-impl ApiError {
+impl AdminError {
     /// 400: the caller's fault, with the field at fault.
     pub(crate) fn invalid(param: Option<&str>, message: String) -> Self {
         let param = param.map(str::to_owned);
@@ -147,8 +147,8 @@ impl ApiError {
     }
 }
 
-impl From<Vec<Problem>> for ApiError {
-    fn from(problems: Vec<Problem>) -> Self {
+impl From<Vec<FieldProblem>> for AdminError {
+    fn from(problems: Vec<FieldProblem>) -> Self {
         let lines: Vec<String> = problems
             .iter()
             .map(|problem| format!("{} {}", problem.field, problem.message))
@@ -158,7 +158,7 @@ impl From<Vec<Problem>> for ApiError {
     }
 }
 
-impl IntoResponse for ApiError {
+impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
         if self.status == StatusCode::UNAUTHORIZED {

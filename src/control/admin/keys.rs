@@ -1,11 +1,11 @@
 //! `/admin/v1/keys`. A key's text is in the answer that makes it, and nowhere else.
 
-use super::body::Fields;
-use super::error::ApiError;
+use super::body::BodyFields;
+use super::error::AdminError;
 use super::query::{self, Pairs};
 use super::{Body, page_of, parse_id, refuse};
 use crate::clock;
-use crate::control::desk::Desk;
+use crate::control::admin_state::AdminState;
 use crate::control::secret;
 use crate::store::{CatalogError, Digest, KeyRow, NewKey, new_id};
 use crate::wire::time_text::rfc3339;
@@ -23,9 +23,9 @@ const SERVICES_MAX: usize = 1_000;
 const GRACE_S_MAX: u64 = 366 * 86_400;
 
 pub(super) async fn list(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Query(pairs): Query<Pairs>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Value>, AdminError> {
     let mut fields = query::read(pairs, &["limit", "cursor", "consumer_id"])?;
     let page = query::page(&mut fields);
     let consumer = fields.text("consumer_id", NAME_CHARS_MAX).and_then(|text| {
@@ -36,58 +36,59 @@ pub(super) async fn list(
         id
     });
     fields.finish()?;
-    let read = desk.store.keys(consumer, page).await;
+    let read = state.store.keys(consumer, page).await;
     Ok(page_of(&read.map_err(refuse("key", ""))?, page.limit, |row| row.place, shown))
 }
 
 pub(super) async fn show(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Value>, AdminError> {
     let id: KeyId = parse_id("key", &id)?;
-    let row = desk.store.key(id).await.map_err(refuse("key", id))?;
+    let row = state.store.key(id).await.map_err(refuse("key", id))?;
     Ok(Json(shown(&row)))
 }
 
 pub(super) async fn create(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Body(body): Body,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let mut fields = Fields::of_body(&body, &["consumer_id", "name", "expires_at", "services"])?;
-    let consumer = read_consumer(&desk, &mut fields);
+) -> Result<(StatusCode, Json<Value>), AdminError> {
+    let mut fields =
+        BodyFields::of_body(&body, &["consumer_id", "name", "expires_at", "services"])?;
+    let consumer = read_consumer(&state, &mut fields);
     let name = fields.text("name", NAME_CHARS_MAX);
     let expires_at_unix_us = fields.instant("expires_at");
     if expires_at_unix_us.is_some_and(|at| at <= clock::unix_us()) {
         fields.problem("expires_at", "must be in the future");
     }
-    let services = read_services(&desk, &mut fields);
+    let services = read_services(&state, &mut fields);
     fields.finish()?;
-    let Made { id, text, secret_hash, digest } = make(&desk).await.map_err(refuse("key", ""))?;
+    let Made { id, text, secret_hash, digest } = make(&state).await.map_err(refuse("key", ""))?;
     let bucket = BucketId(new_id().map_err(refuse("key", ""))?);
     let new =
         NewKey { id, consumer, bucket, name, secret_hash, digest, services, expires_at_unix_us };
-    let made = desk.change_keys(async { Ok([desk.store.insert_key(new).await?]) }).await;
+    let made = state.change_keys(async { Ok([state.store.insert_key(new).await?]) }).await;
     let [row] = made.map_err(refuse("key", ""))?;
     Ok((StatusCode::CREATED, Json(shown_once(&row, &text))))
 }
 
 pub(super) async fn rotate(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Path(id): Path<String>,
     Body(body): Body,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+) -> Result<(StatusCode, Json<Value>), AdminError> {
     let id: KeyId = parse_id("key", &id)?;
     let body: &[u8] = if body.is_empty() { b"{}" } else { &body };
-    let mut fields = Fields::of_body(body, &["grace_s"])?;
+    let mut fields = BodyFields::of_body(body, &["grace_s"])?;
     let grace_s = fields.integer("grace_s", 0..=GRACE_S_MAX).unwrap_or(0);
     fields.finish()?;
-    let old = desk.store.key(id).await.map_err(refuse("key", id))?;
+    let old = state.store.key(id).await.map_err(refuse("key", id))?;
     if status(&old) != "active" {
         let message = format!("The key is {} and cannot be rotated.", status(&old));
-        return Err(ApiError::conflict("id", message));
+        return Err(AdminError::conflict("id", message));
     }
     let Made { id: new_id, text, secret_hash, digest } =
-        make(&desk).await.map_err(refuse("key", ""))?;
+        make(&state).await.map_err(refuse("key", ""))?;
     let new = NewKey {
         id: new_id,
         consumer: old.consumer,
@@ -100,7 +101,7 @@ pub(super) async fn rotate(
     };
     let ends_at =
         (grace_s > 0).then(|| clock::unix_us().saturating_add(grace_s as i64 * 1_000_000));
-    let rotated = desk.change_keys(desk.store.rotate_key(id, new, ends_at)).await;
+    let rotated = state.change_keys(state.store.rotate_key(id, new, ends_at)).await;
     let [old, row] = rotated.map_err(refuse("key", id))?;
     let mut answer = shown_once(&row, &text);
     answer["replaces"] = shown(&old);
@@ -108,13 +109,13 @@ pub(super) async fn rotate(
 }
 
 pub(super) async fn revoke(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Value>, AdminError> {
     let id: KeyId = parse_id("key", &id)?;
-    let revoked = desk.revoke_key(id).await.map_err(|failure| match failure {
-        CatalogError::Missing => ApiError::no_such("key", &id.to_string()),
-        failure => ApiError::not_kept(&failure),
+    let revoked = state.revoke_key(id).await.map_err(|failure| match failure {
+        CatalogError::Missing => AdminError::no_such("key", &id.to_string()),
+        failure => AdminError::not_kept(&failure),
     });
     Ok(Json(shown(&revoked?)))
 }
@@ -130,10 +131,10 @@ struct Made {
 /// Makes a key on a thread of its own: hashing takes tens of milliseconds and of MB, and both the
 /// thread and its memory are gone when it is done. The turn ends with the thread, also where
 /// nobody waits for it any more.
-async fn make(desk: &Arc<Desk>) -> Result<Made, CatalogError> {
+async fn make(state: &Arc<AdminState>) -> Result<Made, CatalogError> {
     let id = KeyId(new_id()?);
-    let turn = Arc::clone(&desk.hashes).acquire_owned().await;
-    let config = desk.settings().config.keys.clone();
+    let turn = Arc::clone(&state.hashes).acquire_owned().await;
+    let config = state.settings().config.keys.clone();
     let (answer, answered) = oneshot::channel();
     let hashing = std::thread::Builder::new().name("hash-key".to_owned()).spawn(move || {
         // Whoever asked may have left.
@@ -144,24 +145,24 @@ async fn make(desk: &Arc<Desk>) -> Result<Made, CatalogError> {
     hashing.map_err(|error| internal(&error))?;
     let made = answered.await.map_err(|error| internal(&error))?;
     let (text, secret_hash) = made.map_err(CatalogError::Internal)?;
-    let digest = desk.vault.digest_of(&text);
+    let digest = state.vault.digest_of(&text);
     let text = String::from_utf8(text.to_vec()).map_err(|error| internal(&error.utf8_error()))?;
     Ok(Made { id, text, secret_hash, digest })
 }
 
-fn read_consumer(desk: &Desk, fields: &mut Fields) -> ConsumerId {
+fn read_consumer(state: &AdminState, fields: &mut BodyFields) -> ConsumerId {
     let text = fields.required_text("consumer_id", NAME_CHARS_MAX);
-    let id = text.parse().ok().filter(|id| desk.book().consumer(*id).is_some());
+    let id = text.parse().ok().filter(|id| state.directory().consumer(*id).is_some());
     if id.is_none() && !text.is_empty() {
         fields.problem("consumer_id", "must be the id of a consumer");
     }
     id.unwrap_or_default()
 }
 
-fn read_services(desk: &Desk, fields: &mut Fields) -> Option<Arc<[ServiceId]>> {
+fn read_services(state: &AdminState, fields: &mut BodyFields) -> Option<Arc<[ServiceId]>> {
     let value = fields.take("services")?;
-    let book = desk.book();
-    let catalog = book.catalog();
+    let directory = state.directory();
+    let catalog = directory.catalog();
     let Some(names) = value.as_array().filter(|names| names.len() <= SERVICES_MAX) else {
         let message = format!("must be a list of at most {SERVICES_MAX} services, or null: all");
         fields.problem("services", message);

@@ -1,5 +1,5 @@
 //! The admin API: plans, consumers, keys, services, prices and usage over HTTP/1.1, for holders
-//! of the admin token. Handlers are thin: read the call, change through the desk, show the row.
+//! of the admin token. Handlers are thin: read the call, change through the state, show the row.
 //!
 //! A change runs to its end even where the caller has gone: it is never left in the store without
 //! the shards having been told. A read ends with its caller.
@@ -19,7 +19,7 @@ mod usage;
 
 pub(crate) use serve::serve;
 
-use super::desk::Desk;
+use super::admin_state::AdminState;
 use crate::config::Hosts;
 use crate::store::CatalogError;
 use axum::Json;
@@ -31,7 +31,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use error::ApiError;
+use error::AdminError;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -45,21 +45,21 @@ const BODY_BYTES_MAX: usize = 64 * 1_024;
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// All routes. They need the caller's address (`ConnectInfo<SocketAddr>`).
-fn router(desk: Arc<Desk>) -> Router {
+fn router(state: Arc<AdminState>) -> Router {
     let mut router = Router::new();
     for (path, methods) in routes() {
         router = router.route(path, methods);
     }
     router
-        .fallback(|| async { ApiError::no_route() })
-        .method_not_allowed_fallback(|| async { ApiError::no_method() })
+        .fallback(|| async { AdminError::no_route() })
+        .method_not_allowed_fallback(|| async { AdminError::no_method() })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(middleware::from_fn_with_state(Arc::clone(&desk), guard))
-        .with_state(desk)
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), guard))
+        .with_state(state)
 }
 
 /// Every route; `openapi.json` describes each.
-fn routes() -> [(&'static str, MethodRouter<Arc<Desk>>); 14] {
+fn routes() -> [(&'static str, MethodRouter<Arc<AdminState>>); 14] {
     [
         ("/admin/v1/plans", get(plans::list).post(plans::create)),
         ("/admin/v1/plans/{id}", get(plans::show).patch(plans::change).delete(plans::delete)),
@@ -88,24 +88,24 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Desk>>); 14] {
 }
 
 /// Lets a call pass that carries the token or needs none, and sees it through.
-async fn guard(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> Response {
-    if !is_ours(&request, &desk.settings().config.admin_hosts) {
-        return ApiError::misdirected().into_response();
+async fn guard(State(state): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
+    if !is_ours(&request, &state.settings().config.admin_hosts) {
+        return AdminError::misdirected().into_response();
     }
     let is_open = match request.uri().path() {
         "/healthz" | "/openapi.json" => true,
         "/metrics" => is_from_loopback(&request),
         _ => false,
     };
-    if !is_open && !has_token(&request, &desk.settings().admin_token) {
-        return ApiError::unauthorized().into_response();
+    if !is_open && !has_token(&request, &state.settings().admin_token) {
+        return AdminError::unauthorized().into_response();
     }
     if request.method().is_safe() {
         return next.run(request).await;
     }
     match tokio::spawn(next.run(request)).await {
         Ok(response) => response,
-        Err(error) => ApiError::internal(&error).into_response(),
+        Err(error) => AdminError::internal(&error).into_response(),
     }
 }
 
@@ -137,25 +137,25 @@ fn has_token(request: &Request, token: &str) -> bool {
     scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(given.ct_eq(token.as_bytes()))
 }
 
-async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
-    let page = desk.metrics.page(desk.book().catalog());
+async fn metrics(State(state): State<Arc<AdminState>>) -> impl IntoResponse {
+    let page = state.metrics.page(state.directory().catalog());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page)
 }
 
 /// A body of at most 64 KiB, in time.
 struct Body(Bytes);
 
-impl FromRequest<Arc<Desk>> for Body {
-    type Rejection = ApiError;
+impl FromRequest<Arc<AdminState>> for Body {
+    type Rejection = AdminError;
 
-    async fn from_request(request: Request, desk: &Arc<Desk>) -> Result<Self, ApiError> {
-        let patience = Duration::from_millis(desk.settings().config.server.body_timeout_ms);
-        let read = tokio::time::timeout(patience, Bytes::from_request(request, desk)).await;
-        read.map_err(|_| ApiError::timeout())?.map(Self).map_err(|rejection| {
+    async fn from_request(request: Request, state: &Arc<AdminState>) -> Result<Self, AdminError> {
+        let patience = Duration::from_millis(state.settings().config.server.body_timeout_ms);
+        let read = tokio::time::timeout(patience, Bytes::from_request(request, state)).await;
+        read.map_err(|_| AdminError::timeout())?.map(Self).map_err(|rejection| {
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                return ApiError::too_large();
+                return AdminError::too_large();
             }
-            ApiError::invalid(None, "The body could not be read to its end.".to_owned())
+            AdminError::invalid(None, "The body could not be read to its end.".to_owned())
         })
     }
 }
@@ -174,26 +174,26 @@ fn page_of<T>(
 }
 
 /// Reads an identity from a path.
-fn parse_id<T: std::str::FromStr>(kind: &str, text: &str) -> Result<T, ApiError> {
-    text.parse().map_err(|_| ApiError::no_such(kind, text))
+fn parse_id<T: std::str::FromStr>(kind: &str, text: &str) -> Result<T, AdminError> {
+    text.parse().map_err(|_| AdminError::no_such(kind, text))
 }
 
 /// What a failed read or change of one object says.
-fn refuse(kind: &'static str, id: impl ToString) -> impl FnOnce(CatalogError) -> ApiError {
+fn refuse(kind: &'static str, id: impl ToString) -> impl FnOnce(CatalogError) -> AdminError {
     let id = id.to_string();
     move |failure| match failure {
         CatalogError::InUse(by) => {
-            ApiError::conflict("id", format!("The {kind} is in use by {by}."))
+            AdminError::conflict("id", format!("The {kind} is in use by {by}."))
         }
         CatalogError::Deleted(field) => {
-            ApiError::conflict(field, format!("What {field} names has just been deleted."))
+            AdminError::conflict(field, format!("What {field} names has just been deleted."))
         }
-        CatalogError::Missing => ApiError::no_such(kind, &id),
+        CatalogError::Missing => AdminError::no_such(kind, &id),
         CatalogError::Duplicate => {
-            ApiError::conflict("name", format!("There is a {kind} with this name already."))
+            AdminError::conflict("name", format!("There is a {kind} with this name already."))
         }
-        CatalogError::Busy => ApiError::store_busy(),
-        CatalogError::TooSlow => ApiError::too_slow(),
-        CatalogError::Internal(cause) => ApiError::internal(&cause),
+        CatalogError::Busy => AdminError::store_busy(),
+        CatalogError::TooSlow => AdminError::too_slow(),
+        CatalogError::Internal(cause) => AdminError::internal(&cause),
     }
 }

@@ -1,10 +1,10 @@
 //! `/admin/v1/plans`
 
-use super::body::Fields;
-use super::error::ApiError;
+use super::body::BodyFields;
+use super::error::AdminError;
 use super::query::{self, Pairs};
 use super::{Body, page_of, parse_id, refuse};
-use crate::control::desk::Desk;
+use crate::control::admin_state::AdminState;
 use crate::store::{PlanChange, PlanRow, new_id, when_lost_name, when_lost_of};
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -23,28 +23,28 @@ const QUOTA: RangeInclusive<u64> = 0..=(1 << 53) - 1;
 const NAME_CHARS_MAX: usize = 64;
 
 pub(super) async fn list(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Query(pairs): Query<Pairs>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Value>, AdminError> {
     let page = query::only_page(pairs)?;
-    let rows = desk.store.plans(page).await.map_err(refuse("plan", ""))?;
+    let rows = state.store.plans(page).await.map_err(refuse("plan", ""))?;
     Ok(page_of(&rows, page.limit, |row| row.place, shown))
 }
 
 pub(super) async fn show(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Value>, AdminError> {
     let id: PlanId = parse_id("plan", &id)?;
-    let row = desk.store.plan(id).await.map_err(refuse("plan", id))?;
+    let row = state.store.plan(id).await.map_err(refuse("plan", id))?;
     Ok(Json(shown(&row)))
 }
 
 pub(super) async fn create(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Body(body): Body,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let mut fields = Fields::of_body(&body, &FIELDS)?;
+) -> Result<(StatusCode, Json<Value>), AdminError> {
+    let mut fields = BodyFields::of_body(&body, &FIELDS)?;
     let plan = Plan {
         id: PlanId(new_id().map_err(refuse("plan", ""))?),
         name: fields.required_text("name", NAME_CHARS_MAX).into(),
@@ -54,18 +54,18 @@ pub(super) async fn create(
         when_lost: when_lost(&mut fields),
     };
     fields.finish()?;
-    let insert = desk.store.insert_plan(plan);
-    let row = desk.change_plan(insert).await.map_err(refuse("plan", ""))?;
+    let insert = state.store.insert_plan(plan);
+    let row = state.change_plan(insert).await.map_err(refuse("plan", ""))?;
     Ok((StatusCode::CREATED, Json(shown(&row))))
 }
 
 pub(super) async fn change(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Path(id): Path<String>,
     Body(body): Body,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Value>, AdminError> {
     let id: PlanId = parse_id("plan", &id)?;
-    let mut fields = Fields::of_body(&body, &FIELDS)?;
+    let mut fields = BodyFields::of_body(&body, &FIELDS)?;
     if fields.has("name") {
         fields.problem("name", "cannot be changed");
     }
@@ -77,22 +77,22 @@ pub(super) async fn change(
         when_lost: has_when_lost.then(|| when_lost(&mut fields)),
     };
     fields.finish()?;
-    let update = desk.store.update_plan(id, change);
-    let row = desk.change_plan(update).await.map_err(refuse("plan", id))?;
+    let update = state.store.update_plan(id, change);
+    let row = state.change_plan(update).await.map_err(refuse("plan", id))?;
     Ok(Json(shown(&row)))
 }
 
 /// Shards are not told: no key of theirs is on it, and what they count for it stands.
 pub(super) async fn delete(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Value>, AdminError> {
     let id: PlanId = parse_id("plan", &id)?;
-    let deleted = desk.store.delete_plan(id).await;
+    let deleted = state.store.delete_plan(id).await;
     Ok(Json(shown(&deleted.map_err(refuse("plan", id))?)))
 }
 
-fn when_lost(fields: &mut Fields) -> Option<WhenLost> {
+fn when_lost(fields: &mut BodyFields) -> Option<WhenLost> {
     let text = fields.text("when_lost", NAME_CHARS_MAX)?;
     let when_lost = when_lost_of(&text);
     if when_lost.is_none() {

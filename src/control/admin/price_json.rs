@@ -1,8 +1,8 @@
 //! Prices as callers of the API send them: read with every problem named by its field. They are
 //! shown as the store writes them.
 
-use super::body::Fields;
-use super::error::Problem;
+use super::body::BodyFields;
+use super::error::FieldProblem;
 use serde_json::Value;
 use shard::catalog::{PriceModel, Tier, TokenPrices};
 use shard::limits::PRICE_NANOUSD_MAX;
@@ -18,7 +18,7 @@ const CACHED: &str = "cached_input_nanousd_per_mtok";
 const OUTPUT: &str = "output_nanousd_per_mtok";
 
 /// Reads a price; `path` is the name of the field that holds it.
-pub(super) fn read(value: &Value, path: &str) -> Result<PriceModel, Vec<Problem>> {
+pub(super) fn read(value: &Value, path: &str) -> Result<PriceModel, Vec<FieldProblem>> {
     let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
     let known: &[&str] = match kind {
         "per_token" => &["kind", INPUT, CACHED, OUTPUT],
@@ -26,10 +26,10 @@ pub(super) fn read(value: &Value, path: &str) -> Result<PriceModel, Vec<Problem>
         "subscription" => &["kind", "fee_nanousd", "allowance_tokens", "overage"],
         _ => {
             let message = "must be \"per_token\", \"tiered\" or \"subscription\"";
-            return Err(vec![Problem::new(format!("{path}.kind"), message)]);
+            return Err(vec![FieldProblem::new(format!("{path}.kind"), message)]);
         }
     };
-    let mut fields = Fields::nested(value, path, known)?;
+    let mut fields = BodyFields::nested(value, path, known)?;
     let model = match kind {
         "per_token" => PriceModel::PerToken(read_token_prices(&mut fields)),
         "tiered" => PriceModel::Tiered(read_tiers(&mut fields)),
@@ -39,7 +39,7 @@ pub(super) fn read(value: &Value, path: &str) -> Result<PriceModel, Vec<Problem>
 }
 
 /// Cached input costs what input costs where no other price is named.
-fn read_token_prices(fields: &mut Fields) -> TokenPrices {
+fn read_token_prices(fields: &mut BodyFields) -> TokenPrices {
     let input = fields.required_integer(INPUT, 0..=PRICE_NANOUSD_MAX);
     TokenPrices {
         input_nanousd_per_mtok: input,
@@ -50,7 +50,7 @@ fn read_token_prices(fields: &mut Fields) -> TokenPrices {
     }
 }
 
-fn read_tiers(fields: &mut Fields) -> Box<[Tier]> {
+fn read_tiers(fields: &mut BodyFields) -> Box<[Tier]> {
     let Some(Value::Array(values)) = fields.take("tiers") else {
         fields.problem("tiers", "must be a list of tiers");
         return Box::default();
@@ -62,13 +62,14 @@ fn read_tiers(fields: &mut Fields) -> Box<[Tier]> {
     let (mut tiers, mut below, last) = (Vec::with_capacity(values.len()), 0, values.len() - 1);
     for (place, value) in values.iter().enumerate() {
         let path = fields.path(&format!("tiers[{place}]"));
-        let mut tier_fields = match Fields::nested(value, &path, &["up_to_tokens", INPUT, OUTPUT]) {
-            Ok(tier_fields) => tier_fields,
-            Err(problems) => {
-                fields.add(problems);
-                continue;
-            }
-        };
+        let mut tier_fields =
+            match BodyFields::nested(value, &path, &["up_to_tokens", INPUT, OUTPUT]) {
+                Ok(tier_fields) => tier_fields,
+                Err(problems) => {
+                    fields.add(problems);
+                    continue;
+                }
+            };
         let up_to_tokens = tier_fields.integer("up_to_tokens", 1..=TOKENS_MAX);
         match up_to_tokens {
             None if place != last => {
@@ -98,7 +99,7 @@ fn read_tiers(fields: &mut Fields) -> Box<[Tier]> {
     tiers.into()
 }
 
-fn read_subscription(fields: &mut Fields) -> PriceModel {
+fn read_subscription(fields: &mut BodyFields) -> PriceModel {
     let fee_nanousd = fields.required_integer("fee_nanousd", 0..=FEE_NANOUSD_MAX);
     let allowance_tokens = fields.required_integer("allowance_tokens", 0..=TOKENS_MAX);
     let mut overage = TokenPrices::default();
@@ -111,7 +112,7 @@ fn read_subscription(fields: &mut Fields) -> PriceModel {
             {
                 fields.problem("overage.kind", "must be \"per_token\" or left out");
             }
-            let read = Fields::nested(&value, &path, &known).and_then(|mut inner| {
+            let read = BodyFields::nested(&value, &path, &known).and_then(|mut inner| {
                 overage = read_token_prices(&mut inner);
                 inner.finish()
             });

@@ -1,7 +1,7 @@
 //! Reads a query string with the same care as a body.
 
-use super::body::Fields;
-use super::error::ApiError;
+use super::body::BodyFields;
+use super::error::AdminError;
 use crate::store::Page;
 use serde_json::{Map, Value};
 
@@ -14,21 +14,21 @@ const LIMIT_MAX: u32 = 1_000;
 pub(super) type Pairs = Vec<(String, String)>;
 
 /// Reads parameters; those that are not `known` are problems.
-pub(super) fn read(pairs: Pairs, known: &[&str]) -> Result<Fields, ApiError> {
+pub(super) fn read(pairs: Pairs, known: &[&str]) -> Result<BodyFields, AdminError> {
     let map: Map<String, Value> =
         pairs.into_iter().map(|(name, text)| (name, Value::String(text))).collect();
-    Fields::nested(&Value::Object(map), "", known).map_err(ApiError::from)
+    BodyFields::nested(&Value::Object(map), "", known).map_err(AdminError::from)
 }
 
 /// `limit` and `cursor` of a list.
-pub(super) fn page(fields: &mut Fields) -> Page {
+pub(super) fn page(fields: &mut BodyFields) -> Page {
     let limit = number(fields, "limit", i64::from(LIMIT_MAX)).unwrap_or(LIMIT_DEFAULT.into());
     let after = number(fields, "cursor", i64::MAX).unwrap_or(0);
     Page { limit: u32::try_from(limit).unwrap_or(LIMIT_DEFAULT), after }
 }
 
 /// `limit` and `cursor` of a list without further parameters.
-pub(super) fn only_page(pairs: Pairs) -> Result<Page, ApiError> {
+pub(super) fn only_page(pairs: Pairs) -> Result<Page, AdminError> {
     let mut fields = read(pairs, &["limit", "cursor"])?;
     let page = page(&mut fields);
     fields.finish()?;
@@ -36,7 +36,7 @@ pub(super) fn only_page(pairs: Pairs) -> Result<Page, ApiError> {
 }
 
 /// A whole number from 1 to `max`, written plainly: no sign, no leading zero.
-pub(super) fn number(fields: &mut Fields, name: &str, max: i64) -> Option<i64> {
+pub(super) fn number(fields: &mut BodyFields, name: &str, max: i64) -> Option<i64> {
     let text = fields.text(name, 20)?;
     let is_plain = !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.parse().ok().filter(|number| is_plain && (1..=max).contains(number));

@@ -5,9 +5,9 @@
 //! The timeouts are those of `[server]`, except that a connection which is kept waits for its
 //! next request no longer than for a head.
 
-use super::error::ApiError;
+use super::error::AdminError;
 use super::router;
-use crate::control::desk::Desk;
+use crate::control::admin_state::AdminState;
 use axum::extract::ConnectInfo;
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
@@ -41,8 +41,8 @@ const LINGER_BYTES_MAX: usize = 64 * 1_024;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Serves the admin API for as long as it is polled.
-pub(crate) async fn serve(desk: Arc<Desk>, listener: TcpListener) {
-    let router = router(Arc::clone(&desk));
+pub(crate) async fn serve(state: Arc<AdminState>, listener: TcpListener) {
+    let router = router(Arc::clone(&state));
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     loop {
@@ -51,14 +51,14 @@ pub(crate) async fn serve(desk: Arc<Desk>, listener: TcpListener) {
             continue;
         };
         if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
-            let (desk, router) = (Arc::clone(&desk), router.clone());
+            let (state, router) = (Arc::clone(&state), router.clone());
             tokio::spawn(async move {
-                converse(&desk, router, stream, peer).await;
+                converse(&state, router, stream, peer).await;
                 drop(place);
             });
         } else if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
             tokio::spawn(async move {
-                refuse(&stream, ApiError::overloaded()).await;
+                refuse(&stream, AdminError::overloaded()).await;
                 drop(place);
             });
         }
@@ -66,9 +66,9 @@ pub(crate) async fn serve(desk: Arc<Desk>, listener: TcpListener) {
 }
 
 /// One connection from its first request to its last.
-async fn converse(desk: &Desk, router: Router, stream: TcpStream, peer: SocketAddr) {
+async fn converse(state: &AdminState, router: Router, stream: TcpStream, peer: SocketAddr) {
     let (head_timeout, write_timeout_ms) = {
-        let settings = desk.settings();
+        let settings = state.settings();
         let server = &settings.config.server;
         (Duration::from_millis(server.head_timeout_ms), server.write_timeout_ms)
     };
@@ -93,13 +93,13 @@ async fn converse(desk: &Desk, router: Router, stream: TcpStream, peer: SocketAd
         let parts = Pin::into_inner(connection).into_parts();
         // A client that has sent nothing was waiting for nothing.
         if !parts.read_buf.is_empty() {
-            refuse(&parts.io.into_inner(), ApiError::timeout()).await;
+            refuse(&parts.io.into_inner(), AdminError::timeout()).await;
         }
     }
 }
 
 /// Says why nothing comes of this connection, and hears the client out for a moment.
-async fn refuse(stream: &TcpStream, error: ApiError) {
+async fn refuse(stream: &TcpStream, error: AdminError) {
     let goodbye = async {
         stream.writable().await?;
         // The first bytes of an answer always have room.

@@ -1,11 +1,11 @@
 //! `/admin/v1/services` and their prices. The upstream's credential goes in and never comes out.
 
-use super::body::Fields;
-use super::error::{ApiError, Problem};
+use super::body::BodyFields;
+use super::error::{AdminError, FieldProblem};
 use super::query::{self, Pairs};
 use super::{Body, page_of, parse_id, price_json, refuse};
 use crate::clock;
-use crate::control::desk::Desk;
+use crate::control::admin_state::AdminState;
 use crate::control::upstream_url;
 use crate::store::{
     CatalogError, NewService, PriceRow, ServiceChange, ServiceRow, new_id, price_to_json,
@@ -40,28 +40,28 @@ const HEADERS_REFUSED: [&str; 10] = [
 ];
 
 pub(super) async fn list(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Query(pairs): Query<Pairs>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Value>, AdminError> {
     let page = query::only_page(pairs)?;
-    let read = desk.store.services(page).await;
+    let read = state.store.services(page).await;
     Ok(page_of(&read.map_err(refuse("service", ""))?, page.limit, |row| row.place, shown))
 }
 
 pub(super) async fn show(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Value>, AdminError> {
     let id: ServiceId = parse_id("service", &id)?;
-    let read = desk.store.service(id).await;
+    let read = state.store.service(id).await;
     Ok(Json(shown(&read.map_err(refuse("service", id))?)))
 }
 
 pub(super) async fn create(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Body(body): Body,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let mut fields = Fields::of_body(&body, &FIELDS)?;
+) -> Result<(StatusCode, Json<Value>), AdminError> {
+    let mut fields = BodyFields::of_body(&body, &FIELDS)?;
     let name = fields.required_text("name", NAME_CHARS_MAX);
     if !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\') {
         fields.problem("name", "must be visible ASCII without spaces, quotes and backslashes");
@@ -76,24 +76,24 @@ pub(super) async fn create(
         name,
         base_url: base_url.unwrap_or_default(),
         default_path: read_path(&mut fields).unwrap_or_else(|| DEFAULT_PATH.to_owned()),
-        credential: sealed(&desk, id, read_credential(&mut fields))?,
+        credential: sealed(&state, id, read_credential(&mut fields))?,
         enabled: fields.boolean("enabled").unwrap_or(true),
         price: read_price(&mut fields),
         effective_at_unix_us: clock::unix_us(),
     };
     fields.finish()?;
-    let made = desk.change_service(desk.store.insert_service(new)).await;
+    let made = state.change_service(state.store.insert_service(new)).await;
     let row = made.map_err(refuse("service", ""))?;
     Ok((StatusCode::CREATED, Json(shown(&row))))
 }
 
 pub(super) async fn change(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Path(id): Path<String>,
     Body(body): Body,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Value>, AdminError> {
     let id: ServiceId = parse_id("service", &id)?;
-    let mut fields = Fields::of_body(&body, &FIELDS)?;
+    let mut fields = BodyFields::of_body(&body, &FIELDS)?;
     if fields.has("name") {
         fields.problem("name", "cannot be changed: it is the model name that callers send");
     }
@@ -105,34 +105,34 @@ pub(super) async fn change(
         base_url: read_base_url(&mut fields),
         default_path: read_path(&mut fields),
         credential: match has_credential {
-            true => Some(sealed(&desk, id, read_credential(&mut fields))?),
+            true => Some(sealed(&state, id, read_credential(&mut fields))?),
             false => None,
         },
         enabled: fields.boolean("enabled"),
     };
     fields.finish()?;
-    let changed = desk.change_service(desk.store.update_service(id, change)).await;
+    let changed = state.change_service(state.store.update_service(id, change)).await;
     let row = changed.map_err(refuse("service", id))?;
     Ok(Json(shown(&row)))
 }
 
 pub(super) async fn delete(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Value>, AdminError> {
     let id: ServiceId = parse_id("service", &id)?;
-    let deleted = desk.delete_service(id).await;
+    let deleted = state.delete_service(id).await;
     Ok(Json(shown(&deleted.map_err(refuse("service", id))?)))
 }
 
 pub(super) async fn prices(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Path(id): Path<String>,
     Query(pairs): Query<Pairs>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Value>, AdminError> {
     let id: ServiceId = parse_id("service", &id)?;
     let page = query::only_page(pairs)?;
-    let read = desk.store.service(id).await;
+    let read = state.store.service(id).await;
     let mut rows = read.map_err(refuse("service", id))?.prices;
     let in_force = in_force(&rows).map(|price| price.version);
     // By version: the order of creation, as in every list.
@@ -144,12 +144,12 @@ pub(super) async fn prices(
 }
 
 pub(super) async fn add_price(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Path(id): Path<String>,
     Body(body): Body,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+) -> Result<(StatusCode, Json<Value>), AdminError> {
     let id: ServiceId = parse_id("service", &id)?;
-    let mut fields = Fields::of_body(&body, &["price", "effective_at"])?;
+    let mut fields = BodyFields::of_body(&body, &["price", "effective_at"])?;
     let price = read_price(&mut fields);
     let now_unix_us = clock::unix_us();
     let effective_at_unix_us = fields.instant("effective_at").unwrap_or(now_unix_us);
@@ -158,15 +158,15 @@ pub(super) async fn add_price(
         fields.problem("effective_at", "lies in the past; leave it out for a price from now on");
     }
     fields.finish()?;
-    let add = desk.store.add_price(id, price, effective_at_unix_us);
-    let service = desk.change_service(add).await.map_err(refuse("service", id))?;
+    let add = state.store.add_price(id, price, effective_at_unix_us);
+    let service = state.change_service(add).await.map_err(refuse("service", id))?;
     let added = service.prices.iter().max_by_key(|row| row.price.version);
-    let added = added.ok_or_else(|| ApiError::no_such("service", &id.to_string()))?;
+    let added = added.ok_or_else(|| AdminError::no_such("service", &id.to_string()))?;
     let in_force = (effective_at_unix_us <= clock::unix_us()).then_some(added.price.version);
     Ok((StatusCode::CREATED, Json(shown_price(id, added, in_force))))
 }
 
-fn read_base_url(fields: &mut Fields) -> Option<String> {
+fn read_base_url(fields: &mut BodyFields) -> Option<String> {
     let url = fields.text("base_url", TEXT_CHARS_MAX)?;
     match upstream_url::parse(&url) {
         Ok(_) => Some(url),
@@ -177,7 +177,7 @@ fn read_base_url(fields: &mut Fields) -> Option<String> {
     }
 }
 
-fn read_path(fields: &mut Fields) -> Option<String> {
+fn read_path(fields: &mut BodyFields) -> Option<String> {
     let path = fields.text("default_path", TEXT_CHARS_MAX)?;
     if path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
         return Some(path);
@@ -187,7 +187,7 @@ fn read_path(fields: &mut Fields) -> Option<String> {
 }
 
 /// A token, sent as `authorization: Bearer …`, or `{header, value}`: a whole header line.
-fn read_credential(fields: &mut Fields) -> Option<String> {
+fn read_credential(fields: &mut BodyFields) -> Option<String> {
     let name = "upstream_credential";
     match fields.take(name)? {
         Value::String(token) if is_header_value(&token) => {
@@ -207,16 +207,16 @@ fn read_credential(fields: &mut Fields) -> Option<String> {
 
 /// As the store keeps it.
 fn sealed(
-    desk: &Desk,
+    state: &AdminState,
     id: ServiceId,
     credential: Option<String>,
-) -> Result<Option<Vec<u8>>, ApiError> {
-    let sealed = credential.map(|line| desk.vault.seal().close(id, &line)).transpose();
+) -> Result<Option<Vec<u8>>, AdminError> {
+    let sealed = credential.map(|line| state.vault.seal().close(id, &line)).transpose();
     sealed.map_err(CatalogError::Internal).map_err(refuse("service", id))
 }
 
-fn read_header(value: &Value, path: &str) -> Result<String, Vec<Problem>> {
-    let mut inner = Fields::nested(value, path, &["header", "value"])?;
+fn read_header(value: &Value, path: &str) -> Result<String, Vec<FieldProblem>> {
+    let mut inner = BodyFields::nested(value, path, &["header", "value"])?;
     let header = inner.required_text("header", NAME_CHARS_MAX).to_ascii_lowercase();
     let is_name =
         header.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
@@ -235,7 +235,7 @@ fn is_header_value(text: &str) -> bool {
     is_visible && !text.is_empty() && text.trim() == text && text.len() <= CREDENTIAL_CHARS_MAX
 }
 
-fn read_price(fields: &mut Fields) -> PriceModel {
+fn read_price(fields: &mut BodyFields) -> PriceModel {
     match fields.take("price") {
         None => fields.problem("price", "is required"),
         Some(value) => match price_json::read(&value, "price") {

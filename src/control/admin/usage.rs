@@ -1,11 +1,11 @@
 //! `/admin/v1/usage`: sums of the ledger. They lag the calls by a batch of the writer, 100 ms.
 
-use super::body::Fields;
-use super::error::ApiError;
+use super::body::BodyFields;
+use super::error::AdminError;
 use super::query::{self, Pairs};
 use super::refuse;
-use crate::control::desk::Desk;
-use crate::store::{By, Span, Sum};
+use crate::control::admin_state::AdminState;
+use crate::store::{By, Sum, SumSpan};
 use crate::wire::time_text::{day, parse_day, parse_rfc3339, rfc3339};
 use axum::Json;
 use axum::extract::{Query, State};
@@ -18,16 +18,16 @@ const TEXT_CHARS_MAX: usize = 64;
 const DAY_US: i64 = 86_400_000_000;
 
 pub(super) async fn sums(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     Query(pairs): Query<Pairs>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Value>, AdminError> {
     let mut fields = query::read(pairs, &PARAMETERS)?;
     let by = read_by(&mut fields);
     let span = read_span(&mut fields);
     let limit = query::number(&mut fields, "limit", ROWS_MAX).unwrap_or(ROWS_MAX);
     let offset = query::number(&mut fields, "cursor", i64::MAX).unwrap_or(0);
     fields.finish()?;
-    let read = desk.store.sums(by.clone(), span, limit as u32, offset).await;
+    let read = state.store.sums(by.clone(), span, limit as u32, offset).await;
     let sums = read.map_err(refuse("usage", ""))?;
     let next_cursor = (sums.len() as i64 >= limit && !by.is_empty())
         .then(|| offset.saturating_add(limit).to_string());
@@ -35,7 +35,7 @@ pub(super) async fn sums(
     Ok(Json(json!({ "data": data, "next_cursor": next_cursor })))
 }
 
-fn read_by(fields: &mut Fields) -> Vec<By> {
+fn read_by(fields: &mut BodyFields) -> Vec<By> {
     let mut by = Vec::new();
     let Some(text) = fields.text("by", TEXT_CHARS_MAX) else {
         return by;
@@ -60,8 +60,8 @@ fn read_by(fields: &mut Fields) -> Vec<By> {
 }
 
 /// Days where the bounds are days (`to` is inclusive) or midnights, else instants (`to` is not).
-fn read_span(fields: &mut Fields) -> Span {
-    let (mut span, mut begin) = (Span::default(), i64::MIN);
+fn read_span(fields: &mut BodyFields) -> SumSpan {
+    let (mut span, mut begin) = (SumSpan::default(), i64::MIN);
     for (name, is_end) in [("from", false), ("to", true)] {
         let Some(text) = fields.text(name, TEXT_CHARS_MAX) else { continue };
         // A + for the offset arrives as a space where the caller did not escape it.

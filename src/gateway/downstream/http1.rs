@@ -4,7 +4,7 @@
 
 use super::Request;
 use crate::clock;
-use crate::gateway::answer::{self, Answer, Length};
+use crate::gateway::answer::{self, AnswerHead, BodyLength};
 use crate::gateway::call::Next;
 use crate::gateway::core::Core;
 use crate::gateway::watch::{Ends, Presence, Probe, Socket};
@@ -55,7 +55,7 @@ pub enum HeadRead {
 enum Ending {
     /// By its length, or by the status or the method: there is none.
     #[default]
-    Length,
+    BodyLength,
     /// `Transfer-Encoding: chunked`.
     Chunked,
     /// The connection closes (an HTTP/1.0 client).
@@ -195,11 +195,11 @@ impl Http1 {
     }
 
     /// See [`super::Exchange::answer`].
-    pub fn answer(&mut self, core: &Core, answer: &Answer<'_>) {
+    pub fn answer(&mut self, core: &Core, answer: &AnswerHead<'_>) {
         self.ending = match answer.length {
-            Length::Known(_) | Length::None => Ending::Length,
-            Length::Unknown if self.head.http_10 => Ending::Close,
-            Length::Unknown => Ending::Chunked,
+            BodyLength::Known(_) | BodyLength::None => Ending::BodyLength,
+            BodyLength::Unknown if self.head.http_10 => Ending::Close,
+            BodyLength::Unknown => Ending::Chunked,
         };
         let can_follow = self.can_continue() && self.ending != Ending::Close;
         self.keeps_alive =
@@ -207,7 +207,7 @@ impl Http1 {
         let out = &mut self.output;
         answer::write(out, answer);
         match (answer.length, self.ending) {
-            (Length::Known(length), _) => write_header_u64(out, b"content-length", length),
+            (BodyLength::Known(length), _) => write_header_u64(out, b"content-length", length),
             (_, Ending::Chunked) => write_header(out, b"transfer-encoding", b"chunked"),
             _ => {}
         }

@@ -6,7 +6,7 @@ mod http1;
 
 pub use http1::{HeadRead, Http1, IDLE_GRACE};
 
-use super::answer::{Answer, Fields, GatewayHeaders, Length};
+use super::answer::{AnswerFields, AnswerHead, BodyLength, GatewayHeaders};
 use super::call::{Call, Next, Refused};
 use super::core::Core;
 use super::watch::Presence;
@@ -140,7 +140,7 @@ impl Exchange<'_> {
     }
 
     /// Begins the answer. Nothing has left before [`Exchange::flush`] or the end.
-    pub fn answer(&mut self, core: &Core, answer: &Answer<'_>) {
+    pub fn answer(&mut self, core: &Core, answer: &AnswerHead<'_>) {
         match self {
             Self::Http1(http1) => http1.answer(core, answer),
         }
@@ -199,8 +199,8 @@ impl Exchange<'_> {
         body: &[u8],
         own: GatewayHeaders<'_>,
     ) -> Next {
-        let length = Length::Known(body.len() as u64);
-        self.answer(core, &Answer { status, fields: Fields::Json, length, own });
+        let length = BodyLength::Known(body.len() as u64);
+        self.answer(core, &AnswerHead { status, fields: AnswerFields::Json, length, own });
         self.part(body);
         self.finish(core).await
     }

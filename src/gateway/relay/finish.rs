@@ -4,7 +4,7 @@
 use super::{Rest, fields_of};
 use crate::clock;
 use crate::gateway::admitted::Bill;
-use crate::gateway::answer::{Answer, GatewayHeaders, Length};
+use crate::gateway::answer::{AnswerHead, BodyLength, GatewayHeaders};
 use crate::gateway::call::{Call, Next, Refused};
 use crate::gateway::core::Core;
 use crate::gateway::downstream::Exchange;
@@ -68,13 +68,13 @@ async fn whole(
     let length = match connection.head.framing {
         // The length of what a GET would have brought.
         ResponseFraming::None if exchange.request().is_head() => {
-            connection.head.content_length.map_or(Length::None, Length::Known)
+            connection.head.content_length.map_or(BodyLength::None, BodyLength::Known)
         }
-        ResponseFraming::None => Length::None,
-        _ => Length::Known(connection.body.len() as u64),
+        ResponseFraming::None => BodyLength::None,
+        _ => BodyLength::Known(connection.body.len() as u64),
     };
     let fields = fields_of(wanted, &connection);
-    exchange.answer(core, &Answer { status: connection.head.status, fields, length, own });
+    exchange.answer(core, &AnswerHead { status: connection.head.status, fields, length, own });
     exchange.part(&connection.body);
     pools.put(core, wanted.service, connection);
     exchange.finish(core).await

@@ -4,7 +4,7 @@
 use super::{Relayed, Rest, fields_of, meaning, uncounted_of};
 use crate::clock;
 use crate::gateway::admitted::Admitted;
-use crate::gateway::answer::{Answer, GatewayHeaders, Length};
+use crate::gateway::answer::{AnswerHead, BodyLength, GatewayHeaders};
 use crate::gateway::call::{Call, Next, Uncounted};
 use crate::gateway::core::Core;
 use crate::gateway::downstream::Exchange;
@@ -31,7 +31,7 @@ const BYTES_PER_TOKEN: u64 = 4;
 const EXTRA_PATIENCE: Duration = Duration::from_millis(100);
 const EXTRA_BYTES_MAX: usize = 64 * 1024;
 
-enum End {
+enum StreamEnd {
     Whole,
     Gone,
     Broken(Fault),
@@ -48,26 +48,26 @@ pub async fn relay(
 ) -> Relayed {
     let status = connection.head.status;
     let length = match connection.head.framing {
-        ResponseFraming::Length(length) if !admitted.streamed => Length::Known(length),
-        _ => Length::Unknown,
+        ResponseFraming::Length(length) if !admitted.streamed => BodyLength::Known(length),
+        _ => BodyLength::Unknown,
     };
     let limits = core.shard.borrow().limits(&admitted.caller, clock::moment_lately());
     let own = GatewayHeaders { limits: Some(&limits), ..GatewayHeaders::of(call) };
     let fields = fields_of(wanted, &connection);
-    exchange.answer(core, &Answer { status, fields, length, own });
+    exchange.answer(core, &AnswerHead { status, fields, length, own });
     let mut stream = StreamRelay::new(admitted.streamed, wanted.hide_usage);
     let end = stream.run(core, exchange, admitted, &mut connection).await;
     exchange.expect_end();
     let uncounted = stream.uncounted(status);
     let waited = connection.waited();
     let (outcome, fault, rest) = match end {
-        End::Whole => {
+        StreamEnd::Whole => {
             let failed = stream.upstream_gave_up;
             let outcome = if failed { Outcome::UpstreamFailed } else { Outcome::Completed };
             (outcome, None, Some(Rest::End(stream, connection)))
         }
-        End::Gone => (Outcome::ClientAborted, None, None),
-        End::Broken(fault) => {
+        StreamEnd::Gone => (Outcome::ClientAborted, None, None),
+        StreamEnd::Broken(fault) => {
             let (error, outcome) = meaning(fault);
             (outcome, Some(fault), Some(Rest::Failure(stream, error)))
         }
@@ -129,7 +129,7 @@ impl StreamRelay {
         exchange: &mut Exchange<'_>,
         admitted: &mut Admitted,
         connection: &mut UpstreamConnection,
-    ) -> End {
+    ) -> StreamEnd {
         let begun = std::mem::take(&mut connection.body);
         self.take(&begun, exchange);
         connection.body = begun;
@@ -138,27 +138,31 @@ impl StreamRelay {
                 Ok(Some(part)) => self.take(&connection.input[part], exchange),
                 Ok(None) if connection.is_done() => {
                     self.take_rest(exchange);
-                    return End::Whole;
+                    return StreamEnd::Whole;
                 }
                 // What came with the end marker has been taken too.
-                Ok(None) if self.said_all => return End::Whole,
+                Ok(None) if self.said_all => return StreamEnd::Whole,
                 // What has been read is written in one go, before more is waited for.
                 Ok(None) => {
                     let input = self.meter.reported().input.map(|(input, _)| input);
                     admitted.checkpoint(core, input, self.tokens_so_far());
                     if exchange.has_parts() && exchange.flush(core).await.is_err() {
-                        return End::Gone;
+                        return StreamEnd::Gone;
                     }
                     if let Err(fault) = connection.read_more(core).await {
-                        return if exchange.has_left() { End::Gone } else { End::Broken(fault) };
+                        return if exchange.has_left() {
+                            StreamEnd::Gone
+                        } else {
+                            StreamEnd::Broken(fault)
+                        };
                     }
                     continue;
                 }
-                Err(_) if self.said_all => return End::Whole,
-                Err(fault) => return End::Broken(fault),
+                Err(_) if self.said_all => return StreamEnd::Whole,
+                Err(fault) => return StreamEnd::Broken(fault),
             }
             if !self.is_stream && connection.is_done() {
-                return End::Whole;
+                return StreamEnd::Whole;
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A connection to an upstream over HTTP/1.1: the request sent, the answer's head and body read
 //! within their deadlines. It knows nothing of what an answer means.
 
-use super::Request;
+use super::UpstreamRequest;
 use super::fault::{Cause, Fault};
 use crate::clock;
 use crate::gateway::core::Core;
@@ -29,7 +29,7 @@ const TAIL_READS_MAX: usize = 4;
 /// not wait for the rest of it.
 const EARLY_PATIENCE: Duration = Duration::from_secs(1);
 
-pub(super) enum Rest {
+pub(super) enum BodyRest {
     Done,
     Length(u64),
     Chunked(ChunkDecoder),
@@ -50,7 +50,7 @@ pub struct UpstreamConnection {
     pub body: Vec<u8>,
     pub(super) output: Vec<u8>,
     pub(super) position: usize,
-    pub(super) rest: Rest,
+    pub(super) rest: BodyRest,
     pub(super) total_deadline: Nanos,
     pub(super) waited: Nanos,
     pub(super) reused: bool,
@@ -78,7 +78,7 @@ impl UpstreamConnection {
             body: Vec::new(),
             output: Vec::new(),
             position: 0,
-            rest: Rest::Done,
+            rest: BodyRest::Done,
             total_deadline: Nanos(u64::MAX),
             waited: Nanos(0),
             reused: false,
@@ -127,13 +127,13 @@ impl UpstreamConnection {
 
     /// The answer is read to its end.
     pub const fn is_done(&self) -> bool {
-        matches!(self.rest, Rest::Done)
+        matches!(self.rest, BodyRest::Done)
     }
 
     pub(super) async fn exchange(
         &mut self,
         core: &Core,
-        request: &Request<'_>,
+        request: &UpstreamRequest<'_>,
     ) -> Result<(), Fault> {
         let begun = clock::lately();
         self.socket.watch().serve(request.client.clone(), begun);
@@ -256,10 +256,10 @@ impl UpstreamConnection {
         self.head_bytes.clear();
         self.head_bytes.extend_from_slice(&self.input[..self.position]);
         self.rest = match self.head.framing {
-            ResponseFraming::None | ResponseFraming::Length(0) => Rest::Done,
-            ResponseFraming::Length(length) => Rest::Length(length),
-            ResponseFraming::Chunked => Rest::Chunked(ChunkDecoder::default()),
-            ResponseFraming::UntilClose => Rest::UntilClose,
+            ResponseFraming::None | ResponseFraming::Length(0) => BodyRest::Done,
+            ResponseFraming::Length(length) => BodyRest::Length(length),
+            ResponseFraming::Chunked => BodyRest::Chunked(ChunkDecoder::default()),
+            ResponseFraming::UntilClose => BodyRest::UntilClose,
         };
     }
 
@@ -293,10 +293,10 @@ impl UpstreamConnection {
             read = Ok(0);
         }
         if read? == 0 {
-            if !matches!(self.rest, Rest::UntilClose) || self.socket.watch().fired() {
+            if !matches!(self.rest, BodyRest::UntilClose) || self.socket.watch().fired() {
                 return Err(self.fault(Cause::Closed));
             }
-            self.rest = Rest::Done;
+            self.rest = BodyRest::Done;
         }
         Ok(())
     }
@@ -334,21 +334,21 @@ impl UpstreamConnection {
             let begin = self.position;
             let available = self.input.len() - begin;
             match &mut self.rest {
-                Rest::Done => return Ok(None),
-                Rest::UntilClose => {
+                BodyRest::Done => return Ok(None),
+                BodyRest::UntilClose => {
                     self.position = self.input.len();
                     return Ok(Some(begin..self.position));
                 }
-                Rest::Length(left) => {
+                BodyRest::Length(left) => {
                     let count = available.min(usize::try_from(*left).unwrap_or(usize::MAX));
                     *left -= count as u64;
                     if *left == 0 {
-                        self.rest = Rest::Done;
+                        self.rest = BodyRest::Done;
                     }
                     self.position += count;
                     return Ok(Some(begin..self.position));
                 }
-                Rest::Chunked(decoder) => {
+                BodyRest::Chunked(decoder) => {
                     let step = decoder.decode(&self.input[begin..]);
                     let Ok(step) = step else { return Err(self.fault(Cause::Nonsense)) };
                     match step {
@@ -362,7 +362,7 @@ impl UpstreamConnection {
                         }
                         Step::End { consumed } => {
                             self.position += consumed;
-                            self.rest = Rest::Done;
+                            self.rest = BodyRest::Done;
                         }
                     }
                 }

@@ -27,7 +27,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 /// What one call to an upstream is about.
-pub struct Request<'a> {
+pub struct UpstreamRequest<'a> {
     /// Index of the service.
     pub index: u32,
     /// The service.
@@ -44,7 +44,7 @@ pub struct Request<'a> {
 pub async fn call(
     core: &Core,
     pools: &Pools,
-    request: &Request<'_>,
+    request: &UpstreamRequest<'_>,
     attempts: &mut u16,
     compose: impl Fn(&mut Vec<u8>),
 ) -> Result<UpstreamConnection, Fault> {

@@ -4,8 +4,8 @@
 //! whose request leaves in the same turn. A stray answer that comes only after that can't be told
 //! from the call's own.
 
-use super::Request;
-use super::connection::{Rest, UpstreamConnection};
+use super::UpstreamRequest;
+use super::connection::{BodyRest, UpstreamConnection};
 use crate::clock;
 use crate::config::Upstream;
 use crate::gateway::core::Core;
@@ -21,7 +21,7 @@ const DISTRUST: Nanos = Nanos::from_s(10);
 const BUFFERS_KEPT: Nanos = Nanos::from_s(1);
 
 #[derive(Default)]
-struct Pool {
+struct ServicePool {
     connections: Vec<UpstreamConnection>,
     distrusted_until: Nanos,
 }
@@ -29,7 +29,7 @@ struct Pool {
 /// Idle connections of one shard, by the service's index.
 #[derive(Default)]
 pub struct Pools {
-    by_service: RefCell<Vec<Pool>>,
+    by_service: RefCell<Vec<ServicePool>>,
     idle: Cell<usize>,
 }
 
@@ -45,8 +45,9 @@ impl Pools {
         let most = core.config().server.max_connections as usize;
         while self.idle.get() > 0 && self.idle.get() + core.connections.get() as usize >= most {
             let mut pools = self.by_service.borrow_mut();
-            let oldest =
-                |pool: &&mut Pool| pool.connections.first().map(|connection| connection.idle_since);
+            let oldest = |pool: &&mut ServicePool| {
+                pool.connections.first().map(|connection| connection.idle_since)
+            };
             let used = pools.iter_mut().filter(|pool| !pool.connections.is_empty());
             let Some(pool) = used.min_by_key(oldest) else { return };
             pool.connections.remove(0);
@@ -56,7 +57,11 @@ impl Pools {
 
     /// A connection on which nothing has come since its last answer. Each is looked at, however
     /// short it has been idle, right before it is written to.
-    pub(super) fn take(&self, core: &Core, request: &Request<'_>) -> Option<UpstreamConnection> {
+    pub(super) fn take(
+        &self,
+        core: &Core,
+        request: &UpstreamRequest<'_>,
+    ) -> Option<UpstreamConnection> {
         loop {
             let mut connection = self.pop(request.index)?;
             match connection.look() {
@@ -85,7 +90,7 @@ impl Pools {
             return self.distrust(core, index, connection.address);
         }
         let ended =
-            connection.socket.watch().fired() || matches!(connection.rest, Rest::UntilClose);
+            connection.socket.watch().fired() || matches!(connection.rest, BodyRest::UntilClose);
         let unsound = connection.unsound || connection.ceased || !connection.head.keep_alive;
         if ended || unsound || core.draining() {
             return;
@@ -97,7 +102,7 @@ impl Pools {
         let mut pools = self.by_service.borrow_mut();
         let index = index as usize;
         if pools.len() <= index {
-            pools.resize_with(index + 1, Pool::default);
+            pools.resize_with(index + 1, ServicePool::default);
         }
         let pool = &mut pools[index];
         if now >= pool.distrusted_until
@@ -115,7 +120,7 @@ impl Pools {
         let mut pools = self.by_service.borrow_mut();
         let slot = index as usize;
         if pools.len() <= slot {
-            pools.resize_with(slot + 1, Pool::default);
+            pools.resize_with(slot + 1, ServicePool::default);
         }
         let pool = &mut pools[slot];
         let is_news = now >= pool.distrusted_until;

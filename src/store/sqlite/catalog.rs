@@ -14,7 +14,7 @@ use crate::store::rows::{
     ConsumerChange, ConsumerRow, Digest, KeyRow, Loaded, NewKey, NewService, Page, PlanChange,
     PlanRow, ServiceChange, ServiceRow,
 };
-use crate::store::usage::{By, Month, MonthsUsed, ServiceMonth, Span, Sum};
+use crate::store::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
 use rusqlite::Connection;
 use shard::catalog::{Plan, PriceModel};
 use shard::units::{ConsumerId, KeyId, Nanos, Period, PlanId, ServiceId};
@@ -212,7 +212,7 @@ impl SqliteCatalog {
     pub(crate) async fn sums(
         &self,
         by: Vec<By>,
-        span: Span,
+        span: SumSpan,
         limit: u32,
         offset: i64,
     ) -> Done<Vec<Sum>> {
@@ -222,7 +222,7 @@ impl SqliteCatalog {
 
     pub(crate) async fn months(
         &self,
-        months: Vec<Month>,
+        months: Vec<MonthOfConsumer>,
         journals: Arc<[u128]>,
     ) -> Done<MonthsUsed> {
         self.ledger.run(move |db| usage::months(db, &months, &journals)).await

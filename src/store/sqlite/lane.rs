@@ -14,11 +14,11 @@ use tokio::sync::oneshot;
 /// millisecond of work.
 const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 
-type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+type LaneJob = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// See the module. The thread ends when the last clone has been dropped.
 #[derive(Clone)]
-pub(super) struct Lane(flume::Sender<Job>);
+pub(super) struct Lane(flume::Sender<LaneJob>);
 
 impl Lane {
     /// Starts the thread; of the jobs given to it, `waiting_max` may wait.
@@ -27,7 +27,7 @@ impl Lane {
         mut connection: Connection,
         waiting_max: usize,
     ) -> io::Result<Self> {
-        let (jobs, given) = flume::bounded::<Job>(waiting_max);
+        let (jobs, given) = flume::bounded::<LaneJob>(waiting_max);
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             while let Ok(job) = given.recv() {
                 job(&mut connection);
@@ -78,7 +78,7 @@ impl Lane {
         answered.recv().unwrap_or_else(|_| Err(ended()))
     }
 
-    fn give(&self, job: Job) -> Result<(), CatalogError> {
+    fn give(&self, job: LaneJob) -> Result<(), CatalogError> {
         self.0.try_send(job).map_err(|refused| match refused {
             flume::TrySendError::Full(_) => CatalogError::Busy,
             flume::TrySendError::Disconnected(_) => ended(),

@@ -8,7 +8,7 @@ use super::sums::{Fees, Sums};
 use super::turns::take_turn;
 use super::wide::{sum_at, wide_sum};
 use super::{row, services};
-use crate::mail::Settled;
+use crate::channels::Settled;
 use crate::store::batch::{Batch, Dead, Origin, Price, Written};
 use crate::store::error::{CatalogError, LedgerError, StoreError};
 use rusqlite::TransactionBehavior;
@@ -21,7 +21,7 @@ use std::path::Path;
 
 /// What has been looked up before and never changes: names of services, fees of prices.
 #[derive(Default)]
-struct Names {
+struct LookedUp {
     services: HashMap<ServiceId, Box<str>>,
     fees: Fees,
 }
@@ -30,12 +30,12 @@ struct Names {
 pub struct SqliteLedger {
     connection: Connection,
     checkpoints: Checkpoints,
-    names: Names,
+    names: LookedUp,
 }
 
 impl SqliteLedger {
     fn new(connection: Connection) -> Self {
-        Self { connection, checkpoints: Checkpoints::default(), names: Names::default() }
+        Self { connection, checkpoints: Checkpoints::default(), names: LookedUp::default() }
     }
 
     pub(crate) fn open(data_dir: &Path) -> Result<Self, StoreError> {
@@ -143,7 +143,7 @@ fn advance_all(transaction: &Transaction<'_>, batch: &Batch<'_>) -> rusqlite::Re
 /// A transaction on its way.
 struct Adding<'a> {
     transaction: &'a Transaction<'a>,
-    names: &'a mut Names,
+    names: &'a mut LookedUp,
     batch: &'a Batch<'a>,
     /// Of the rows that are in, not yet added to the ledger's.
     sums: Sums,
@@ -339,7 +339,7 @@ fn insert_row(insert: &mut Statement<'_>, settled: &Settled) -> rusqlite::Result
     insert.raw_execute()
 }
 
-impl Names {
+impl LookedUp {
     fn of(&mut self, transaction: &Transaction<'_>, id: ServiceId) -> rusqlite::Result<&str> {
         use std::collections::hash_map::Entry::{Occupied, Vacant};
         match self.services.entry(id) {

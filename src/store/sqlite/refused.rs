@@ -2,8 +2,8 @@
 //! `usage_dlq`, whole, in the transaction that moves the watermark past it, and told.
 
 use super::row;
+use crate::channels::Settled;
 use crate::journal::format::{Entry, SLOT_BYTES, Slot};
-use crate::mail::Settled;
 use crate::store::batch::Dead;
 use crate::store::error::LedgerError;
 use rusqlite::{Connection, ErrorCode, Row, Transaction};

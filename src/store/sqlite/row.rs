@@ -7,9 +7,9 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 /// Text of fixed length.
-pub(super) struct Text<const N: usize>([u8; N]);
+pub(super) struct FixedText<const N: usize>([u8; N]);
 
-impl<const N: usize> Text<N> {
+impl<const N: usize> FixedText<N> {
     /// The text.
     pub(super) fn as_str(&self) -> &str {
         // Only ASCII is ever written below.
@@ -18,24 +18,24 @@ impl<const N: usize> Text<N> {
 }
 
 /// `0192…-…`, a UUID's text.
-pub(super) fn uuid(id: u128) -> Text<{ Hyphenated::LENGTH }> {
+pub(super) fn uuid(id: u128) -> FixedText<{ Hyphenated::LENGTH }> {
     let mut text = [0; Hyphenated::LENGTH];
     Uuid::from_u128(id).hyphenated().encode_lower(&mut text);
-    Text(text)
+    FixedText(text)
 }
 
 /// An identity's 12 characters.
-pub(super) fn id(id: u64) -> Text<12> {
-    Text(id_to_text(id))
+pub(super) fn id(id: u64) -> FixedText<12> {
+    FixedText(id_to_text(id))
 }
 
 /// `2026-11`.
-pub(super) fn period(period: Period) -> Text<7> {
-    Text(period.to_text())
+pub(super) fn period(period: Period) -> FixedText<7> {
+    FixedText(period.to_text())
 }
 
 /// `2026-11-23T20:18:00.123456Z`, RFC 3339 in UTC.
-pub(super) fn time(unix_us: i64) -> Text<27> {
+pub(super) fn time(unix_us: i64) -> FixedText<27> {
     let month = Period::of(unix_us);
     let day = unix_us.saturating_sub(month.starts_at_unix_us()).div_euclid(86_400_000_000);
     let us = unix_us.rem_euclid(86_400_000_000) as u64;
@@ -46,7 +46,7 @@ pub(super) fn time(unix_us: i64) -> Text<27> {
     digits(&mut text[14..16], us / 60_000_000 % 60);
     digits(&mut text[17..19], us / 1_000_000 % 60);
     digits(&mut text[20..26], us % 1_000_000);
-    Text(text)
+    FixedText(text)
 }
 
 fn digits(text: &mut [u8], mut number: u64) {

@@ -17,10 +17,10 @@ type Day = (ConsumerId, ServiceId, i64);
 
 /// What the rows of a batch add.
 #[derive(Default)]
-pub(super) struct Sums(HashMap<Day, Sum>);
+pub(super) struct Sums(HashMap<Day, SumRow>);
 
 #[derive(Default)]
-struct Sum {
+struct SumRow {
     calls: i64,
     input_tokens: i64,
     cached_tokens: i64,
@@ -103,7 +103,7 @@ const UPSERT: &str = "INSERT INTO usage_daily (consumer_id, service_id, day, per
 fn add_day(
     upsert: &mut CachedStatement<'_>,
     (consumer, service, day): Day,
-    sum: &Sum,
+    sum: &SumRow,
 ) -> rusqlite::Result<bool> {
     let starts_at = day * DAY_US;
     upsert.query_row(

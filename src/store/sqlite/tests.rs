@@ -7,7 +7,7 @@ use super::usage::{month_costs, month_tokens, sums};
 use super::{consumers, file, keys, plans, services};
 use crate::store::error::CatalogError;
 use crate::store::rows::{ConsumerChange, Digest, NewKey, NewService, Page, ServiceRow};
-use crate::store::usage::{By, Month, Span};
+use crate::store::usage::{By, MonthOfConsumer, SumSpan};
 use rusqlite::Connection;
 use shard::catalog::{PriceModel, TokenPrices};
 use shard::units::{BucketId, ConsumerId, KeyId, NanoUsd, Period, PlanId, ServiceId};
@@ -135,18 +135,18 @@ fn sums_are_apart_by_what_was_asked() {
                     (consumer.to_string(), service.to_string(), day, tokens),
                 )?;
             }
-            let tokens = |by: &[By], span: &Span| {
+            let tokens = |by: &[By], span: &SumSpan| {
                 let rows = sums(db, by, span, 100, 0).unwrap();
                 rows.into_iter().map(|sum| (sum.group, sum.input_tokens)).collect::<Vec<_>>()
             };
-            let all = Span::default();
+            let all = SumSpan::default();
             assert_eq!(tokens(&[], &all), [(vec![], 1_111)]);
             let by_consumer = [(vec![one.to_string()], 111), (vec![two.to_string()], 1_000)];
             assert_eq!(tokens(&[By::Consumer], &all), by_consumer);
-            let november = Span {
+            let november = SumSpan {
                 from_day: Some("2026-11-01".to_owned()),
                 to_day: Some("2026-11-02".to_owned()),
-                ..Span::default()
+                ..SumSpan::default()
             };
             let days = [
                 (vec!["2026-11-01".to_owned(), chat.to_string()], 10),
@@ -156,7 +156,7 @@ fn sums_are_apart_by_what_was_asked() {
             assert_eq!(tokens(&[By::Day, By::Service], &november), days);
             assert_eq!(sums(db, &[By::Day], &all, 1, 1)?[0].group, ["2026-11-01"]);
             let period = Period(202_611);
-            let month = |service| Month { consumer: one, service, period };
+            let month = |service| MonthOfConsumer { consumer: one, service, period };
             assert_eq!(month_tokens(db, month(None))?, 220);
             assert_eq!(month_tokens(db, month(Some(chat)))?, 20);
             let costs = month_costs(db, one, period)?;
@@ -307,24 +307,24 @@ fn bounds_with_a_time_of_day_cut_their_days_exactly() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path());
     store.run_here(ledger_of(4, 24)).unwrap();
-    let calls = |span: Span| {
+    let calls = |span: SumSpan| {
         let summed = store.run_here(move |db| sums(db, &[], &span, 1, 0)).unwrap();
         let sum = &summed[0];
         assert_eq!((sum.input_tokens, sum.cost.0), (sum.calls, sum.calls * 3));
         sum.calls
     };
     let day = |text: &str| Some(format!("2026-11-{text}"));
-    let from = |text| Span { from_instant: instant(text), ..Span::default() };
-    let before = |text| Span { before_instant: instant(text), ..Span::default() };
-    assert_eq!(calls(Span::default()), 96);
+    let from = |text| SumSpan { from_instant: instant(text), ..SumSpan::default() };
+    let before = |text| SumSpan { before_instant: instant(text), ..SumSpan::default() };
+    assert_eq!(calls(SumSpan::default()), 96);
     assert_eq!(calls(from("01T01:00:00")), 95);
     assert_eq!(calls(from("02T12:30:00")), 11 + 48);
     assert_eq!(calls(before("02T12:00:00")), 24 + 12);
-    let both = |first, last| Span { before_instant: instant(last), ..from(first) };
+    let both = |first, last| SumSpan { before_instant: instant(last), ..from(first) };
     assert_eq!(calls(both("01T23:00:00", "03T00:00:01")), 1 + 24 + 1);
     assert_eq!(calls(both("02T10:00:00", "02T12:00:00")), 2);
-    assert_eq!(calls(Span { to_day: day("02"), ..from("02T20:00:00") }), 4);
-    assert_eq!(calls(Span { from_day: day("02"), ..before("03T02:00:00") }), 24 + 2);
+    assert_eq!(calls(SumSpan { to_day: day("02"), ..from("02T20:00:00") }), 4);
+    assert_eq!(calls(SumSpan { from_day: day("02"), ..before("03T02:00:00") }), 24 + 2);
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn a_time_of_day_reads_no_record_of_the_days_between() {
         };
         db.progress_handler(100, Some(is_over))?;
         let (from_instant, before_instant) = (instant("01T23:50:00"), instant("30T00:10:00"));
-        let span = Span { from_instant, before_instant, ..Span::default() };
+        let span = SumSpan { from_instant, before_instant, ..SumSpan::default() };
         let summed = sums(db, &[By::Day], &span, 100, 0)?;
         Ok((summed.len(), looks.load(std::sync::atomic::Ordering::Relaxed)))
     });

@@ -19,20 +19,20 @@ struct Numbers {
 
 /// A turn at writing, until it is dropped. Nobody takes a second one meanwhile.
 #[must_use = "the turn is over when this is dropped"]
-pub(super) struct Turn(());
+pub(super) struct WriteTurn(());
 
 /// Waits for a turn at writing.
-pub(super) fn take_turn() -> Turn {
+pub(super) fn take_turn() -> WriteTurn {
     let mut numbers = TURNS.numbers.lock().unwrap_or_else(PoisonError::into_inner);
     let mine = numbers.next;
     numbers.next += 1;
     while numbers.now != mine {
         numbers = TURNS.changed.wait(numbers).unwrap_or_else(PoisonError::into_inner);
     }
-    Turn(())
+    WriteTurn(())
 }
 
-impl Drop for Turn {
+impl Drop for WriteTurn {
     fn drop(&mut self) {
         TURNS.numbers.lock().unwrap_or_else(PoisonError::into_inner).now += 1;
         TURNS.changed.notify_all();

@@ -4,7 +4,7 @@ use super::columns::unsigned;
 use super::ledger;
 use super::wide::{sum_at, wide_sum};
 use crate::store::error::CatalogError;
-use crate::store::usage::{By, Month, MonthsUsed, ServiceMonth, Span, Sum};
+use crate::store::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use shard::units::{ConsumerId, NanoUsd, Period};
@@ -14,7 +14,7 @@ use std::collections::HashMap;
 pub(super) fn sums(
     connection: &Connection,
     by: &[By],
-    span: &Span,
+    span: &SumSpan,
     limit: u32,
     offset: i64,
 ) -> Result<Vec<Sum>, CatalogError> {
@@ -85,7 +85,7 @@ fn add_names(connection: &Connection, by: &[By], sums: &mut [Sum]) -> Result<(),
 fn add_fees(
     connection: &Connection,
     by: &[By],
-    span: &Span,
+    span: &SumSpan,
     sums: &mut [Sum],
 ) -> Result<(), CatalogError> {
     let (Some(first), Some(last)) = (sums.first(), sums.last()) else { return Ok(()) };
@@ -140,7 +140,7 @@ const RECORDS: &str = "SELECT consumer_id, service_id, substr(occurred_at, 1, 10
 
 /// What is summed over `span`: whole days' sums, and the records of the days that it cuts, which
 /// their index finds. Only the records of two days are ever looked at.
-fn source_of(span: &Span) -> (String, Vec<Value>) {
+fn source_of(span: &SumSpan) -> (String, Vec<Value>) {
     let (from, before) = (span.from_instant.as_deref(), span.before_instant.as_deref());
     let (first, last) = (from.map(day_of), before.map(day_of));
     let (mut source, mut values) = (String::new(), Vec::new());
@@ -205,13 +205,13 @@ pub(super) fn has_records(connection: &Connection) -> Result<bool, CatalogError>
 /// Reads all months as they are at one moment, and how far the ledger reaches into each journal.
 pub(super) fn months(
     connection: &mut Connection,
-    months: &[Month],
+    months: &[MonthOfConsumer],
     journals: &[u128],
 ) -> Result<MonthsUsed, CatalogError> {
     let transaction = connection.transaction()?;
     let reached = |journal_id: &u128| watermark(&transaction, *journal_id);
     let reached = journals.iter().map(reached).collect::<Result<_, _>>()?;
-    let tokens = |month: &Month| month_tokens(&transaction, *month);
+    let tokens = |month: &MonthOfConsumer| month_tokens(&transaction, *month);
     let tokens = months.iter().map(tokens).collect::<Result<_, _>>()?;
     Ok(MonthsUsed { tokens, reached })
 }
@@ -219,7 +219,7 @@ pub(super) fn months(
 /// Tokens, input and output together.
 pub(super) fn month_tokens(
     connection: &Connection,
-    Month { consumer, service, period }: Month,
+    MonthOfConsumer { consumer, service, period }: MonthOfConsumer,
 ) -> Result<u64, CatalogError> {
     let [input, output] = ["input_tokens", "output_tokens"].map(wide_sum);
     let mut statement = connection.prepare_cached(&format!(

@@ -5,8 +5,8 @@ use super::*;
 impl World {
     pub(super) fn debits(&self, call: &LeaseCall) -> u64 {
         match &call.ask {
-            Ask::Rate(ask) => self.authority.probe_granted(ask.bucket),
-            Ask::Quota(ask) => self.authority.probe_quota_granted(ask.consumer, ask.period),
+            LeaseAsk::Rate(ask) => self.authority.probe_granted(ask.bucket),
+            LeaseAsk::Quota(ask) => self.authority.probe_quota_granted(ask.consumer, ask.period),
         }
     }
 

@@ -25,7 +25,7 @@ fn want(shard: u16, consumer: u64) -> ToControl {
 fn grants(running: &Running, shard: usize, count: usize) -> Vec<QuotaGrant> {
     let mut grants = Vec::new();
     while grants.len() < count {
-        match running.mail(shard) {
+        match running.message(shard) {
             ToShard::Quota(grant) if grant.granted >= 10 => grants.push(grant),
             ToShard::Quota(grant) => {
                 assert!(!grant.exhausted, "{grant:?}");

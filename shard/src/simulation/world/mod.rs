@@ -9,7 +9,7 @@ use super::scenario::{Random, Scenario};
 use crate::authority::{Authority, AuthorityConfig, LeaseCall, LeaseReply, Planted};
 use crate::bucket::{Buckets, Take};
 use crate::catalog::Plan;
-use crate::lease::{Ask, PARK};
+use crate::lease::{LeaseAsk, PARK};
 use crate::message::{QuotaWant, RateWant, ToShard};
 use crate::pool::{Pool, PoolConfig};
 use crate::quota::{Quotas, Reserve};
@@ -435,7 +435,7 @@ impl World {
         }
         while let Some(call) = self.instances[instance].pool.poll_call(now) {
             self.totals.calls += 1;
-            self.calm_calls += u64::from(self.measuring && matches!(call.ask, Ask::Rate(_)));
+            self.calm_calls += u64::from(self.measuring && matches!(call.ask, LeaseAsk::Rate(_)));
             if self.scenario.rtt == Nanos(0) {
                 self.call(instance, call)?;
             } else {
@@ -504,7 +504,7 @@ impl World {
         let before = self.debits(&call);
         let mut reply = self.authority.call(&call, now);
         self.watched.call(&call, now);
-        if let Ask::Quota(ask) = &call.ask {
+        if let LeaseAsk::Quota(ask) = &call.ask {
             // Control reads the ledger, which is empty, and calls again.
             self.authority.seed_quota(ask.consumer, ask.period, 0);
             self.watched.seed_quota(ask.consumer, ask.period, 0);

@@ -4,9 +4,9 @@
 mod growth;
 mod month;
 
+use crate::channels::{self, ShardChannels};
 use crate::config::Config;
 use crate::control::{ControlArgs, ControlHandle, open, spawn};
-use crate::mail::{self, ShardMail};
 use crate::metrics::Metrics;
 use serde_json::{Value, json};
 use shard::catalog::{Catalog, WhenLost};
@@ -32,7 +32,7 @@ fn config(data_dir: &Path) -> Config {
 
 struct Running {
     control: Option<ControlHandle>,
-    shards: Vec<ShardMail>,
+    shards: Vec<ShardChannels>,
     /// As the shards have it.
     catalog: RefCell<Catalog>,
     url: String,
@@ -49,7 +49,7 @@ impl Running {
     fn start_in(data_dir: tempfile::TempDir) -> Self {
         let config = Arc::new(config(data_dir.path()));
         let opened = open(&config).unwrap();
-        let (shards, mail, _) = mail::open(2);
+        let (shards, channels, _) = channels::open(2);
         let admin_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let url = format!("http://{}", admin_listener.local_addr().unwrap());
         let catalog = RefCell::new(Catalog::clone(&opened.catalog()));
@@ -57,7 +57,7 @@ impl Running {
         let metrics = Arc::new(Metrics::new(2));
         let (instance, journals) = (1, Arc::new([1, 2]));
         let args =
-            ControlArgs { opened, config, mail, metrics, admin_listener, instance, journals };
+            ControlArgs { opened, config, channels, metrics, admin_listener, instance, journals };
         let control = Some(spawn(args).unwrap());
         let agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
         Self { control, shards, catalog, url, agent, data_dir, digest_key }
@@ -105,13 +105,13 @@ impl Running {
         (status, value["error"]["param"].clone())
     }
 
-    fn mail(&self, shard: usize) -> ToShard {
+    fn message(&self, shard: usize) -> ToShard {
         self.shards[shard].from_control.recv_timeout(PATIENCE).unwrap()
     }
 
     /// The catalog with the next step, which comes to both shards.
     fn new_catalog(&self) -> Catalog {
-        let mut changes = (0..2).map(|shard| match self.mail(shard) {
+        let mut changes = (0..2).map(|shard| match self.message(shard) {
             ToShard::Catalog(change) => change,
             other => panic!("{other:?} instead of a change of the catalog"),
         });
@@ -125,16 +125,16 @@ impl Running {
     /// The shard 0 asks.
     fn ask(&self, message: ToControl) -> ToShard {
         self.shards[0].to_control.send(message).unwrap();
-        self.mail(0)
+        self.message(0)
     }
 
     fn verify(&self, shard: u16, key: &str) -> Verdict {
         let text: [u8; KEY_TEXT_BYTES] = key.as_bytes().try_into().unwrap();
         let (digest, peer) =
             (*blake3::keyed_hash(&self.digest_key, &text).as_bytes(), Ipv4Addr::LOCALHOST.into());
-        let mail = &self.shards[usize::from(shard)];
-        mail.to_control.send(ToControl::Verify { shard, digest, text, peer }).unwrap();
-        match self.mail(shard.into()) {
+        let channels = &self.shards[usize::from(shard)];
+        channels.to_control.send(ToControl::Verify { shard, digest, text, peer }).unwrap();
+        match self.message(shard.into()) {
             ToShard::Verdict { digest: of, verdict } if of == digest => verdict,
             other => panic!("{other:?} instead of a verdict"),
         }
@@ -147,7 +147,7 @@ impl Running {
         let consumer = self.post("/consumers", &json!({"name": name, "plan": plan}));
         let key = self.post("/keys", &json!({"consumer_id": consumer["id"]}));
         for shard in 0..2 {
-            assert!(matches!(self.mail(shard), ToShard::Forget { .. }));
+            assert!(matches!(self.message(shard), ToShard::Forget { .. }));
         }
         key
     }
@@ -385,14 +385,14 @@ fn a_key_is_shown_once_verified_rotated_and_revoked() {
     let consumer = format!("/consumers/{}", text(&made["consumer_id"]));
     assert_eq!(running.call("PATCH", &consumer, &json!({"plan": "basic"})).0, 200);
     for shard in 0..2 {
-        assert!(matches!(running.mail(shard), ToShard::ForgetConsumer { .. }));
+        assert!(matches!(running.message(shard), ToShard::ForgetConsumer { .. }));
     }
     let Verdict::Granted(changed) = running.verify(1, key) else { panic!("not granted") };
     assert_eq!(changed.plan, 0);
 
     let rotated = running.post(&format!("{path}/rotate"), &json!({"grace_s": 60}));
     for shard in [0, 0, 1, 1] {
-        assert!(matches!(running.mail(shard), ToShard::Forget { .. }));
+        assert!(matches!(running.message(shard), ToShard::Forget { .. }));
     }
     let Verdict::Granted(old) = running.verify(0, key) else { panic!("no grace") };
     let Verdict::Granted(new) = running.verify(0, text(&rotated["key"])) else { panic!("refused") };
@@ -402,7 +402,7 @@ fn a_key_is_shown_once_verified_rotated_and_revoked() {
     assert_eq!(running.call("DELETE", &path, &Value::Null).0, 200);
     // Before the store was asked to keep it, and after.
     for shard in [0, 0, 1, 1] {
-        assert!(matches!(running.mail(shard), ToShard::Forget { key } if key.to_string() == id));
+        assert!(matches!(running.message(shard), ToShard::Forget { key } if key.to_string() == id));
     }
     for shard in 0..2 {
         assert_eq!(running.verify(shard, key), Verdict::Refused);
@@ -428,7 +428,7 @@ fn a_key_may_be_bound_to_services_and_to_a_time() {
     assert_eq!(key["services"], json!([service["id"]]));
     assert_eq!(key["expires_at"], "2096-10-02T07:06:40.000000Z");
     for shard in 0..2 {
-        assert!(matches!(running.mail(shard), ToShard::Forget { .. }));
+        assert!(matches!(running.message(shard), ToShard::Forget { .. }));
     }
     let Verdict::Granted(grant) = running.verify(0, text(&key["key"])) else { panic!("refused") };
     let id: ServiceId = text(&service["id"]).parse().unwrap();
@@ -504,7 +504,7 @@ fn shards_get_tokens_of_rate_and_of_what_the_ledger_leaves() {
         assert!(begun.elapsed() < PATIENCE);
         answer = match answer {
             // The rest of the tokens of rate, where this machine was slow.
-            ToShard::Rate(_) => running.mail(shard.into()),
+            ToShard::Rate(_) => running.message(shard.into()),
             ToShard::Quota(grant) => {
                 granted += grant.granted;
                 if grant.exhausted {
@@ -565,7 +565,7 @@ fn a_drain_is_told_to_every_shard() {
     let running = Running::start();
     running.control.as_ref().unwrap().drain();
     for shard in 0..2_u16 {
-        assert!(matches!(running.mail(shard.into()), ToShard::Drain));
+        assert!(matches!(running.message(shard.into()), ToShard::Drain));
     }
 }
 

@@ -1,13 +1,17 @@
-//! What the lease loop and the admin API share. A change is an operation of the store's, not yet
-//! begun: it begins in its turn. One of people goes in one order: the store,
-//! the book, the shards, the answer; one of terms tells the shards before the book; a revocation
-//! tells book and shards before the store, which may be slow or full. Everything
-//! runs on control's thread; the book's lock is held for single steps and never across an await.
+//! What control's loop and the admin API share: settings, store, directory, the way to the shards.
+//!
+//! A change is handed over as an operation of the store that has not begun; it begins when its turn
+//! comes. A change of consumers or keys goes to the store, the directory, the shards, and then to
+//! the answer. A change of plans or services tells the shards before the directory. A revocation
+//! tells directory and shards before the store, which may be slow or full.
+//!
+//! Everything here runs on control's thread. The directory is locked for single steps and never
+//! across an await.
 
-use super::book::{Book, Consumer};
 use super::catalog;
-use super::names::Names;
-use super::post::Post;
+use super::directory::{Consumer, Directory};
+use super::names::HostNames;
+use super::shard_senders::ShardSenders;
 use super::vault::Vault;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -31,46 +35,46 @@ pub(crate) struct Settings {
 }
 
 /// See the module.
-pub(crate) struct Desk {
+pub(crate) struct AdminState {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) store: store::Catalog,
-    pub(crate) post: Post,
+    pub(crate) senders: ShardSenders,
     pub(crate) vault: Vault,
     pub(crate) hashes: Arc<Semaphore>,
-    names: Names,
-    book: Mutex<Book>,
+    names: HostNames,
+    directory: Mutex<Directory>,
     settings: Mutex<Arc<Settings>>,
     /// Held from the store to the shards, so that changes of one thing arrive in their order.
     people: tokio::sync::Mutex<()>,
     terms: tokio::sync::Mutex<()>,
 }
 
-impl Desk {
+impl AdminState {
     pub(crate) fn new(
         settings: Settings,
         metrics: Arc<Metrics>,
         store: store::Catalog,
-        (book, names): (Book, Names),
-        post: Post,
+        (directory, names): (Directory, HostNames),
+        senders: ShardSenders,
         vault: Vault,
     ) -> Self {
         Self {
             metrics,
             store,
-            post,
+            senders,
             vault,
             hashes: Arc::new(Semaphore::new(HASHES_MAX)),
             names,
-            book: Mutex::new(book),
+            directory: Mutex::new(directory),
             settings: Mutex::new(Arc::new(settings)),
             people: tokio::sync::Mutex::new(()),
             terms: tokio::sync::Mutex::new(()),
         }
     }
 
-    /// The book, for one step.
-    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The directory, for one step.
+    pub(crate) fn directory(&self) -> MutexGuard<'_, Directory> {
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The settings as they are now.
@@ -107,7 +111,7 @@ impl Desk {
         let is_known = !addrs.is_empty();
         let service = catalog::service(&row, url, addrs, self.vault.seal())?;
         self.publish(Item::Service(Arc::new(service))).await;
-        let index = self.book().catalog().service_by_id(row.id);
+        let index = self.directory().catalog().service_by_id(row.id);
         index.into_iter().for_each(|index| self.names.uses(&authority, index));
         drop(turn);
         if !is_known {
@@ -122,10 +126,10 @@ impl Desk {
     pub(crate) async fn delete_service(&self, id: ServiceId) -> Result<ServiceRow, CatalogError> {
         let _turn = self.terms.lock().await;
         let row = self.store.delete_service(id).await?;
-        let index = self.book().catalog().service_by_id(id);
+        let index = self.directory().catalog().service_by_id(id);
         if let Some(index) = index {
             self.names.forget(index);
-            let deleted = self.book().catalog().services[index as usize].as_deleted();
+            let deleted = self.directory().catalog().services[index as usize].as_deleted();
             self.publish(Item::Service(Arc::new(deleted))).await;
         }
         Ok(row)
@@ -140,12 +144,12 @@ impl Desk {
 
     fn find(self: &Arc<Self>, authority: String) {
         if self.names.begin(&authority) {
-            let desk = Arc::clone(self);
+            let state = Arc::clone(self);
             tokio::spawn(async move {
-                if desk.names.look_up(&authority).await {
-                    desk.publish_addrs(&authority).await;
+                if state.names.look_up(&authority).await {
+                    state.publish_addrs(&authority).await;
                 }
-                desk.names.end(&authority);
+                state.names.end(&authority);
             });
         }
     }
@@ -153,20 +157,20 @@ impl Desk {
     async fn publish_addrs(&self, authority: &str) {
         let _turn = self.terms.lock().await;
         for index in self.names.services(authority) {
-            let service = self.book().catalog().services.get(index as usize).cloned();
+            let service = self.directory().catalog().services.get(index as usize).cloned();
             let Some(service) = service.filter(|it| &*it.authority == authority) else { continue };
             let service = Service { addrs: self.names.addrs(authority), ..(*service).clone() };
             self.publish(Item::Service(Arc::new(service))).await;
         }
     }
 
-    /// Brings shards and book in step with what has changed; only with `terms` in hand. Shards
+    /// Brings shards and directory in step with what has changed; only with `terms` in hand. Shards
     /// first: no verdict may name a plan that its shard has not heard of.
     async fn publish(&self, item: Item) {
-        let Some(change) = self.book().catalog().change_to(item) else { return };
+        let Some(change) = self.directory().catalog().change_to(item) else { return };
         let change = Arc::new(change);
-        self.post.tell_all(&ToShard::Catalog(Arc::clone(&change))).await;
-        self.book().apply(&change);
+        self.senders.tell_all(&ToShard::Catalog(Arc::clone(&change))).await;
+        self.directory().apply(&change);
     }
 
     /// Carries out a change of a consumer. Its keys are forgotten where it had been known.
@@ -177,9 +181,9 @@ impl Desk {
         let _turn = self.people.lock().await;
         let row = change.await?;
         let consumer = Consumer { name: row.name.as_str().into(), plan: row.plan };
-        let old = self.book().set_consumer(row.id, consumer);
+        let old = self.directory().set_consumer(row.id, consumer);
         if old.is_some_and(|old| old.plan != row.plan) {
-            self.post.tell_all(&ToShard::ForgetConsumer { consumer: row.id }).await;
+            self.senders.tell_all(&ToShard::ForgetConsumer { consumer: row.id }).await;
         }
         Ok(row)
     }
@@ -192,8 +196,8 @@ impl Desk {
     ) -> Result<ConsumerRow, CatalogError> {
         let _turn = self.people.lock().await;
         let row = self.store.delete_consumer(id).await?;
-        self.book().remove_consumer(id);
-        self.post.tell_all(&ToShard::ForgetConsumer { consumer: id }).await;
+        self.directory().remove_consumer(id);
+        self.senders.tell_all(&ToShard::ForgetConsumer { consumer: id }).await;
         Ok(row)
     }
 
@@ -205,8 +209,8 @@ impl Desk {
         let _turn = self.people.lock().await;
         let rows = change.await?;
         for row in &rows {
-            self.book().set_key(row);
-            self.post.tell_all(&ToShard::Forget { key: row.id }).await;
+            self.directory().set_key(row);
+            self.senders.tell_all(&ToShard::Forget { key: row.id }).await;
         }
         Ok(rows)
     }
@@ -214,9 +218,9 @@ impl Desk {
     /// Revokes a key. It is refused at once, whatever the store takes to keep that; on a failure,
     /// until this process ends.
     pub(crate) async fn revoke_key(&self, id: KeyId) -> Result<KeyRow, CatalogError> {
-        self.book().revoke(id);
-        self.post.tell_all(&ToShard::Forget { key: id }).await;
-        // Of a key that was only being made, the book could not be told before: shards are again.
+        self.directory().revoke(id);
+        self.senders.tell_all(&ToShard::Forget { key: id }).await;
+        // A key that was only being made was not in the directory yet: shards are told once more.
         let [row] = self.change_keys(async { Ok([self.store.revoke_key(id).await?]) }).await?;
         Ok(row)
     }

@@ -13,7 +13,7 @@ mod rate;
 #[cfg(test)]
 pub(crate) use audit::Planted;
 
-pub use crate::lease::{Answer, Ask, LeaseCall, LeaseReply, QuotaAsk, RateAsk, Status};
+pub use crate::lease::{LeaseAnswer, LeaseAsk, LeaseCall, LeaseReply, QuotaAsk, RateAsk, Status};
 use crate::lease::{QuotaAnswer, RateAnswer};
 use crate::limits::{AUTHORITY_BUCKETS_MAX, AUTHORITY_QUOTAS_MAX};
 use crate::units::{BucketId, ConsumerId, Nanos, Period};
@@ -47,7 +47,7 @@ pub struct Authority {
     config: AuthorityConfig,
     next_lease: u64,
     buckets: HashMap<BucketId, rate::Bucket, FixedState>,
-    quotas: HashMap<(ConsumerId, Period), quota::Month, FixedState>,
+    quotas: HashMap<(ConsumerId, Period), quota::ConsumerMonth, FixedState>,
     sweep_at: Nanos,
     #[cfg(test)]
     pub(crate) planted: Planted,
@@ -70,8 +70,8 @@ impl Authority {
     /// Does a call, or repeats its answer.
     pub fn call(&mut self, call: &LeaseCall, now: Nanos) -> LeaseReply {
         let answer = match &call.ask {
-            Ask::Rate(ask) => Answer::Rate(self.rate(call, ask, now)),
-            Ask::Quota(ask) => Answer::Quota(self.quota(call, ask, now)),
+            LeaseAsk::Rate(ask) => LeaseAnswer::Rate(self.rate(call, ask, now)),
+            LeaseAsk::Quota(ask) => LeaseAnswer::Quota(self.quota(call, ask, now)),
         };
         LeaseReply { holder: call.holder, seq: call.seq, sent_at: call.sent_at, answer }
     }
@@ -159,6 +159,6 @@ impl Authority {
         consumer: ConsumerId,
         period: Period,
     ) -> Option<(u64, u64, u64)> {
-        self.quotas.get(&(consumer, period)).map(quota::Month::probe)
+        self.quotas.get(&(consumer, period)).map(quota::ConsumerMonth::probe)
     }
 }

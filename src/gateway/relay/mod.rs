@@ -8,7 +8,7 @@ mod stream;
 pub use finish::finish;
 
 use super::admitted::Admitted;
-use super::answer::{Fields, Theirs};
+use super::answer::{AnswerFields, Theirs};
 use super::call::{Call, Uncounted};
 use super::core::Core;
 use super::downstream::Exchange;
@@ -105,9 +105,9 @@ fn uncounted_of(body: &[u8]) -> Uncounted {
 }
 
 /// The fields of an upstream's answer, as far as they go on to the caller.
-fn fields_of<'a>(wanted: &'a Wanted, connection: &'a UpstreamConnection) -> Fields<'a> {
+fn fields_of<'a>(wanted: &'a Wanted, connection: &'a UpstreamConnection) -> AnswerFields<'a> {
     let (head, bytes) = (&connection.head, &connection.head_bytes[..]);
-    Fields::Upstream(Theirs { upstream: wanted.upstream(), head, bytes })
+    AnswerFields::Upstream(Theirs { upstream: wanted.upstream(), head, bytes })
 }
 
 /// Reads an answer's body until it is whole (true), or too large to be held.

@@ -4,21 +4,19 @@
 //! bad one.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-#[path = "allocations/counting.rs"]
 mod counting;
-#[path = "../benches/messages.rs"]
+#[path = "../../benches/messages.rs"]
 mod messages;
-#[path = "../benches/warm.rs"]
+#[path = "../../benches/warm.rs"]
 mod warm;
-#[path = "allocations/whole_call.rs"]
 mod whole_call;
 
 use counting::Counting;
 use messages::{ANSWER_BODY, ANSWER_HEAD, DELTA, REQUEST_BODY, REQUEST_HEAD, USAGE_EVENT};
 use shard::record::Record;
+use tollgate::channels;
 use tollgate::config::Config;
 use tollgate::journal::{self, Journal, Pending};
-use tollgate::mail;
 use tollgate::wire::call::scan_call;
 use tollgate::wire::request::{HeadLimits, RequestHead, parse_request_head};
 use tollgate::wire::response::{ResponseHead, parse_response_head};
@@ -95,7 +93,7 @@ fn recording_allocates_nothing() {
     let config = Config::default().usage;
     let preallocator = journal::spawn_preallocator().unwrap();
     let mut journal = Journal::create(folder.path(), 0, 1, &config, preallocator).unwrap();
-    let (shards, _control, _writer) = mail::open(1);
+    let (shards, _control, _writer) = channels::open(1);
     let mut record_id = 0;
     let count = allocations(|| {
         record_id += 1;

@@ -1,8 +1,8 @@
 //! What control knows by heart: the catalog, the consumers and the living keys. Kept in step with
-//! the store and the shards by those who change it, in the order that `desk.rs` says.
+//! the store and the shards by those who change it, in the order that `admin_state.rs` says.
 //!
-//! Verdicts are made from the book at the moment they are sent, never kept: a key that has left
-//! the book cannot come back by a verification that was under way.
+//! Verdicts are made from the directory at the moment they are sent, and never kept: a verification
+//! that is under way cannot bring back a key that has left the directory.
 
 use crate::store::{Digest, KeyName, KeyRow};
 use shard::catalog::{Catalog, CatalogChange};
@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A key that the store does not have as revoked.
-struct Key {
+struct DirectoryKey {
     /// It is refused already; the store is about to keep that.
     is_revoked: bool,
     secret_hash: Arc<str>,
@@ -42,15 +42,15 @@ pub(crate) enum Check {
 }
 
 /// See the module. No `Debug`: it holds hashes of secrets.
-pub(crate) struct Book {
+pub(crate) struct Directory {
     known_ids: Arc<KnownIds>,
     digest_key_name: KeyName,
     catalog: Catalog,
     consumers: HashMap<ConsumerId, Consumer>,
-    keys: HashMap<KeyId, Key>,
+    keys: HashMap<KeyId, DirectoryKey>,
 }
 
-impl Book {
+impl Directory {
     /// Without entries. Digests under other keys than the named one are as good as none.
     pub(crate) fn new(known_ids: KnownIds, digest_key_name: KeyName) -> Self {
         Self {
@@ -104,7 +104,7 @@ impl Book {
             return;
         }
         let is_ours = |digest: &Digest| digest.key_name == self.digest_key_name;
-        let key = Key {
+        let key = DirectoryKey {
             is_revoked: self.keys.get(&row.id).is_some_and(|key| key.is_revoked),
             secret_hash: Arc::clone(&row.secret_hash),
             digest: row.digest.filter(is_ours).map(|digest| digest.digest),
@@ -154,13 +154,13 @@ impl Book {
         })
     }
 
-    fn living(&self, id: KeyId) -> Option<&Key> {
+    fn living(&self, id: KeyId) -> Option<&DirectoryKey> {
         self.keys.get(&id).filter(|key| !key.is_revoked)
     }
 }
 
 /// The key's end on the shards' clock, if it has one; outer `None`: it has passed.
-fn expires_at(key: &Key, at: Moment) -> Option<Option<Nanos>> {
+fn expires_at(key: &DirectoryKey, at: Moment) -> Option<Option<Nanos>> {
     let Some(expires_at_unix_us) = key.expires_at_unix_us else {
         return Some(None);
     };
@@ -173,9 +173,9 @@ pub(crate) mod tests {
     use super::*;
     use shard::catalog::Plan;
 
-    /// A book with the plan 1, its consumer 1 and a key of theirs.
-    pub(crate) fn book_with_key(id: KeyId, secret_hash: &str) -> Book {
-        let mut book = Book::new(KnownIds::with_room_for(0), [0; 8]);
+    /// A directory with the plan 1, its consumer 1 and a key of theirs.
+    pub(crate) fn directory_with_key(id: KeyId, secret_hash: &str) -> Directory {
+        let mut directory = Directory::new(KnownIds::with_room_for(0), [0; 8]);
         let plan = Plan {
             id: PlanId(1),
             name: "p".into(),
@@ -184,10 +184,10 @@ pub(crate) mod tests {
             quota_tokens: 1,
             when_lost: None,
         };
-        book.set_catalog(Catalog::new(1, vec![plan], Vec::new()));
-        book.set_consumer(ConsumerId(1), Consumer { name: "c".into(), plan: PlanId(1) });
-        book.set_key(&key_row(id, secret_hash));
-        book
+        directory.set_catalog(Catalog::new(1, vec![plan], Vec::new()));
+        directory.set_consumer(ConsumerId(1), Consumer { name: "c".into(), plan: PlanId(1) });
+        directory.set_key(&key_row(id, secret_hash));
+        directory
     }
 
     /// A key of the consumer 1.
@@ -209,11 +209,11 @@ pub(crate) mod tests {
 
     #[test]
     fn an_end_in_wall_time_becomes_one_on_the_shards_clock() {
-        let mut book = book_with_key(KeyId(1), "h");
+        let mut directory = directory_with_key(KeyId(1), "h");
         let mut row = key_row(KeyId(1), "h");
         row.expires_at_unix_us = Some(2_000);
-        book.set_key(&row);
-        let grant = |unix_us| book.grant(KeyId(1), Moment { now: Nanos(10), unix_us });
+        directory.set_key(&row);
+        let grant = |unix_us| directory.grant(KeyId(1), Moment { now: Nanos(10), unix_us });
         assert_eq!(grant(1_999).and_then(|grant| grant.expires_at), Some(Nanos(1_010)));
         assert_eq!(grant(2_000), None);
         assert_eq!(grant(3_000), None);
@@ -221,22 +221,22 @@ pub(crate) mod tests {
 
     #[test]
     fn a_revoked_key_is_gone() {
-        let mut book = book_with_key(KeyId(1), "h");
+        let mut directory = directory_with_key(KeyId(1), "h");
         let at = Moment::default();
-        assert!(book.grant(KeyId(1), at).is_some());
+        assert!(directory.grant(KeyId(1), at).is_some());
         let mut row = key_row(KeyId(1), "h");
         row.revoked_at = Some("now".to_owned());
-        book.set_key(&row);
-        assert!(book.grant(KeyId(1), at).is_none() && book.check(KeyId(1), at).is_none());
+        directory.set_key(&row);
+        assert!(directory.grant(KeyId(1), at).is_none() && directory.check(KeyId(1), at).is_none());
     }
 
     #[test]
     fn a_change_under_way_does_not_bring_a_revoked_key_back() {
-        let mut book = book_with_key(KeyId(1), "h");
+        let mut directory = directory_with_key(KeyId(1), "h");
         let at = Moment::default();
-        book.revoke(KeyId(1));
-        assert!(book.grant(KeyId(1), at).is_none() && book.check(KeyId(1), at).is_none());
-        book.set_key(&key_row(KeyId(1), "h"));
-        assert!(book.grant(KeyId(1), at).is_none() && book.check(KeyId(1), at).is_none());
+        directory.revoke(KeyId(1));
+        assert!(directory.grant(KeyId(1), at).is_none() && directory.check(KeyId(1), at).is_none());
+        directory.set_key(&key_row(KeyId(1), "h"));
+        assert!(directory.grant(KeyId(1), at).is_none() && directory.check(KeyId(1), at).is_none());
     }
 }

@@ -258,8 +258,8 @@ pub fn settings(path: Option<&Path>) -> Result<Vec<Setting>, ConfigErrors> {
     read(path).map(settings_of)
 }
 
-fn settings_of(read: read::Read) -> Vec<Setting> {
-    let read::Read { mut config, origins } = read;
+fn settings_of(read: read::ConfigRead) -> Vec<Setting> {
+    let read::ConfigRead { mut config, origins } = read;
     let setting = |(at, origin): (usize, String)| {
         let key = &key::KEYS[at];
         let value = key.shown(&mut config).unwrap_or_default();
@@ -268,7 +268,7 @@ fn settings_of(read: read::Read) -> Vec<Setting> {
     origins.into_iter().map(setting).collect()
 }
 
-fn read(path: Option<&Path>) -> Result<read::Read, ConfigErrors> {
+fn read(path: Option<&Path>) -> Result<read::ConfigRead, ConfigErrors> {
     let file = path.map(read::read_file).transpose()?;
     let file = path.zip(file.as_deref());
     read::merge(file, std::env::vars_os())

@@ -79,7 +79,7 @@ impl Settled {
 }
 
 /// A shard's ends.
-pub struct ShardMail {
+pub struct ShardChannels {
     /// To control.
     pub to_control: flume::Sender<ToControl>,
     /// From control.
@@ -89,7 +89,7 @@ pub struct ShardMail {
 }
 
 /// Control's ends.
-pub struct ControlMail {
+pub struct ControlChannels {
     /// From all shards.
     pub from_shards: flume::Receiver<ToControl>,
     /// To each shard, by its number.
@@ -97,7 +97,7 @@ pub struct ControlMail {
 }
 
 /// The writer's ends.
-pub struct WriterMail {
+pub struct WriterChannels {
     /// From all shards.
     pub records: crossbeam_channel::Receiver<Settled>,
     /// To each shard: `Synced`, `SyncFailed`.
@@ -105,20 +105,20 @@ pub struct WriterMail {
 }
 
 /// All channels of a process with `shards` shards.
-pub fn open(shards: usize) -> (Vec<ShardMail>, ControlMail, WriterMail) {
+pub fn open(shards: usize) -> (Vec<ShardChannels>, ControlChannels, WriterChannels) {
     let (to_control, from_shards) = flume::bounded(TO_CONTROL_MAX);
     let (to_writer, records) = crossbeam_channel::bounded(TO_WRITER_MAX);
     let mut to_shards = Vec::with_capacity(shards);
-    let mut mails = Vec::with_capacity(shards);
+    let mut shard_channels = Vec::with_capacity(shards);
     for _ in 0..shards {
         let (to_shard, from_control) = flume::bounded(TO_SHARD_MAX);
         to_shards.push(to_shard);
-        mails.push(ShardMail {
+        shard_channels.push(ShardChannels {
             to_control: to_control.clone(),
             from_control,
             to_writer: to_writer.clone(),
         });
     }
-    let control = ControlMail { from_shards, to_shards: to_shards.clone() };
-    (mails, control, WriterMail { records, to_shards })
+    let control = ControlChannels { from_shards, to_shards: to_shards.clone() };
+    (shard_channels, control, WriterChannels { records, to_shards })
 }

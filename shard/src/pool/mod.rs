@@ -11,7 +11,7 @@ mod rate;
 #[cfg(test)]
 use crate::authority::Planted;
 use crate::catalog::Plan;
-use crate::lease::{Answer, Ask, FORGET_AFTER, LeaseCall, LeaseReply};
+use crate::lease::{FORGET_AFTER, LeaseAnswer, LeaseAsk, LeaseCall, LeaseReply};
 use crate::limits::{POOL_BUCKETS_MAX, POOL_QUOTAS_MAX};
 use crate::message::{QuotaGrant, QuotaWant, RateGrant, RateWant, ToShard};
 use crate::units::{BucketId, ConsumerId, Nanos, Period};
@@ -39,14 +39,14 @@ pub struct PoolConfig {
 
 /// What a call is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
+enum CallKey {
     Rate(BucketId),
     Quota(ConsumerId, Period),
 }
 
 /// The call in flight: its payload is frozen.
 #[derive(Clone, Copy, Debug)]
-struct Flight<A> {
+struct CallInFlight<A> {
     seq: u64,
     ask: A,
     sent_at: Nanos,
@@ -54,7 +54,7 @@ struct Flight<A> {
     attempts: u32,
 }
 
-impl<A: Copy> Flight<A> {
+impl<A: Copy> CallInFlight<A> {
     fn new(seq: u64, ask: A) -> Self {
         Self { seq, ask, sent_at: Nanos(0), repeat_at: Nanos(0), attempts: 0 }
     }
@@ -70,7 +70,7 @@ impl<A: Copy> Flight<A> {
 
 /// Where an entry stands in the pool's queues.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct QueuePlace {
     /// Its one timer; `Nanos::MAX`-like where none.
     due: Nanos,
     /// It is in the queue of calls.
@@ -79,7 +79,7 @@ struct Place {
 
 const NEVER: Nanos = Nanos(u64::MAX);
 
-impl Place {
+impl QueuePlace {
     const NEW: Self = Self { due: NEVER, queued: false };
 }
 
@@ -88,11 +88,11 @@ impl Place {
 pub struct Pool {
     config: PoolConfig,
     next_seq: u64,
-    rates: HashMap<BucketId, (Place, rate::Lease), FixedState>,
-    months: HashMap<(ConsumerId, Period), (Place, quota::Lease), FixedState>,
-    calls: VecDeque<Key>,
+    rates: HashMap<BucketId, (QueuePlace, rate::RateLease), FixedState>,
+    months: HashMap<(ConsumerId, Period), (QueuePlace, quota::QuotaLease), FixedState>,
+    calls: VecDeque<CallKey>,
     out: VecDeque<(u16, ToShard)>,
-    timers: BTreeSet<(Nanos, Key)>,
+    timers: BTreeSet<(Nanos, CallKey)>,
     #[cfg(test)]
     pub(crate) planted: Planted,
 }
@@ -126,10 +126,10 @@ impl Pool {
         let (_, lease) = self
             .rates
             .entry(want.bucket)
-            .or_insert_with(|| (Place::NEW, rate::Lease::new(plan, rtt, shards, now)));
+            .or_insert_with(|| (QueuePlace::NEW, rate::RateLease::new(plan, rtt, shards, now)));
         lease.on_word(&want, plan, now);
         lease.serve(want.bucket, now, &mut self.out);
-        self.settle(Key::Rate(want.bucket), now);
+        self.settle(CallKey::Rate(want.bucket), now);
     }
 
     /// A shard's word on a month. `plan` is the one that `want.plan` points at.
@@ -144,13 +144,12 @@ impl Pool {
             return;
         }
         let shards = self.config.shards;
-        let (_, lease) = self
-            .months
-            .entry(key)
-            .or_insert_with(|| (Place::NEW, quota::Lease::new(plan.quota_tokens, shards, now)));
+        let (_, lease) = self.months.entry(key).or_insert_with(|| {
+            (QueuePlace::NEW, quota::QuotaLease::new(plan.quota_tokens, shards, now))
+        });
         lease.on_word(&want, plan.quota_tokens, now);
         lease.serve(key, now, &mut self.out);
-        self.settle(Key::Quota(want.consumer, want.period), now);
+        self.settle(CallKey::Quota(want.consumer, want.period), now);
     }
 
     /// The authority's answer. One to no call in flight is ignored.
@@ -159,7 +158,7 @@ impl Pool {
             return;
         }
         match reply.answer {
-            Answer::Rate(answer) => {
+            LeaseAnswer::Rate(answer) => {
                 let Some((_, lease)) = self.rates.get_mut(&answer.bucket) else { return };
                 let counts_from = reply.sent_at;
                 #[cfg(test)]
@@ -169,15 +168,15 @@ impl Pool {
                 };
                 if lease.on_answer(reply.seq, &answer, counts_from, now) {
                     lease.serve(answer.bucket, now, &mut self.out);
-                    self.settle(Key::Rate(answer.bucket), now);
+                    self.settle(CallKey::Rate(answer.bucket), now);
                 }
             }
-            Answer::Quota(answer) => {
+            LeaseAnswer::Quota(answer) => {
                 let key = (answer.consumer, answer.period);
                 let Some((_, lease)) = self.months.get_mut(&key) else { return };
                 if lease.on_answer(reply.seq, &answer, now) {
                     lease.serve(key, now, &mut self.out);
-                    self.settle(Key::Quota(answer.consumer, answer.period), now);
+                    self.settle(CallKey::Quota(answer.consumer, answer.period), now);
                 }
             }
         }
@@ -187,17 +186,17 @@ impl Pool {
     pub fn poll_call(&mut self, now: Nanos) -> Option<LeaseCall> {
         while let Some(key) = self.calls.pop_front() {
             let sent = match key {
-                Key::Rate(bucket) => self.rates.get_mut(&bucket).and_then(|(place, lease)| {
+                CallKey::Rate(bucket) => self.rates.get_mut(&bucket).and_then(|(place, lease)| {
                     place.queued = false;
                     let flight = lease.call(bucket, &mut self.next_seq, &self.config, now)?;
-                    Some((flight.seq, flight.sent_at, Ask::Rate(flight.ask)))
+                    Some((flight.seq, flight.sent_at, LeaseAsk::Rate(flight.ask)))
                 }),
-                Key::Quota(consumer, period) => {
+                CallKey::Quota(consumer, period) => {
                     self.months.get_mut(&(consumer, period)).and_then(|(place, lease)| {
                         place.queued = false;
                         let key = (consumer, period);
                         let flight = lease.call(key, &mut self.next_seq, &self.config, now)?;
-                        Some((flight.seq, flight.sent_at, Ask::Quota(flight.ask)))
+                        Some((flight.seq, flight.sent_at, LeaseAsk::Quota(flight.ask)))
                     })
                 }
             };
@@ -227,7 +226,7 @@ impl Pool {
             }
             self.timers.pop_first();
             match key {
-                Key::Rate(bucket) => {
+                CallKey::Rate(bucket) => {
                     let Some((place, lease)) = self.rates.get_mut(&bucket) else { continue };
                     place.due = NEVER;
                     if lease.is_forgettable(now) && !place.queued {
@@ -237,7 +236,7 @@ impl Pool {
                     lease.serve(bucket, now, &mut self.out);
                     lease.return_if_idle(now);
                 }
-                Key::Quota(consumer, period) => {
+                CallKey::Quota(consumer, period) => {
                     let month = (consumer, period);
                     let Some((place, lease)) = self.months.get_mut(&month) else { continue };
                     place.due = NEVER;
@@ -260,13 +259,13 @@ impl Pool {
     }
 
     /// Brings the queue of calls and the timers in line with an entry that has changed.
-    fn settle(&mut self, key: Key, now: Nanos) {
+    fn settle(&mut self, key: CallKey, now: Nanos) {
         let (place, call_at, due) = match key {
-            Key::Rate(bucket) => match self.rates.get_mut(&bucket) {
+            CallKey::Rate(bucket) => match self.rates.get_mut(&bucket) {
                 Some((place, lease)) => (place, lease.call_at(), lease.due()),
                 None => return,
             },
-            Key::Quota(consumer, period) => match self.months.get_mut(&(consumer, period)) {
+            CallKey::Quota(consumer, period) => match self.months.get_mut(&(consumer, period)) {
                 Some((place, lease)) => (place, lease.call_at(), lease.due()),
                 None => return,
             },

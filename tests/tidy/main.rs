@@ -4,13 +4,9 @@
 //! It reads the sources as text, so that a rule holds for code that no compiler has seen yet; each
 //! refusal says what to do instead.
 
-#[path = "tidy/circles.rs"]
 mod circles;
-#[path = "tidy/documents.rs"]
 mod documents;
-#[path = "tidy/source.rs"]
 mod source;
-#[path = "tidy/walls.rs"]
 mod walls;
 
 use source::{Source, Token};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 /// Control's ends of the shards' channels.
 #[derive(Clone)]
-pub(crate) struct Post(Arc<[flume::Sender<ToShard>]>);
+pub(crate) struct ShardSenders(Arc<[flume::Sender<ToShard>]>);
 
-impl Post {
+impl ShardSenders {
     /// Ends by the shards' numbers.
     pub(crate) fn new(to_shards: Vec<flume::Sender<ToShard>>) -> Self {
         Self(to_shards.into())
@@ -25,7 +25,7 @@ impl Post {
         match to_shard.try_send(message) {
             Ok(()) | Err(flume::TrySendError::Disconnected(_)) => {}
             Err(flume::TrySendError::Full(_)) => {
-                tracing::error!(shard, "a message was lost: the shard reads no mail");
+                tracing::error!(shard, "a message was lost: the shard reads no messages");
             }
         }
     }
