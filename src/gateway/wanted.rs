@@ -6,7 +6,7 @@ use super::downstream::Request;
 use super::route::Route;
 use super::upstream;
 use super::watch::Presence;
-use crate::wire::call::{CallFields, write_with_include_usage};
+use crate::wire::call::{CallFields, with_include_usage};
 use crate::wire::pass;
 use crate::wire::write::{write_header, write_header_u64};
 use shard::catalog::Service;
@@ -92,19 +92,16 @@ impl Wanted {
     }
 
     fn write_body(&self, out: &mut Vec<u8>, request: &Request<'_>) {
-        let mut spliced = Vec::new();
-        let body = match &self.fields {
-            Some(fields) if self.hide_usage => {
-                write_with_include_usage(request.body, fields, &mut spliced);
-                &spliced[..]
-            }
-            _ => request.body,
+        let parts = match &self.fields {
+            Some(fields) if self.hide_usage => with_include_usage(request.body, fields),
+            _ => [request.body, b"", b""],
         };
         if request.has_body() {
-            write_header_u64(out, b"content-length", body.len() as u64);
+            let length: usize = parts.iter().map(|part| part.len()).sum();
+            write_header_u64(out, b"content-length", length as u64);
         }
         out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(body);
+        parts.iter().for_each(|part| out.extend_from_slice(part));
     }
 }
 

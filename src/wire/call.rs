@@ -107,14 +107,14 @@ pub fn scan_call(body: &[u8]) -> Result<CallFields, CallError> {
     Ok(fields)
 }
 
-/// Appends the body with `stream_options.include_usage` true.
-pub fn write_with_include_usage(body: &[u8], fields: &CallFields, out: &mut Vec<u8>) {
+/// The body with `stream_options.include_usage` true, in three parts to be sent one after another:
+/// a body can be large, and is copied once.
+pub fn with_include_usage<'a>(body: &'a [u8], fields: &CallFields) -> [&'a [u8]; 3] {
     match fields.include_usage_splice {
-        None => out.extend_from_slice(body),
+        None => [body, b"", b""],
         Some(Splice { replaced, text }) => {
-            out.extend_from_slice(&body[..replaced.start as usize]);
-            out.extend_from_slice(text.as_bytes());
-            out.extend_from_slice(&body[replaced.end as usize..]);
+            let (before, after) = (replaced.start as usize, replaced.end as usize);
+            [&body[..before], text.as_bytes(), &body[after..]]
         }
     }
 }
@@ -243,10 +243,8 @@ mod tests {
     use serde_json::json;
 
     fn spliced(body: &str) -> String {
-        let mut out = Vec::new();
         let fields = scan_call(body.as_bytes()).unwrap();
-        write_with_include_usage(body.as_bytes(), &fields, &mut out);
-        String::from_utf8(out).unwrap()
+        String::from_utf8(with_include_usage(body.as_bytes(), &fields).concat()).unwrap()
     }
 
     #[test]

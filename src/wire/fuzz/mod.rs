@@ -3,7 +3,7 @@
 //!
 //! The first byte of the input says how the rest is cut into reads.
 
-use super::call::{CallFields, scan_call, write_with_include_usage};
+use super::call::{CallFields, scan_call, with_include_usage};
 use super::chunked::{ChunkDecoder, ChunkError, Step};
 use super::json::{DEPTH_MAX, JsonError, Reader, scan_object};
 use super::json_string::string_end;
@@ -142,8 +142,7 @@ pub fn json(text: &[u8]) {
     }
     let Ok(fields) = scanned else { return };
     assert_eq!(verdict, Ok(()));
-    let mut asked = Vec::new();
-    write_with_include_usage(text, &fields, &mut asked);
+    let asked = with_include_usage(text, &fields).concat();
     // One level may be added; at the bound of levels that is not the same call any more.
     let Ok(again) = scan_call(&asked) else { return };
     assert!(again.include_usage_asked && again.include_usage_splice.is_none());
