@@ -55,7 +55,7 @@ pub enum HeadRead {
 enum Ending {
     /// By its length, or by the status or the method: there is none.
     #[default]
-    BodyLength,
+    Length,
     /// `Transfer-Encoding: chunked`.
     Chunked,
     /// The connection closes (an HTTP/1.0 client).
@@ -197,7 +197,7 @@ impl Http1 {
     /// See [`super::Exchange::answer`].
     pub fn answer(&mut self, core: &Core, answer: &AnswerHead<'_>) {
         self.ending = match answer.length {
-            BodyLength::Known(_) | BodyLength::None => Ending::BodyLength,
+            BodyLength::Known(_) | BodyLength::None => Ending::Length,
             BodyLength::Unknown if self.head.http_10 => Ending::Close,
             BodyLength::Unknown => Ending::Chunked,
         };
