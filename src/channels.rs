@@ -73,8 +73,12 @@ pub struct Settled {
 impl Settled {
     /// The caller's request id, or `record_id`, the record's own as text.
     pub fn request_id_or<'a>(&'a self, record_id: &'a str) -> &'a str {
-        let given = self.request_id.as_ref();
-        given.and_then(|id| std::str::from_utf8(id.as_bytes()).ok()).unwrap_or(record_id)
+        self.given_request_id().unwrap_or(record_id)
+    }
+
+    /// The caller's request id, if it gave one.
+    pub fn given_request_id(&self) -> Option<&str> {
+        std::str::from_utf8(self.request_id.as_ref()?.as_bytes()).ok()
     }
 }
 

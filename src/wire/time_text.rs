@@ -1,7 +1,8 @@
 //! Wall times as text: RFC 3339 in UTC with microseconds, and calendar days. Labels only: no
 //! decision is taken on what is written here.
 
-const DAY_US: i64 = 86_400_000_000;
+/// Microseconds of a day.
+pub(crate) const DAY_US: i64 = 86_400_000_000;
 
 /// `2026-11-23T21:00:00.123456Z`.
 pub(crate) fn rfc3339(unix_us: i64) -> String {

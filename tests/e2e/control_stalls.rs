@@ -91,15 +91,15 @@ fn large() -> u32 {
 fn fill(instance: &Instance, records: u32) {
     let store = rusqlite::Connection::open(instance.data_dir().join("tollgate.db")).unwrap();
     let sql = format!(
-        "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {records})
-         INSERT INTO usage_records (record_id, occurred_at, period, request_id, consumer_id,
-             key_id, service_id, model, status, outcome, streamed, input_tokens, cached_tokens,
-             output_tokens, tokens_source, price_version, cost_nanousd, attempts, latency_us,
-             ttft_us, overhead_us, instance_id)
-         SELECT printf('%012d', i),
-             strftime('%Y-%m-%dT%H:%M:%S.000000Z', 1768435200 + i % 86400, 'unixepoch'),
-             '2026-01', 'q', 'consumer' || i % 1000, 'key', 'service', 'm', 200, 'completed', 0,
-             1, 0, 2, 'reported', 1, 3, 1, 1, 1, 1, 'i' FROM n;"
+        "INSERT OR IGNORE INTO usage_instances VALUES (1, 'i');
+         WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {records})
+         INSERT INTO usage_rows (record_id, occurred_at_us, request_id, consumer_id, key_id,
+             service_id, status, outcome, streamed, input_tokens, cached_tokens, output_tokens,
+             estimated, price_version, cost_nanousd, attempts, latency_us, ttft_us, overhead_us,
+             instance)
+         SELECT CAST(printf('%012d', i) AS BLOB), (1768435200 + i % 86400) * 1000000, 'q',
+             'consumer' || i % 1000, 'key', 'service', 200, 0, 0, 1, 0, 2, 0, 1, 3, 1, 1, 1, 1, 1
+         FROM n;"
     );
     store.execute_batch(&sql).unwrap();
 }

@@ -33,6 +33,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "0008_delete_by_tombstone",
         include_str!("../../../migrations/sqlite/0008_delete_by_tombstone.sql"),
     ),
+    ("0009_compact_usage", include_str!("../../../migrations/sqlite/0009_compact_usage.sql")),
 ];
 
 /// A turn at writing is asked for again after this. SQLite's own pauses grow to 100 ms, which
@@ -115,6 +116,37 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
+
+    #[test]
+    fn records_from_before_they_were_compact_read_as_before() {
+        let mut db = Connection::open_in_memory().unwrap();
+        migrate(&mut db, &MIGRATIONS[..8]).unwrap();
+        db.execute_batch(
+            "INSERT INTO services VALUES (5, 's', 'chat', 'u', '/', NULL, 1, 't', NULL, NULL);
+             INSERT INTO usage_records VALUES
+             ('0192f0c0-0000-7000-8000-00000000abcd', '2026-11-23T20:18:00.000056Z', '2026-11',
+                 'mine', 'c', 'k', 's', 'chat', 200, 'completed', 1, 10, 4, 20, 'reported', 3, 12,
+                 1, 100, 50, 5, 'i'),
+             ('0192f0c0-0000-7000-8000-00000000abce', '1999-12-31T23:59:59.999999Z', '1999-12',
+                 '0192f0c0-0000-7000-8000-00000000abce', 'c', 'k', 'gone', 'gone', 504,
+                 'timed_out', 0, 1, 0, 0, 'estimated', 1, 9223372036854775807, 2, 1, 0, 1, 'j');",
+        )
+        .unwrap();
+        let rows = |db: &Connection| -> Vec<Vec<rusqlite::types::Value>> {
+            let mut select = db.prepare("SELECT * FROM usage_records ORDER BY 1").unwrap();
+            let columns = 0..select.column_count();
+            let row = |row: &rusqlite::Row<'_>| columns.clone().map(|it| row.get(it)).collect();
+            select.query_map((), row).unwrap().collect::<Result<_, _>>().unwrap()
+        };
+        let names = |db: &Connection| -> Vec<String> {
+            let select = db.prepare("SELECT * FROM usage_records").unwrap();
+            select.column_names().into_iter().map(str::to_owned).collect()
+        };
+        let before = (names(&db), rows(&db));
+        assert_eq!((before.0.len(), before.1.len()), (22, 2));
+        migrate(&mut db, MIGRATIONS).unwrap();
+        assert_eq!((names(&db), rows(&db)), before);
+    }
 
     #[test]
     fn a_store_from_before_deletions_keeps_its_rows_places_and_references() {

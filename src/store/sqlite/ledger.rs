@@ -15,27 +15,20 @@ use rusqlite::TransactionBehavior;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Statement, Transaction};
 use shard::catalog::PriceModel;
 use shard::record::Record;
-use shard::units::{ConsumerId, KeyId, Period, ServiceId};
+use shard::units::{ConsumerId, KeyId, ServiceId};
 use std::collections::HashMap;
 use std::path::Path;
-
-/// What has been looked up before and never changes: names of services, fees of prices.
-#[derive(Default)]
-struct LookedUp {
-    services: HashMap<ServiceId, Box<str>>,
-    fees: Fees,
-}
 
 /// The ledger by a connection of its own.
 pub struct SqliteLedger {
     connection: Connection,
     checkpoints: Checkpoints,
-    names: LookedUp,
+    fees: Fees,
 }
 
 impl SqliteLedger {
     fn new(connection: Connection) -> Self {
-        Self { connection, checkpoints: Checkpoints::default(), names: LookedUp::default() }
+        Self { connection, checkpoints: Checkpoints::default(), fees: Fees::default() }
     }
 
     pub(crate) fn open(data_dir: &Path) -> Result<Self, StoreError> {
@@ -75,8 +68,8 @@ impl SqliteLedger {
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let (sums, written) = (Sums::default(), Written::default());
-        let names = &mut self.names;
-        let mut adding = Adding { transaction: &transaction, names, batch, sums, written };
+        let fees = &mut self.fees;
+        let mut adding = Adding { transaction: &transaction, fees, batch, sums, written };
         add(&mut adding)?;
         let written = adding.written;
         advance_all(&transaction, batch)?;
@@ -143,7 +136,7 @@ fn advance_all(transaction: &Transaction<'_>, batch: &Batch<'_>) -> rusqlite::Re
 /// A transaction on its way.
 struct Adding<'a> {
     transaction: &'a Transaction<'a>,
-    names: &'a mut LookedUp,
+    fees: &'a mut Fees,
     batch: &'a Batch<'a>,
     /// Of the rows that are in, not yet added to the ledger's.
     sums: Sums,
@@ -196,20 +189,32 @@ impl Adding<'_> {
         self.batch.origins.iter().map(mark).collect()
     }
 
+    /// The numbers of the instances that the batch comes from.
+    fn instances(&self) -> rusqlite::Result<Vec<i64>> {
+        let mut add = self.transaction.prepare_cached(
+            "INSERT INTO usage_instances (instance_id) VALUES (?1)
+             ON CONFLICT DO UPDATE SET instance_id = instance_id RETURNING number",
+        )?;
+        let mut number = |origin: &Origin| {
+            add.query_row([row::uuid(origin.instance_id).as_str()], |row| row.get(0))
+        };
+        self.batch.origins.iter().map(&mut number).collect()
+    }
+
     fn insert_all(&mut self, records: &[Settled], marks: &[u64]) -> rusqlite::Result<()> {
         let mut insert = self.transaction.prepare_cached(INSERT)?;
         let mut bound = None;
+        let instances = self.instances()?;
         for settled in records {
             let origin = settled.shard as usize;
             if settled.seq < marks[origin] {
                 self.written.skipped += 1;
                 continue;
             }
-            let texts = Texts::of(&settled.record, settled.shard);
-            if bound != Some(texts) {
-                let name = self.names.of(self.transaction, texts.service)?;
-                texts.bind(&mut insert, name, self.batch.origins[origin].instance_id)?;
-                bound = Some(texts);
+            let shared = Shared::of(&settled.record, settled.shard);
+            if bound != Some(shared) {
+                shared.bind(&mut insert, instances[origin])?;
+                bound = Some(shared);
             }
             match insert_row(&mut insert, settled) {
                 Ok(_) => {
@@ -231,11 +236,11 @@ impl Adding<'_> {
         let known = self
             .transaction
             .prepare_cached(
-                "SELECT 1 FROM usage_records WHERE record_id = ?1 UNION ALL
+                "SELECT 1 FROM usage_rows WHERE record_id = ?1 UNION ALL
                  SELECT 1 FROM usage_dlq WHERE journal_id = ?2 AND substr(slot, 17, 16) = ?3",
             )?
             .exists((
-                row::uuid(record_id).as_str(),
+                record_id.to_be_bytes().as_slice(),
                 row::uuid(journal_id).as_str(),
                 record_id.to_le_bytes().as_slice(),
             ))?;
@@ -256,7 +261,7 @@ impl Adding<'_> {
     }
 
     fn flush(&mut self) -> rusqlite::Result<()> {
-        self.written.saturated += self.sums.flush(self.transaction, &mut self.names.fees)?;
+        self.written.saturated += self.sums.flush(self.transaction, self.fees)?;
         Ok(())
     }
 
@@ -285,73 +290,51 @@ fn month_tokens(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Res
     Ok(u64::try_from(tokens).unwrap_or(u64::MAX))
 }
 
-const INSERT: &str = "INSERT INTO usage_records VALUES
-    (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22)";
+const INSERT: &str = "INSERT INTO usage_rows VALUES
+    (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20)";
 
-/// The texts that a row mostly shares with the one before: SQLite copies each text that is bound,
-/// so they are bound again only when one of them changes.
+/// What a row mostly shares with the one before: SQLite copies each text that is bound, so these
+/// are bound again only when one of them changes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Texts {
+struct Shared {
     shard: u16,
-    period: Period,
     consumer: ConsumerId,
     key: KeyId,
     service: ServiceId,
 }
 
-impl Texts {
+impl Shared {
     fn of(record: &Record, shard: u16) -> Self {
-        let Record { period, consumer, key, service, .. } = *record;
-        Self { shard, period, consumer, key, service }
+        let Record { consumer, key, service, .. } = *record;
+        Self { shard, consumer, key, service }
     }
 
-    fn bind(&self, insert: &mut Statement<'_>, name: &str, instance: u128) -> rusqlite::Result<()> {
-        insert.raw_bind_parameter(3, row::period(self.period).as_str())?;
-        insert.raw_bind_parameter(5, row::id(self.consumer.0).as_str())?;
-        insert.raw_bind_parameter(6, row::id(self.key.0).as_str())?;
-        insert.raw_bind_parameter(7, row::id(self.service.0).as_str())?;
-        insert.raw_bind_parameter(8, name)?;
-        insert.raw_bind_parameter(22, row::uuid(instance).as_str())
+    fn bind(&self, insert: &mut Statement<'_>, instance: i64) -> rusqlite::Result<()> {
+        insert.raw_bind_parameter(4, row::id(self.consumer.0).as_str())?;
+        insert.raw_bind_parameter(5, row::id(self.key.0).as_str())?;
+        insert.raw_bind_parameter(6, row::id(self.service.0).as_str())?;
+        insert.raw_bind_parameter(20, instance)
     }
 }
 
 /// Binds the rest of the row, and inserts it.
 fn insert_row(insert: &mut Statement<'_>, settled: &Settled) -> rusqlite::Result<usize> {
     let record = &settled.record;
-    let record_id = row::uuid(record.record_id);
-    insert.raw_bind_parameter(1, record_id.as_str())?;
-    insert.raw_bind_parameter(2, row::time(record.occurred_at_unix_us).as_str())?;
-    insert.raw_bind_parameter(4, settled.request_id_or(record_id.as_str()))?;
-    insert.raw_bind_parameter(9, record.status)?;
-    insert.raw_bind_parameter(10, record.outcome.name())?;
-    insert.raw_bind_parameter(11, record.streamed)?;
-    insert.raw_bind_parameter(12, record.usage.input_tokens)?;
-    insert.raw_bind_parameter(13, record.usage.cached_tokens)?;
-    insert.raw_bind_parameter(14, record.usage.output_tokens)?;
-    let source = if record.usage.estimated { "estimated" } else { "reported" };
-    insert.raw_bind_parameter(15, source)?;
-    insert.raw_bind_parameter(16, record.price_version)?;
-    insert.raw_bind_parameter(17, record.cost.0)?;
-    insert.raw_bind_parameter(18, record.attempts)?;
-    insert.raw_bind_parameter(19, record.latency_us)?;
-    insert.raw_bind_parameter(20, record.ttft_us)?;
-    insert.raw_bind_parameter(21, record.overhead_us)?;
+    insert.raw_bind_parameter(1, record.record_id.to_be_bytes().as_slice())?;
+    insert.raw_bind_parameter(2, record.occurred_at_unix_us)?;
+    insert.raw_bind_parameter(3, settled.given_request_id())?;
+    insert.raw_bind_parameter(7, record.status)?;
+    insert.raw_bind_parameter(8, record.outcome as u8)?;
+    insert.raw_bind_parameter(9, record.streamed)?;
+    insert.raw_bind_parameter(10, record.usage.input_tokens)?;
+    insert.raw_bind_parameter(11, record.usage.cached_tokens)?;
+    insert.raw_bind_parameter(12, record.usage.output_tokens)?;
+    insert.raw_bind_parameter(13, record.usage.estimated)?;
+    insert.raw_bind_parameter(14, record.price_version)?;
+    insert.raw_bind_parameter(15, record.cost.0)?;
+    insert.raw_bind_parameter(16, record.attempts)?;
+    insert.raw_bind_parameter(17, record.latency_us)?;
+    insert.raw_bind_parameter(18, record.ttft_us)?;
+    insert.raw_bind_parameter(19, record.overhead_us)?;
     insert.raw_execute()
-}
-
-impl LookedUp {
-    fn of(&mut self, transaction: &Transaction<'_>, id: ServiceId) -> rusqlite::Result<&str> {
-        use std::collections::hash_map::Entry::{Occupied, Vacant};
-        match self.services.entry(id) {
-            Occupied(known) => Ok(known.into_mut()),
-            Vacant(unknown) => {
-                let name: Option<String> = transaction
-                    .prepare_cached("SELECT name FROM services WHERE id = ?1")?
-                    .query_row([row::id(id.0).as_str()], |row| row.get(0))
-                    .optional()?;
-                // A deleted service keeps its row; should one lose it, its id names it.
-                Ok(unknown.insert(name.unwrap_or_else(|| id.to_string()).into()))
-            }
-        }
-    }
 }

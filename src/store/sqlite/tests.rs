@@ -2,14 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use super::ledger::SqliteLedger;
 use super::turns::take_turn;
 use super::usage::{month_costs, month_tokens, sums};
 use super::{consumers, file, keys, plans, services};
+use crate::channels::Settled;
+use crate::store::batch::{Advance, Batch, Origin};
 use crate::store::error::CatalogError;
 use crate::store::rows::{ConsumerChange, Digest, NewKey, NewService, Page, ServiceRow};
 use crate::store::usage::{By, MonthOfConsumer, SumSpan};
 use rusqlite::Connection;
 use shard::catalog::{PriceModel, TokenPrices};
+use shard::record::{Record, Usage};
 use shard::units::{BucketId, ConsumerId, KeyId, NanoUsd, Period, PlanId, ServiceId};
 use std::cell::RefCell;
 use std::path::Path;
@@ -281,13 +285,12 @@ fn ledger_of(days: u32, per_day: u32) -> impl FnOnce(&mut Connection) -> Result<
     move |db| {
         let transaction = db.transaction()?;
         let sql = format!(
-            "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n
+            "INSERT INTO usage_instances VALUES (1, 'i');
+             WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n
                  WHERE i + 1 < {total})
-             INSERT INTO usage_records SELECT printf('%08d', i),
-                 strftime('%Y-%m-%dT%H:%M:%S.000000Z', 1793491200 + i * 86400 / {per_day},
-                     'unixepoch'),
-                 '2026-11', 'q', 'consumer', 'key', 'service', 'm', 200, 'completed', 0,
-                 1, 0, 2, 'reported', 1, 3, 1, 1, 1, 1, 'i' FROM n;
+             INSERT INTO usage_rows SELECT CAST(printf('%08d', i) AS BLOB),
+                 (1793491200 + i * 86400 / {per_day}) * 1000000, 'q', 'consumer', 'key',
+                 'service', 200, 0, 0, 1, 0, 2, 0, 1, 3, 1, 1, 1, 1, 1 FROM n;
              INSERT INTO usage_daily SELECT consumer_id, service_id, substr(occurred_at, 1, 10),
                  period, count(*), sum(input_tokens), 0, sum(output_tokens), sum(cost_nanousd), 0
              FROM usage_records GROUP BY 3;",
@@ -383,4 +386,49 @@ fn changes_of_prices_take_their_turn_with_the_ledgers_writer() {
     }
     is_over.store(true, std::sync::atomic::Ordering::Relaxed);
     assert!(writer.join().unwrap() > 0);
+}
+
+#[test]
+fn a_record_takes_at_most_150_bytes_with_its_indexes() {
+    const ROWS: u32 = 40_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = SqliteLedger::open(dir.path()).unwrap();
+    let pages = |ledger: &SqliteLedger| -> i64 {
+        let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+        ledger.connection().query_row(sql, (), |row| row.get(0)).unwrap()
+    };
+    let empty = pages(&ledger);
+    let origins = [Origin { journal_id: 1, instance_id: 2 }];
+    let settled = |n: u32| {
+        let begun_us = 1_795_465_080_000_000 + u64::from(n) * 900;
+        let random = u128::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835) >> 54;
+        let record = Record {
+            record_id: u128::from(begun_us / 1_000) << 80 | 7 << 76 | random,
+            occurred_at_unix_us: begun_us as i64 + 40,
+            consumer: ConsumerId(u64::MAX >> 5),
+            key: KeyId(u64::MAX >> (5 + n % 3)),
+            service: ServiceId(u64::MAX >> 6),
+            status: 200,
+            streamed: true,
+            usage: Usage { input_tokens: 1_500, output_tokens: 400, ..Usage::default() },
+            price_version: 3,
+            cost: NanoUsd(1_234_567 + i64::from(n)),
+            attempts: 1,
+            latency_us: 2_300_000,
+            ttft_us: 310_000,
+            overhead_us: 25,
+            ..Record::default()
+        };
+        Settled { shard: 0, seq: n.into(), prev_end: n.into(), record, request_id: None }
+    };
+    for first in (0..ROWS).step_by(4_000) {
+        let records: Vec<Settled> = (first..first + 4_000).map(settled).collect();
+        let next_seq = u64::from(first) + 4_000;
+        let advances = [Advance { origin: 0, next_seq, closed: false }];
+        let batch =
+            Batch { origins: &origins, records: &records, recovered: &[], advances: &advances };
+        assert_eq!(ledger.write(&batch).unwrap().rows, 4_000);
+    }
+    let bytes = (pages(&ledger) - empty) / i64::from(ROWS);
+    assert!((100..=150).contains(&bytes), "{bytes} bytes a record");
 }

@@ -5,6 +5,7 @@ use super::ledger;
 use super::wide::{sum_at, wide_sum};
 use crate::store::error::CatalogError;
 use crate::store::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
+use crate::wire::time_text::{DAY_US, parse_day, parse_rfc3339};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use shard::units::{ConsumerId, NanoUsd, Period};
@@ -134,9 +135,10 @@ fn add_fees(
 
 const DAILY: &str = "SELECT consumer_id, service_id, day, calls, input_tokens, cached_tokens,
     output_tokens, cost_nanousd, cost_carry FROM usage_daily WHERE 1";
-const RECORDS: &str = "SELECT consumer_id, service_id, substr(occurred_at, 1, 10) AS day,
+const RECORDS: &str = "SELECT consumer_id, service_id,
+    strftime('%Y-%m-%d', occurred_at_us / 1000000, 'unixepoch') AS day,
     1 AS calls, input_tokens, cached_tokens, output_tokens, cost_nanousd, 0 AS cost_carry
-    FROM usage_records WHERE 1";
+    FROM usage_rows WHERE 1";
 
 /// What is summed over `span`: whole days' sums, and the records of the days that it cuts, which
 /// their index finds. Only the records of two days are ever looked at.
@@ -144,28 +146,31 @@ fn source_of(span: &SumSpan) -> (String, Vec<Value>) {
     let (from, before) = (span.from_instant.as_deref(), span.before_instant.as_deref());
     let (first, last) = (from.map(day_of), before.map(day_of));
     let (mut source, mut values) = (String::new(), Vec::new());
-    let mut part = |select: &str, bounds: &[(&str, Option<&str>)]| {
+    let mut part = |select: &str, bounds: &[(&str, Option<Value>)]| {
         let joint = if source.is_empty() { "" } else { " UNION ALL " };
         source = format!("{source}{joint}{select}");
         for (condition, bound) in bounds {
             if let Some(bound) = bound {
                 source = format!("{source} AND {condition} ?");
-                values.push(Value::Text((*bound).to_owned()));
+                values.push(bound.clone());
             }
         }
     };
-    let (from_day, to_day) = (span.from_day.as_deref(), span.to_day.as_deref());
-    let days = [("day >=", from_day), ("day <=", to_day), ("day >", first), ("day <", last)];
+    let text = |day: Option<&str>| day.map(|day| Value::Text(day.to_owned()));
+    let days = [
+        ("day >=", text(span.from_day.as_deref())),
+        ("day <=", text(span.to_day.as_deref())),
+        ("day >", text(first)),
+        ("day <", text(last)),
+    ];
     part(DAILY, &days);
-    if let Some(first) = first {
-        // Sorts behind every instant of the day.
-        let end = format!("{first}U");
-        let bounds =
-            [("occurred_at >=", from), ("occurred_at <", Some(&end)), ("occurred_at <", before)];
-        part(RECORDS, &bounds);
-    }
-    if let Some(last) = last.filter(|last| first != Some(*last)) {
-        part(RECORDS, &[("occurred_at >=", Some(last)), ("occurred_at <", before)]);
+    let from_us = from.and_then(parse_rfc3339).unwrap_or(i64::MIN);
+    let before_us = before.and_then(parse_rfc3339).unwrap_or(i64::MAX);
+    for day in first.into_iter().chain(last.filter(|last| first != Some(*last))) {
+        let starts_us = parse_day(day).unwrap_or_default();
+        let (since, until) = (from_us.max(starts_us), before_us.min(starts_us + DAY_US));
+        let bounds = [("occurred_at_us >=", since), ("occurred_at_us <", until)];
+        part(RECORDS, &bounds.map(|(condition, us)| (condition, Some(Value::Integer(us)))));
     }
     (source, values)
 }
@@ -198,7 +203,7 @@ fn watermark(connection: &Connection, journal_id: u128) -> Result<u64, CatalogEr
 
 /// Has any call ever been admitted?
 pub(super) fn has_records(connection: &Connection) -> Result<bool, CatalogError> {
-    let query = "SELECT EXISTS (SELECT 1 FROM usage_records)";
+    let query = "SELECT EXISTS (SELECT 1 FROM usage_rows)";
     Ok(connection.query_row(query, (), |row| row.get(0))?)
 }
 
