@@ -140,7 +140,7 @@ mod tests {
         };
         let names = |db: &Connection| -> Vec<String> {
             let select = db.prepare("SELECT * FROM usage_records").unwrap();
-            select.column_names().into_iter().map(str::to_owned).collect()
+            select.column_names().map(str::to_owned).collect()
         };
         let before = (names(&db), rows(&db));
         assert_eq!((before.0.len(), before.1.len()), (22, 2));
