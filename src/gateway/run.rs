@@ -55,12 +55,11 @@ async fn serve(
     listener: TcpListener,
     configs: flume::Receiver<Arc<Config>>,
 ) -> io::Result<()> {
-    let listener = Listener::from_std(listener)?;
-    let handle = listener.handle();
+    let listener = Rc::new(Listener::from_std(listener)?);
     let core = Rc::new(Core::new(parts));
     let pools = Rc::new(Pools::default());
-    let accepting = (Rc::clone(&core), Rc::clone(&pools));
-    net::spawn(async move { accept(accepting.0, accepting.1, listener).await });
+    let accepting = (Rc::clone(&core), Rc::clone(&pools), Rc::clone(&listener));
+    net::spawn(async move { accept(accepting.0, accepting.1, accepting.2).await });
     let timed = Rc::clone(&core);
     net::spawn(async move { timers::keep(&timed, &pools).await });
     let configured = Rc::clone(&core);
@@ -70,11 +69,13 @@ async fn serve(
         }
     });
     core.listen_to_control().await;
-    drain(&core, handle).await;
+    listener.end();
+    drop(listener);
+    drain(&core).await;
     Ok(())
 }
 
-async fn accept(core: Rc<Core>, pools: Rc<Pools>, listener: Listener) {
+async fn accept(core: Rc<Core>, pools: Rc<Pools>, listener: Rc<Listener>) {
     /// Out of descriptors, most likely: they come back as connections close.
     const PAUSE: Duration = Duration::from_millis(20);
     loop {
@@ -102,8 +103,7 @@ fn take(core: &Rc<Core>, pools: &Rc<Pools>, stream: Stream, peer: SocketAddr) {
 }
 
 /// Finishes what is in flight, gives back what is leased, and closes the journal.
-async fn drain(core: &Core, listener: net::Handle) {
-    listener.end();
+async fn drain(core: &Core) {
     let begun = clock::lately();
     let idle_deadline = begun.after(IDLE_GRACE);
     let deadline = begun.after(Nanos::from_ms(core.config().server.drain_timeout_ms));

@@ -190,7 +190,7 @@ impl Watches {
     /// Takes a socket under watch.
     pub fn socket(&self, stream: Stream) -> Socket {
         let watch = Rc::new(Watch {
-            handle: stream.handle(),
+            handle: stream.reader.handle(),
             deadline: Cell::new(NEVER),
             ends: Cell::new(Ends::Both),
             taking: Cell::new(None),
@@ -256,7 +256,7 @@ impl Watches {
             .iter()
             .filter_map(|upstream| Some((upstream, upstream.waiting_client(now)?)))
             .collect();
-        let handles: Vec<Handle> = calls.iter().map(|(_, client)| client.handle).collect();
+        let handles: Vec<Handle> = calls.iter().map(|(_, client)| client.handle.clone()).collect();
         if handles.is_empty() {
             return false;
         }
@@ -311,16 +311,16 @@ impl Socket {
         &self.watch.0
     }
 
-    /// See [`Stream::read`].
+    /// See [`net::ReadHalf::read`].
     pub async fn read(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        self.stream.read(buffer).await
+        self.stream.reader.read(buffer).await
     }
 
     /// Waits until there is something to read or nothing more can come; false if neither has
     /// happened by the first sweep after `until`.
     pub async fn speaks_before(&self, until: Nanos) -> bool {
         let listener = &self.watch().listener;
-        let mut readable = pin!(self.stream.readable());
+        let mut readable = pin!(self.stream.reader.readable());
         let mut is_listening = false;
         let speaks = poll_fn(|context| {
             if readable.as_mut().poll(context).is_ready() {
@@ -339,44 +339,44 @@ impl Socket {
         speaks
     }
 
-    /// See [`Stream::write`].
+    /// See [`net::WriteHalf::write`].
     pub async fn write(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
-        self.stream.write(bytes).await
+        self.stream.writer.write(bytes).await
     }
 
-    /// See [`Stream::write_all`].
+    /// See [`net::WriteHalf::write_all`].
     pub async fn write_all(&mut self, bytes: &mut Vec<u8>) -> io::Result<()> {
-        self.stream.write_all(bytes).await
+        self.stream.writer.write_all(bytes).await
     }
 
     /// Sends nothing more.
     pub fn end_writes(&self) {
-        self.stream.handle().end_writes();
+        self.stream.writer.end();
     }
 
-    /// See [`Stream::ready`].
+    /// See [`net::WriteHalf::ready`].
     pub async fn ready(&self, or_readable: bool) -> io::Result<()> {
-        self.stream.ready(or_readable).await
+        self.stream.writer.ready(or_readable.then_some(&self.stream.reader)).await
     }
 
-    /// See [`Handle::send_now`].
+    /// See [`net::WriteHalf::send_now`].
     pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.handle().send_now(bytes)
+        self.stream.writer.send_now(bytes)
     }
 
-    /// See [`Handle::recv_now`].
+    /// See [`net::ReadHalf::recv_now`].
     pub fn recv_now(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
-        self.stream.handle().recv_now(buffer)
+        self.stream.reader.recv_now(buffer)
     }
 
-    /// See [`Handle::look`].
+    /// See [`net::ReadHalf::look`].
     pub fn look(&self) -> Look {
-        self.stream.handle().look()
+        self.stream.reader.look()
     }
 
     /// Does the kernel show that the peer cannot have read all that was sent to it?
     pub fn is_unread(&self) -> bool {
-        self.stream.handle().unacknowledged_bytes().is_ok_and(|bytes| bytes > 0)
+        self.stream.writer.unacknowledged_bytes().is_ok_and(|bytes| bytes > 0)
     }
 }
 

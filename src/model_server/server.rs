@@ -186,7 +186,7 @@ impl Connection {
         if self.input.capacity() - self.input.len() < room {
             self.input.reserve(room);
         }
-        match self.stream.read(&mut self.input).await {
+        match self.stream.reader.read(&mut self.input).await {
             Ok(1..) => Ok(()),
             _ => Err(EarlyEnd::Gone),
         }
@@ -201,11 +201,11 @@ impl Connection {
             for at in 0..self.out.len() {
                 byte.clear();
                 byte.push(self.out[at]);
-                self.stream.write_all(&mut byte).await.map_err(|_| EarlyEnd::Gone)?;
+                self.stream.writer.write_all(&mut byte).await.map_err(|_| EarlyEnd::Gone)?;
                 net::sleep(SLOW_PAUSE).await;
             }
         } else {
-            self.stream.write_all(&mut self.out).await.map_err(|_| EarlyEnd::Gone)?;
+            self.stream.writer.write_all(&mut self.out).await.map_err(|_| EarlyEnd::Gone)?;
         }
         self.out.clear();
         Ok(())
@@ -223,7 +223,7 @@ impl Connection {
     async fn stall(&mut self) -> Result<AfterAnswer, EarlyEnd> {
         self.flush().await?;
         let mut ignored = Vec::with_capacity(READ_BYTES);
-        while matches!(self.stream.read(&mut ignored).await, Ok(1..)) {
+        while matches!(self.stream.reader.read(&mut ignored).await, Ok(1..)) {
             ignored.clear();
         }
         Err(EarlyEnd::Gone)

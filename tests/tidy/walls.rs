@@ -16,7 +16,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hyper", &["src/control/", "src/wire/hyper_tests.rs"]),
     ("hyper_util", &["src/control/"]),
     ("argon2", &["src/control/"]),
-    ("monoio", &["src/net.rs", "perf/src/floor/monoio_relay.rs"]),
+    ("monoio", &["src/net/", "perf/src/floor/monoio_relay.rs"]),
     ("clap", &["src/cli/", "src/main.rs"]),
     ("clap_complete", &["src/cli/completions.rs"]),
     ("clap_mangen", &["src/cli/completions.rs"]),
@@ -363,7 +363,7 @@ mod bites {
         let text = "use tokio::net;\nmonoio::spawn();\nmine::tokio::x();";
         assert_eq!(named("src/gateway/run.rs", text), [1, 2]);
         assert_eq!(named("src/control/run.rs", text), [2]);
-        assert_eq!(named("src/net.rs", text), [1]);
+        assert_eq!(named("src/net/mod.rs", text), [1]);
         assert_eq!(named("src/writer/run.rs", "tokio::task::spawn_blocking(x);"), [1]);
         let store = "use rusqlite::Connection;\nfn a(db: &rusqlite::Connection) {}";
         assert_eq!(named("src/store/catalog.rs", store), [1, 2]);

@@ -1,5 +1,5 @@
 //! The same relay as `relay.rs`, written with monoio as the gateway sets it up: what the runtime
-//! itself costs. It must keep to the ring's set-up in `src/net.rs`.
+//! itself costs. It must keep to the ring's set-up in `src/net/mod.rs`.
 
 use super::framing::message_len;
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
