@@ -3,8 +3,7 @@
 
 use crate::channels::{self, ShardChannels};
 use crate::config::{Config, ConfigErrors, KEY_BYTES, Shards};
-use crate::gateway::core::{self, Parts, ProcessState};
-use crate::gateway::{self, ShardArgs};
+use crate::gateway::{self, Parts, ProcessState, ShardArgs};
 use crate::journal::{self, Journal, JournalShared};
 use crate::metrics::Metrics;
 use crate::model_server::{self, Behaviour};
@@ -342,7 +341,7 @@ impl ShardStart<'_> {
         journals: Vec<Journal>,
         listeners: Vec<TcpListener>,
     ) -> Result<Vec<RunningShard>, RunError> {
-        let permit_deadline = core::permit_deadline(self.config);
+        let permit_deadline = gateway::permit_deadline(self.config);
         let mut threads = Vec::with_capacity(cpus.len());
         let parts = cpus.into_iter().zip(shard_channels).zip(journals.into_iter().zip(listeners));
         for (index, ((cpu, channels), (journal, listener))) in parts.enumerate() {

@@ -3,6 +3,7 @@
 
 use super::call::Beginning;
 use super::core::Core;
+use super::mailbox;
 use crate::clock;
 use crate::journal::{JournalFull, Open, Pending};
 use crate::wire::error::ApiError;
@@ -165,7 +166,7 @@ impl Admitted {
         let priced = core.shard.borrow_mut().settle(self.permit, usage, at);
         record.price_version = priced.price_version;
         record.cost = priced.cost;
-        core.post();
+        mailbox::post(core);
         let settled = match core.journal.borrow_mut().as_mut() {
             Some(journal) => journal.post(self.open, &record),
             // The journal goes only after the last admitted call has been settled.
@@ -173,9 +174,9 @@ impl Admitted {
         };
         if priced.uncounted_tokens > 0 {
             core.shard.borrow_mut().tell_uncounted(&record, settled.seq);
-            core.post();
+            mailbox::post(core);
         }
-        core.hand_over(settled);
+        mailbox::hand_over(core, settled);
         let metrics = core.metrics();
         metrics.consumption(self.service, outcome, usage);
         // Usage was asked for wherever it does not come unasked: an upstream that leaves it out is

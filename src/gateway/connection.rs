@@ -8,6 +8,7 @@ use super::path;
 use super::route::route;
 use super::upstream::Pools;
 use super::watch::{NEVER, Socket};
+use crate::clock;
 use crate::net;
 use crate::wire::error::ApiError;
 use crate::wire::request::path_at_sight;
@@ -23,7 +24,7 @@ pub async fn serve(core: Rc<Core>, pools: Rc<Pools>, socket: Socket, peer: Socke
                 path::request(&core, &pools, &mut Exchange::Http1(&mut client)).await
             }
             HeadRead::Silent => {
-                core.has_freed();
+                core.idle_memory.freed(clock::lately());
                 return net::spawn(rest(core, pools, client.into_socket(), peer));
             }
             HeadRead::Closed => break,

@@ -2,11 +2,14 @@
 
 use super::answer::GatewayHeaders;
 use super::call::{Call, Next, RetryAfter, Stop};
-use super::core::{Core, Reply};
+use super::core::Core;
 use super::downstream::Exchange;
-use super::models;
 use super::route::Route;
+use super::tickets::Reply;
+use super::{mailbox, models};
 use crate::clock;
+use crate::journal::JournalShared;
+use crate::net;
 use crate::wire::error::ApiError;
 use crate::wire::write::write_duration;
 use serde_json::{Value, json};
@@ -14,6 +17,7 @@ use shard::LimitsView;
 use shard::key_cache::Caller;
 use shard::message::{Account, ToControl};
 use shard::units::Period;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -50,8 +54,8 @@ pub async fn own_route(
         consumer: caller.consumer,
         period,
     };
-    core.ledger_in_step().await;
-    let Some(Reply::Account(month)) = core.ask(ACCOUNT_PATIENCE, question).await else {
+    ledger_in_step(core).await;
+    let Some(Reply::Account(month)) = mailbox::ask(core, ACCOUNT_PATIENCE, question).await else {
         return Err(ApiError::Overloaded.into());
     };
     let mut limits = core.shard.borrow().limits(caller, clock::moment_lately());
@@ -59,6 +63,20 @@ pub async fn own_route(
     limits.remaining_tokens = limits.limit_tokens.saturating_sub(month.tokens);
     let body = account(core, caller, period, &month, &limits)?;
     Ok(send(core, exchange, call, 200, &body, Some(&limits)).await)
+}
+
+/// Waits, for a moment at most, until all that was settled on any shard is in the ledger.
+async fn ledger_in_step(core: &Core) {
+    const LOOKS_MAX: usize = 100;
+    const LOOK_EVERY: Duration = Duration::from_millis(5);
+    let settled: Vec<u64> = core.journals.iter().map(|journal| journal.post_end()).collect();
+    for _ in 0..LOOKS_MAX {
+        let behind = |(journal, end): (&Arc<JournalShared>, &u64)| journal.ingested() < *end;
+        if !core.journals.iter().zip(&settled).any(behind) {
+            return;
+        }
+        net::sleep(LOOK_EVERY).await;
+    }
 }
 
 fn account(

@@ -2,7 +2,9 @@
 //! the shard where it reported none, or one half, and marked so.
 
 use super::call::Uncounted;
-use super::core::{COUNT_PATIENCE, Core, Reply};
+use super::core::Core;
+use super::mailbox;
+use super::tickets::{COUNT_PATIENCE, Reply};
 use crate::wire::prompt::prompt_text;
 use crate::wire::usage::{Reported, TokenCounts};
 use shard::message::ToControl;
@@ -71,7 +73,7 @@ async fn count(core: &Core, mut input: Vec<u8>, mut output: Vec<u8>) -> (u32, u3
     output.truncate(COUNTED_BYTES_MAX);
     let shard = core.index;
     let question = |ticket| ToControl::Count { shard, ticket, input, output };
-    match core.ask(COUNT_PATIENCE, question).await {
+    match mailbox::ask(core, COUNT_PATIENCE, question).await {
         Some(Reply::Counted { input_tokens, output_tokens }) => {
             (scale(input_tokens, input_bytes), scale(output_tokens, output_bytes))
         }

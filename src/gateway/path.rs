@@ -16,7 +16,6 @@ use super::admitted::Admitted;
 use super::call::{Beginning, Call, CallId, Next, Refused, RetryAfter, Stop};
 use super::core::Core;
 use super::downstream::Exchange;
-use super::local;
 use super::meter::meter;
 use super::park::Spot;
 use super::relay::{Relayed, finish, no_answer, relay};
@@ -24,6 +23,7 @@ use super::resolve::resolve;
 use super::route::{Route, route};
 use super::upstream::{self, Cause, Fault, Pools};
 use super::wanted::Wanted;
+use super::{local, mailbox};
 use crate::clock;
 use crate::net;
 use crate::wire::error::ApiError;
@@ -198,7 +198,7 @@ async fn identify(core: &Core, exchange: &Exchange<'_>) -> Result<Caller, Stop> 
             Identity::Wait { verify } => {
                 if verify {
                     core.shard.borrow_mut().verify(digest, key, exchange.peer(), clock::lately());
-                    core.post();
+                    mailbox::post(core);
                 }
                 let spot = Spot::Shard(WaitFor::Key(fingerprint(&digest)));
                 if net::within(VERDICT_PATIENCE, core.parking.wait(spot)).await.is_none() {
@@ -228,7 +228,7 @@ async fn admit(
     let deadline = clock::lately().after(GRANT_PATIENCE);
     loop {
         let admission = core.shard.borrow_mut().admit(&caller, &ask, clock::moment_lately());
-        core.post();
+        mailbox::post(core);
         match admission {
             Admission::Admitted(permit) => {
                 let estimate = (wanted.input_estimate, wanted.streams());

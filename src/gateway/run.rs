@@ -1,10 +1,11 @@
 //! One shard's thread: pinned, with its ring, its listener and its tasks; from the first accept
 //! to the last settlement.
 
-use super::core::{COUNT_PATIENCE, Core, Parts};
+use super::core::{Core, Parts};
 use super::downstream::IDLE_GRACE;
+use super::tickets::COUNT_PATIENCE;
 use super::upstream::Pools;
-use super::{connection, timers};
+use super::{connection, mailbox, timers};
 use crate::clock;
 use crate::config::Config;
 use crate::net::{self, Listener, Stream};
@@ -68,7 +69,7 @@ async fn serve(
             configured.set_config(&config);
         }
     });
-    core.listen_to_control().await;
+    mailbox::listen(&core).await;
     listener.end();
     drop(listener);
     drain(&core).await;
@@ -112,7 +113,7 @@ async fn drain(core: &Core) {
     net::sleep(DRAIN_POLL).await;
     while core.is_connected() && clock::lately() < deadline {
         // Control still answers wants; so does the syncer.
-        core.take_in_waiting();
+        mailbox::take_in_waiting(core);
         if !idle_closed && clock::lately() >= idle_deadline {
             core.watches.end_idle();
             idle_closed = true;
@@ -126,13 +127,13 @@ async fn drain(core: &Core) {
         let counted = Nanos(COUNT_PATIENCE.as_nanos() as u64);
         let last = clock::lately().after(counted).after(Nanos::from_s(1));
         while core.is_connected() && clock::lately() < last {
-            core.take_in_waiting();
+            mailbox::take_in_waiting(core);
             net::sleep(DRAIN_POLL).await;
         }
     }
     core.shard.borrow_mut().release_all(clock::lately());
     let last = clock::lately().after(Nanos::from_s(1));
-    while !core.post() && clock::lately() < last {
+    while !mailbox::post(core) && clock::lately() < last {
         net::sleep(DRAIN_POLL).await;
     }
     if let Some(journal) = core.journal.borrow_mut().take() {

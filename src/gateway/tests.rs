@@ -5,13 +5,13 @@
 use super::admitted::Admitted;
 use super::call::{Beginning, CallId};
 use super::core::{Core, Parts, ProcessState};
-use crate::net;
-
+use super::mailbox;
 use crate::channels::ShardChannels;
 use crate::clock;
 use crate::config::{Config, Durability, UsageConfig};
 use crate::journal::tests::{config as usage_config, journal};
 use crate::metrics::Metrics;
+use crate::net;
 use crate::wire::error::ApiError;
 use shard::catalog::{Catalog, Plan, PriceModel, PriceVersion, Service, TokenPrices};
 use shard::key_cache::{Caller, Identity};
@@ -153,7 +153,7 @@ fn what_a_full_channel_did_not_take_is_posted_later() {
     }
     let mut posted = BTreeSet::new();
     for _ in 0..=months.len() {
-        let is_all = core.post();
+        let is_all = mailbox::post(core);
         for message in to_control.drain() {
             let ToControl::Quota(want) = message else { panic!("{message:?}") };
             assert!(posted.insert(want.consumer.0), "posted twice");

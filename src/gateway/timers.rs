@@ -2,7 +2,7 @@
 
 use super::core::Core;
 use super::upstream::Pools;
-use super::watch;
+use super::{mailbox, watch};
 use crate::clock;
 use crate::journal::format::SLOT_BYTES;
 use crate::metrics::Counter;
@@ -25,29 +25,16 @@ pub async fn keep(core: &Core, pools: &Pools) {
         let now = clock::lately();
         core.shard.borrow_mut().on_timeout(now);
         core.wake_ready();
-        core.post();
+        mailbox::post(core);
         if now >= next_sweep {
             sweep_in = core.watches.sweep(now);
             next_sweep = now.after(Nanos(sweep_in.as_nanos() as u64));
             if pools.sweep(now, &core.config().upstream) {
-                core.has_freed();
+                core.idle_memory.freed(now);
             }
-            give_back(core, now);
+            core.idle_memory.give_back(now);
             gauge(core, pools);
         }
-    }
-}
-
-/// Makes the allocator give back what was freed: it does so once that is a second old and a thread
-/// ends, and there and not on the shard. See tuning.md, "memory of idle connections".
-fn give_back(core: &Core, now: Nanos) {
-    const OLD: Nanos = Nanos::from_ms(1_500);
-    if let Some((first, last)) = core.freed.get()
-        && now.since(first) >= OLD
-    {
-        core.freed.set((last > first).then_some((last, last)));
-        // Without a thread it goes back later.
-        let _ = std::thread::Builder::new().name("give-back".into()).spawn(|| {});
     }
 }
 

@@ -1,9 +1,9 @@
 //! A call that makes sense, and the request that its upstream gets of it. No I/O.
 
 use super::call::Call;
-use super::core::ServiceHandle;
 use super::downstream::Request;
 use super::route::Route;
+use super::service_handles::ServiceHandle;
 use super::upstream;
 use super::watch::Presence;
 use crate::wire::call::{CallFields, with_include_usage};
