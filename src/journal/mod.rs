@@ -14,8 +14,6 @@
 //! what is lost is reported by its sequence numbers, the file is kept in `journal/quarantine/`.
 
 mod append;
-#[cfg(test)]
-mod damage_tests;
 pub mod format;
 pub mod fuzz;
 mod lock;

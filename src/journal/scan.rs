@@ -299,3 +299,7 @@ pub fn segment_no(path: &Path) -> Option<u32> {
     }
     path.file_stem()?.to_str()?.parse().ok()
 }
+
+#[cfg(test)]
+#[path = "scan_tests.rs"]
+mod tests;

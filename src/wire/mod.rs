@@ -10,8 +10,6 @@ pub mod chunked;
 pub mod error;
 pub mod fuzz;
 mod head;
-#[cfg(test)]
-mod hyper_tests;
 mod image;
 pub mod json;
 mod json_string;
@@ -23,6 +21,8 @@ pub mod request;
 pub mod response;
 pub mod span;
 pub mod sse;
+#[cfg(test)]
+mod tests;
 mod text;
 pub mod time_text;
 pub mod usage;

@@ -13,7 +13,7 @@ pub const ARCHITECTURE: &str = "ARCHITECTURE.md";
 const CRATES: &[(&str, &[&str])] = &[
     ("tokio", &["src/control/", "src/store/sqlite/lane.rs"]),
     ("axum", &["src/control/"]),
-    ("hyper", &["src/control/", "src/wire/hyper_tests.rs"]),
+    ("hyper", &["src/control/", "src/wire/tests.rs"]),
     ("hyper_util", &["src/control/"]),
     ("argon2", &["src/control/"]),
     ("monoio", &["src/net/", "perf/src/floor/monoio_relay.rs"]),

@@ -2,9 +2,9 @@
 //! its outcome, and nothing that was written is passed over without a word.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use super::format::{BLOCK_BYTES, BLOCK_SLOTS, Entry, Header, Slot};
-use super::scan::{Found, Scan};
-use super::tests::{admit, config, journal, record, until};
+use super::super::format::{BLOCK_BYTES, BLOCK_SLOTS, Entry, Header, Slot};
+use super::{Found, Scan};
+use super::super::tests::{admit, config, journal, record, until};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
