@@ -20,17 +20,15 @@ const KEY: &[u8] = b"tg_72126rmr1nef1g3vh8z0gx714xqq1eefega7xc1dmkv62";
 const LIMITS: HeadLimits = HeadLimits { head_bytes: 32_768, uri_bytes: 8_192, headers: 100 };
 const KB: usize = 1_000;
 
-/// One part.
 pub struct Part {
-    /// As tables name it.
+    /// Its name in the tables.
     pub name: &'static str,
     /// Operations of one run.
     pub ops: usize,
-    /// Makes them.
+    /// Runs so many operations.
     pub run: fn(usize),
 }
 
-/// All of them.
 pub const PARTS: &[Part] = &[
     Part { name: "request head", ops: 1_000, run: request_head },
     Part { name: "answer head", ops: 1_000, run: answer_head },
@@ -51,7 +49,7 @@ pub const PARTS: &[Part] = &[
     Part { name: "PENDING and POST", ops: 200, run: append },
 ];
 
-/// Instructions are counted in here and in what it calls.
+/// Valgrind counts the instructions of this function and of what it calls.
 #[inline(never)]
 pub fn counted(ops: usize, mut operation: impl FnMut()) {
     for _ in 0..ops {
@@ -59,7 +57,7 @@ pub fn counted(ops: usize, mut operation: impl FnMut()) {
     }
 }
 
-/// After one operation that warms up.
+/// Counts `ops` operations after one that warms up.
 fn count(ops: usize, mut operation: impl FnMut()) {
     operation();
     counted(ops, operation);
@@ -163,7 +161,7 @@ fn append(ops: usize) {
         let open = journal.pending(&pending, None).ok()?;
         Some(journal.post(open, &record(record_id)).seq)
     };
-    // The first segment is not there at once.
+    // The first segment takes a moment to be ready.
     while append().is_none() {
         std::thread::yield_now();
     }

@@ -14,7 +14,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-/// Further apart from the baseline than this is an error.
+/// A larger change from the baseline is an error.
 const CHANGE_MAX: f64 = 0.02;
 
 fn main() -> ExitCode {
@@ -80,20 +80,20 @@ fn compare() -> ExitCode {
             before.map_or("none".to_owned(), |before| format!("{before:.1}")),
             change.map_or(String::new(), |change| format!("{:+.2} %", change * 100.0)),
         ];
-        let mark = if holds { "" } else { "  APART" };
+        let mark = if holds { "" } else { "  CHANGED" };
         println!("{:<36} {before:>12} {now:>12.1} {change:>9}{mark}", part.name);
     }
     if all_hold {
         return ExitCode::SUCCESS;
     }
-    println!("If it is meant to be so: perf/run instructions --renew, and say why in the commit.");
+    println!("If that is intended: perf/run instructions --renew, and say why in the commit.");
     ExitCode::FAILURE
 }
 
 /// Instructions of one operation: this program, run once more for this part under valgrind, which
 /// counts within [`counted::counted`] only.
 fn count(part: &Part) -> f64 {
-    // Where things lie in memory must not differ from run to run: no environment, no random
+    // The place of things in memory must not differ from run to run: no environment, no random
     // addresses.
     let output = Command::new("setarch")
         .args(["-R", "valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"])

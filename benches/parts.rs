@@ -149,8 +149,8 @@ fn append(criterion: &mut Criterion) {
                 ..Pending::default()
             };
             let open = loop {
-                // Without room the preallocator is a segment behind: it is waited for, as it is in
-                // the gateway by refusals.
+                // The preallocator is a segment behind. The gateway would refuse calls until it has
+                // caught up; this waits.
                 if let Ok(open) = journal.pending(&pending, None) {
                     break open;
                 }

@@ -2,7 +2,7 @@
 
 const BEGIN: &str = r#"{"model":"demo-chat","messages":[{"role":"user","content":""#;
 const END: &str = r#""}]}"#;
-/// As it stands between the quotes of a string.
+/// The text as it stands between a string's quotes.
 const TEXT: &str = concat!(
     r#"Why does this panic?\n\n```rust\nfn main() {\n    let names = vec![\"Ada\", \"Grace\"];"#,
     r#"\n    for name in &names {\n\t\tprintln!(\"{name}\");\n    }\n}\n```\n\n"#,
@@ -17,7 +17,7 @@ pub fn body(bytes: usize) -> String {
     format!("{BEGIN}{}{END}", text(room))
 }
 
-/// So many bytes of what people write, as they stand between the quotes of a string.
+/// So many bytes of that text.
 pub fn text(bytes: usize) -> String {
     let text = TEXT.repeat(bytes / TEXT.len());
     let rest = ".".repeat(bytes - text.len());

@@ -1,5 +1,5 @@
-//! A shard whose keys, tokens and months are at hand, with a control that always says yes: what
-//! benches and the test of allocations decide on. It has no clock; all happens at one instant.
+//! A shard whose keys, tokens and months are at hand, with a control that always says yes: for
+//! benches and the test of allocations. It has no clock; all happens at one instant.
 
 use shard::catalog::{
     Catalog, Plan, PriceModel, PriceVersion, Service, Tier, TokenPrices, WhenLost,
@@ -58,12 +58,12 @@ impl Warm {
         warm
     }
 
-    /// Identify.
+    /// Identifies the key that has tokens.
     pub fn caller(&mut self) -> Option<Caller> {
         known(&mut self.shard, &self.rich)
     }
 
-    /// Identify, admit, reserve.
+    /// Identifies, admits and reserves.
     #[expect(clippy::panic, reason = "there is no call without its permit")]
     pub fn decide(&mut self, service: u32) -> Permit {
         for _ in 0..4 {
@@ -77,14 +77,14 @@ impl Warm {
         panic!("the rich key is not admitted");
     }
 
-    /// Price, refund.
+    /// Prices the call and refunds what it left.
     pub fn settle(&mut self, permit: Permit) -> Priced {
         let priced = self.shard.settle(permit, &USAGE, AT);
         self.answer();
         priced
     }
 
-    /// Identify and refuse, by the rate.
+    /// Identifies, and is refused by the rate.
     pub fn refuse(&mut self) -> bool {
         for _ in 0..4 {
             let Some(caller) = known(&mut self.shard, &self.spent) else { return false };
@@ -96,7 +96,7 @@ impl Warm {
         false
     }
 
-    /// Control: everything is granted, but for the spent plan's rate.
+    /// Plays control: grants everything except the spent plan's rate.
     fn answer(&mut self) {
         while let Some(word) = self.shard.poll_action() {
             let answer = match word {

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-/// What is aimed at: issue 3's table of speed. `true`: at most, else at least.
+/// The figures that are aimed at. `true`: at most, else at least.
 const REACH: &[(&str, &str, bool, f64)] = &[
     ("relay: cpu of the shard's thread", "tollgate", true, 9.5),
     ("relay: cpu of the process", "tollgate", true, 12.0),

@@ -64,7 +64,7 @@ pub fn run(place: &Place, program: &Path, folder: &Path, view: &View<'_>) -> Res
     Ok(())
 }
 
-/// Says how many requests the gateway with this control plane answers in a span: perf looks for
+/// Prints how many requests the gateway at this admin address answers in a span. perf samples for
 /// as long as this runs.
 pub fn look(admin: &str, span_s: &str) -> Result<(), String> {
     let admin = admin.parse().map_err(|_| format!("{admin} is no address"))?;

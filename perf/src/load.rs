@@ -19,7 +19,7 @@ done = function(summary, latency, requests)
 end
 "#;
 
-/// What a call of a model says.
+/// The body of a model's call.
 pub const REQUEST_BODY: &str =
     r#"{"model":"demo-chat","messages":[{"role":"user","content":"Hello"}]}"#;
 
@@ -74,7 +74,7 @@ pub struct Outcome {
 /// How many connections, how long, on which core.
 #[derive(Clone, Copy)]
 pub struct Shape {
-    /// Of wrk.
+    /// wrk's core.
     pub core: usize,
     /// Connections.
     pub connections: u32,

@@ -77,7 +77,7 @@ fn draw_flame(args: &[&str]) -> Result<(), String> {
     flame::run(&Place::new(&target)?, &program, &target.join("perf"), &view)
 }
 
-/// This crate's, and the one of all that is built.
+/// This crate's folder, and cargo's target folder.
 fn folders() -> (&'static Path, PathBuf) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     (folder, folder.parent().unwrap_or(folder).join("target"))

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 const CONNECTIONS: u32 = 64;
 const IDLE_CONNECTIONS: usize = 10_000;
-/// The writer's batch is older than this when its time is read.
+/// Longer than the writer waits with a batch, so that CPU time is read after it is written.
 const SETTLING: Duration = Duration::from_millis(200);
 const CHAT: &str = "/v1/chat/completions";
 
@@ -309,7 +309,7 @@ fn whole(outcome: Outcome) -> Result<Outcome, String> {
     Ok(outcome)
 }
 
-/// All but the key's rate was refused; how many were not.
+/// All calls over the key's rate were refused; returns how many were not.
 fn refusals_only(outcome: Outcome, span_s: u32) -> Result<u64, String> {
     /// Of the plan `basic`.
     const RATE_PER_S: u64 = 10;

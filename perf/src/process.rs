@@ -51,7 +51,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Its id, for the kernel.
+    /// Its id, as system calls take it.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }

@@ -48,7 +48,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // What cannot be removed is in the way of nothing.
+        // A folder that is left does no harm.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
@@ -174,7 +174,7 @@ impl Gateway {
         Ok(gateway)
     }
 
-    /// One of the demo's words, such as `keys.bench`.
+    /// A text of `demo.json`, such as `keys.bench`.
     pub fn demo_text(&self, group: &str, name: &str) -> Result<&str, String> {
         self.demo[group][name].as_str().ok_or(format!("demo.json has no {group}.{name}"))
     }

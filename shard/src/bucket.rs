@@ -17,7 +17,7 @@ use std::collections::{BinaryHeap, VecDeque};
 const SLICE_GROWS_BELOW: Nanos = Nanos::from_ms(200);
 /// A slice that lasted longer than this is followed by one of half its size.
 const SLICE_SHRINKS_ABOVE: Nanos = Nanos::from_ms(400);
-/// What a request is told to wait for which the full table has no room.
+/// The wait that a request is told if the full table has no room for its bucket.
 const NO_ROOM_RETRY_AFTER: Nanos = Nanos::from_s(1);
 
 /// Whether a request may go on.
@@ -50,9 +50,9 @@ pub struct Buckets {
     entries: HashMap<BucketId, BucketEntry, FixedState>,
     wants: VecDeque<BucketId>,
     woken: VecDeque<BucketId>,
-    /// Looked at for idleness; every bucket that holds or awaits something, once.
+    /// When to look for idle tokens: each bucket that holds or awaits something, once.
     idle: VecDeque<(Nanos, BucketId)>,
-    /// Looked at for forgetting; every bucket, once.
+    /// When to look whether it can be forgotten: each bucket, once.
     quiet: VecDeque<(Nanos, BucketId)>,
     /// Slots that requests are parked for; every bucket at most once.
     slots: BinaryHeap<Reverse<(Nanos, BucketId)>>,
@@ -206,7 +206,7 @@ impl Buckets {
         }
     }
 
-    /// What could still be spent, here or where it is given back to.
+    /// What could still be spent, here or wherever it is given back to.
     #[cfg(test)]
     pub(crate) fn probe(&self, bucket: BucketId, now: Nanos) -> u64 {
         let entry = self.entries.get(&bucket).filter(|entry| now < entry.deadline);
@@ -415,7 +415,7 @@ impl BucketEntry {
         self.left = self.left.saturating_add(i64::from(self.tokens));
         self.tokens = 0;
         self.low_water = 0;
-        // What is not ripe yet could be spent early if it went back: it is burned.
+        // Tokens that are not ripe yet are burned: given back, they could be spent early.
         self.lapse();
     }
 

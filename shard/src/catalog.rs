@@ -114,7 +114,7 @@ pub struct Service {
     pub prices: Box<[PriceVersion]>,
     /// Where false, calls answer 404 `service_not_found`.
     pub enabled: bool,
-    /// For good; then it is not `enabled` either, and found neither by name nor by id.
+    /// Deleted for good: it is not `enabled`, and is found neither by name nor by id.
     pub deleted: bool,
 }
 
@@ -150,7 +150,7 @@ pub enum Item {
 /// One step from a catalog to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogChange {
-    /// That of the catalog after it.
+    /// The version of the catalog after it.
     pub version: u64,
     /// The item's index; one past the last: it is new.
     pub index: u32,
@@ -182,7 +182,7 @@ impl Catalog {
         Self { version, plans, services, by_name, by_id }
     }
 
-    /// The step to a catalog with `item` in it; `None`: it is in already.
+    /// The step to a catalog with `item` in it; `None`: it is there already.
     pub fn change_to(&self, item: Item) -> Option<CatalogChange> {
         let (index, is_there) = match &item {
             Item::Plan(plan) => {

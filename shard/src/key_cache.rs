@@ -86,7 +86,7 @@ struct Question {
 /// The verdicts that one shard remembers.
 pub(crate) struct KeyCache {
     known: ClockTable<KeyDigest, Known>,
-    /// Until when each is refused unasked.
+    /// Until when each wrong key is refused without asking control.
     wrong: ClockTable<KeyDigest, Nanos>,
     /// Never displaced while they last, so that one `Verify` per digest is under way.
     questions: ClockTable<KeyDigest, Question>,

@@ -2,8 +2,8 @@
 //! shards look into before they ask control about a key. A made-up id is refused by one probe of
 //! it; an id that is there is never missed.
 //!
-//! Control writes, shards only read: a bit that is set stays set, so no order between them can
-//! show less than was there. An id of a key that is gone stays until the next start, and about one
+//! Control writes, shards only read: a bit that is set stays set, so no shard misses an id that was
+//! there before it looked. An id of a key that is gone stays until the next start, and about one
 //! made-up id in a few hundred passes; both go on to control, which knows. More keys than there is
 //! room for only make that fraction larger.
 

@@ -2,9 +2,8 @@
 //!
 //! Time comes in as an argument; there is no clock, socket, thread, lock or randomness here, so
 //! that every history can be replayed from a seed. A request goes through [`Shard`] as `identify`,
-//! `admit`, `settle`. What it needs from control leaves by `poll_action`, what control answers
-//! comes in by `handle`; that and `poll_ready`
-//! say whom to wake.
+//! `admit`, `settle`. What it needs from control leaves by `poll_action`, and what control answers
+//! comes in by `handle`; `handle` and `poll_ready` say whom to wake.
 
 pub mod authority;
 pub mod bucket;
@@ -236,7 +235,7 @@ impl Shard {
         self.quotas.settle(terms.consumer, terms.period, reserved, used, at.now);
         let (before, uncounted_tokens) = match &permit.month {
             Some(tokens) => (tokens.fetch_add(usage.total(), Ordering::Relaxed), 0),
-            // By its own price it needs no place; but those behind it in the month do.
+            // Its own price needs no place in the month, but the prices of later calls do.
             None => (0, self.count_late(&terms, usage.total())),
         };
         let PriceVersion { version, model, .. } = self.price_of(&terms);
@@ -248,7 +247,7 @@ impl Shard {
     pub fn tell_uncounted(&mut self, record: &Record, seq: u64) {
         let (shard, tokens) = (self.shard, record.usage.total());
         let Record { consumer, service, period, .. } = *record;
-        // As many at the most as there were permits: no bound of its own is needed.
+        // There are never more of these than permits, so they need no bound of their own.
         let told = ToControl::Uncounted { shard, consumer, service, period, tokens, seq };
         self.outbox.push_back(told);
     }
@@ -272,7 +271,7 @@ impl Shard {
         self.outbox.push_back(ToControl::MonthCut { shard, service, next_seq });
     }
 
-    /// Counts a call that has no word: what is left to be counted by control.
+    /// Counts a call that has no word; returns the tokens that control has to count.
     fn count_late(&mut self, terms: &Terms, tokens: u64) -> u64 {
         if tokens == 0 || !self.service(terms.service).depends_on_month() {
             return 0;
@@ -303,9 +302,9 @@ impl Shard {
         }
     }
 
-    /// Takes a message from control; answers whom to wake, but for rate buckets, which
-    /// `poll_ready` names. What is meant for the gateway itself (`Counted`, `Account`, `Synced`,
-    /// `SyncFailed`, `Drain`) is not for here, and ignored.
+    /// Takes a message from control; returns whom to wake, except rate buckets, which `poll_ready`
+    /// names. Messages that are for the gateway itself (`Counted`, `Account`, `Synced`,
+    /// `SyncFailed`, `Drain`) are ignored.
     pub fn handle(&mut self, message: ToShard, now: Nanos) -> Option<WaitFor> {
         match message {
             ToShard::Catalog(change) => {
@@ -472,7 +471,7 @@ impl Shard {
         at: Moment,
     ) -> Result<u64, Admission> {
         let Caller { consumer, plan, .. } = *caller;
-        // Nothing can always be had, even of a month that is spent.
+        // Zero tokens could always be had, even of a month that is spent.
         let tokens = ask.reserve_tokens.max(1);
         match self.quotas.check(consumer, plan, period, tokens, ask.strict, at.now) {
             Reserve::Reserved { tokens } => Ok(tokens),

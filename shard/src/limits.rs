@@ -41,8 +41,8 @@ pub const AUTHORITY_QUOTAS_MAX: usize = 1_048_576;
 pub const HOLDERS_MAX: usize = 4_096;
 /// Not-before runs that an instance holds of one bucket; it asks for no more before one is spent.
 pub const RUNS_MAX: usize = 8;
-/// Tokens of one call, input and output each, that are counted and billed; what an upstream
-/// reports beyond is cut off here, and told. More than any model takes in or gives out.
+/// Tokens of one call, input and output each, that are counted and billed; what an upstream reports
+/// beyond it is cut off and counted as clamped. More than any model takes in or gives out.
 ///
 /// With it no sum can overflow. The ledger takes 400 000 rows a second at the most (tuning.md):
 /// 1.1·10¹² calls in a month of 31 days, 3.5·10¹⁰ in a day. Were all of them one consumer's on one

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// Keyed BLAKE3 of a key's full text; the key is random per process.
+/// Keyed BLAKE3 of a key's full text, under the instance's digest key.
 pub type KeyDigest = [u8; 32];
 
 /// Length of an API key: `tg_`, 12 characters of id, 26 of secret, 7 of checksum.
@@ -273,7 +273,7 @@ pub enum ToShard {
         /// The answer.
         account: Account,
     },
-    /// The journal is on stable storage up to and without this sequence number.
+    /// The journal is on stable storage up to, but not including, this sequence number.
     Synced {
         /// First record that may not be.
         next_seq: u64,
@@ -289,7 +289,7 @@ pub enum ToShard {
 pub enum Verdict {
     /// Valid.
     Granted(Box<KeyGrant>),
-    /// Missing, wrong, revoked or expired: one and the same answer to the caller.
+    /// Missing, wrong, revoked or expired: the caller gets the same answer for each.
     Refused,
     /// Not looked at: too many wrong keys from there, or the verifier is full. Never cached.
     Busy,

@@ -49,8 +49,8 @@ impl PriceModel {
     }
 }
 
-/// The price of `usage`, of whose month and service `month_tokens_before` tokens were settled
-/// before. Rounds half to even; stops at the largest amount.
+/// The price of `usage` where `month_tokens_before` tokens were settled before it in its month on
+/// its service. Rounds half to even; stops at the largest amount.
 pub fn price(model: &PriceModel, usage: &Usage, month_tokens_before: u64) -> NanoUsd {
     round(numerator(model, usage, month_tokens_before))
 }

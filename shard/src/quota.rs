@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 const SLICE_GROWS_BELOW: Nanos = Nanos::from_s(1);
 /// A slice that lasted longer than this is followed by one of half its size.
 const SLICE_SHRINKS_ABOVE: Nanos = Nanos::from_s(4);
-/// What a month has not got is refused without asking for this long.
+/// For this long, calls that the month has no tokens for are refused without asking.
 const EXHAUSTED_FOR: Nanos = Nanos::from_ms(100);
 
 /// Whether a call's tokens can be reserved.
@@ -50,9 +50,9 @@ pub struct Quotas {
     shard: u16,
     entries: HashMap<QuotaKey, QuotaEntry, FixedState>,
     wants: VecDeque<(QuotaKey, QuotaMessage)>,
-    /// Looked at for idleness; every month that holds or awaits something, once.
+    /// When to look for idle tokens: each month that holds or awaits something, once.
     idle: VecDeque<(Nanos, QuotaKey)>,
-    /// Looked at for forgetting; every month, once.
+    /// When to look whether it can be forgotten: each month, once.
     quiet: VecDeque<(Nanos, QuotaKey)>,
 }
 
@@ -77,8 +77,8 @@ struct QuotaEntry {
     last_granted: u64,
     granted_at: Nanos,
     last_use: Nanos,
-    /// When control last said that it had no more, all that was free came here: until then no
-    /// more is free than `slack` and `elsewhere`.
+    /// When control last said that it had no more, it had sent all that was free: until this
+    /// instant no more than `slack` and `elsewhere` is free.
     exhausted_until: Nanos,
     /// Given back since, so others may have it.
     elsewhere: u64,
@@ -148,7 +148,7 @@ impl Quotas {
         now: Nanos,
     ) {
         let key = (consumer, period);
-        // A reservation keeps its month; what the sweep has charged may be settled long after.
+        // A reservation keeps its month; a call that the sweep has charged may come much later.
         if reserved == 0 && actual == 0 {
             return;
         }
@@ -198,7 +198,8 @@ impl Quotas {
     /// Another shard is short: gives back what is free, even if that is nothing.
     pub fn on_recall(&mut self, consumer: ConsumerId, period: Period, now: Nanos) {
         let key = (consumer, period);
-        // Without room nobody answers: the asker waits no longer than its park.
+        // If there is no room, nobody answers: the asker waits as long as its call is parked, no
+        // longer.
         let Some(entry) = entry_of(&mut self.entries, &mut self.quiet, key, now) else { return };
         entry.give_back();
         entry.report(key, &mut self.wants);
@@ -333,7 +334,7 @@ impl QuotaEntry {
         }
     }
 
-    /// Has it looked at for idleness, if there is anything to give back or to report.
+    /// Has the month looked at for idle tokens, if there is anything to give back or to report.
     fn watch(&mut self, key: QuotaKey, idle: &mut VecDeque<(Nanos, QuotaKey)>, now: Nanos) {
         if !self.in_idle && (self.slack > 0 || self.consumed > 0) {
             self.in_idle = true;

@@ -214,7 +214,7 @@ pub fn consumer(args: &ConsumerArgs) -> Result<String, CommandError> {
     shown(&args.admin, &answer)
 }
 
-/// A list as it was asked for.
+/// A list, as JSON or as a table.
 pub fn listed(
     admin: &AdminArgs,
     columns: &[Column],
@@ -226,7 +226,7 @@ pub fn listed(
     })
 }
 
-/// One object as it was asked for.
+/// One object, as JSON or as a table.
 pub fn shown(admin: &AdminArgs, object: &Value) -> Result<String, CommandError> {
     Ok(match admin.json {
         true => render::json(object),
@@ -234,7 +234,7 @@ pub fn shown(admin: &AdminArgs, object: &Value) -> Result<String, CommandError> 
     })
 }
 
-/// The body of an update, in which something has to stand.
+/// The body of an update, which has to change something.
 pub fn changes(body: Value) -> Result<Value, CommandError> {
     match body.as_object().is_some_and(|fields| !fields.is_empty()) {
         true => Ok(body),

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// Where a key names its id: after `tg_`.
+/// Where a key's id stands: after `tg_`.
 const KEY_ID: std::ops::Range<usize> = 3..15;
 
 /// How to run the demo.
@@ -64,7 +64,7 @@ pub fn run(args: &DemoArgs, log: &LogArgs) -> Result<String, CommandError> {
     let on_reload = |config: &Config, admin_token: &str| {
         log.reload(&config.log);
         if let Err(error) = remember_token(&data_dir, admin_token) {
-            tracing::error!(%error, "the demo's file still names the admin token of before");
+            tracing::error!(%error, "demo.json still names the old admin token");
         }
     };
     let owner = Owner { read: &read, on_ready: &on_ready, on_reload: &on_reload };
@@ -145,8 +145,8 @@ fn remembered(client: &Client, data_dir: &Path) -> Result<Option<DemoFile>, Stri
     }
 }
 
-/// Points an earlier start's services to `upstream_url`. Those that somebody has deleted since stay
-/// so: their ids are answered.
+/// Points an earlier start's services to `upstream_url`; returns the ids of those that somebody has
+/// deleted since, which stay deleted.
 fn point_services(
     client: &Client,
     services: &DemoServices,

@@ -26,7 +26,7 @@ pub struct DemoFile {
     pub models: DemoServices,
     /// The model server behind them.
     pub upstream_url: String,
-    /// Ids of `services` that have been deleted since. Every start asks: the file need not say.
+    /// Ids of `services` that have been deleted since: not kept, since each start finds them out.
     #[serde(skip)]
     pub deleted: Vec<String>,
 }
@@ -56,7 +56,7 @@ pub struct DemoServices {
 }
 
 impl DemoFile {
-    /// An earlier start's; `None`: there was none.
+    /// Reads an earlier start's file; `None`: there was none.
     pub fn read(data_dir: &Path) -> Result<Option<Self>, String> {
         let path = data_dir.join(FILE_NAME);
         let text = match std::fs::read_to_string(&path) {

@@ -127,7 +127,7 @@ fn usage_command(demo: &DemoFile, data_dir: &Path, program: &str) -> String {
     command
 }
 
-/// As one word for a shell.
+/// The word, quoted for a shell where it has to be.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     match !word.is_empty() && word.chars().all(plain) {

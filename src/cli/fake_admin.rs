@@ -14,7 +14,7 @@ pub struct FakeAdmin {
 }
 
 impl FakeAdmin {
-    /// Serves, as long as the process lives; the answer is where.
+    /// Serves until the process ends; returns the address.
     pub fn start(&self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -68,7 +68,7 @@ impl FakeAdmin {
                 "POST" => {
                     let mut object = body;
                     let id = match collection {
-                        // As long as a real one, which a key's text names.
+                        // As long as a real id, which a key's text contains.
                         "keys" => format!("keys-{count:07}"),
                         _ => format!("{collection}-{count}"),
                     };

@@ -1,6 +1,6 @@
 //! `tollgate journal verify|show|dead|replay DIR`: the usage journal, offline. All but `replay`
-//! only read; that one does what the next start would do, by the same code, and holds the locks
-//! of the data directories that it touches: a live instance's journals are not its to take.
+//! only read. `replay` does what the next start would do, by the same code. It holds the locks of
+//! the data directories that it touches, so it takes no live instance's journals.
 
 use super::render::table;
 use crate::channels::RequestId;
@@ -82,7 +82,7 @@ pub fn run(args: &JournalArgs) -> Result<String, super::CommandError> {
         Ok(false) => Err(super::CommandError::Failed("the journal is damaged: see above".into())),
         Err(JournalError::Usage(word)) => Err(super::CommandError::WrongUse(word)),
         Err(JournalError::Failed(word)) => Err(super::CommandError::Failed(word)),
-        // Whoever read has enough.
+        // The reader has seen enough.
         Err(JournalError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             Ok(String::new())
         }
@@ -112,14 +112,14 @@ fn failed(error: impl fmt::Display) -> JournalError {
     JournalError::Failed(error.to_string())
 }
 
-/// What the given path is.
+/// What the given path stands for.
 struct Target {
     /// Journals' directories.
     journals: Vec<PathBuf>,
     segment: Option<PathBuf>,
     /// Where the store is.
     data_dir: PathBuf,
-    /// Whose journals they are.
+    /// The data directory that the journals are in.
     own_data_dir: PathBuf,
 }
 
@@ -492,13 +492,13 @@ mod tests {
         let held = journal::lock(data_dir.path()).unwrap();
         let (good, text) = run_to_text(|out| replay(&place(&dir), out));
         assert!(!good && text.contains("in use"), "{text}");
-        // Whatever store they are to go to.
+        // The same if the records are to go to another store.
         let elsewhere = tempfile::tempdir().unwrap();
         let into = JournalPlace { dir: dir.clone(), data_dir: Some(elsewhere.path().to_owned()) };
         let (good, text) = run_to_text(|out| replay(&into, out));
         assert!(!good && text.contains("in use") && dir.exists(), "{text}");
         drop(held);
-        // Whatever path leads to them.
+        // The same if only the journal's own lock is held.
         let held = journal::lock_journal(&dir).unwrap();
         let (good, text) = run_to_text(|out| replay(&place(&dir), out));
         assert!(!good && text.contains("in use") && dir.exists(), "{text}");

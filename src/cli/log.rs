@@ -31,7 +31,7 @@ impl LogArgs {
     pub fn start(&self, config: &Log) -> Result<RunningLog, CommandError> {
         let level = self.log_level.as_ref().unwrap_or(&config.level);
         let log = tracing_subscriber::fmt().with_env_filter(level.filter()).with_writer(io::stderr);
-        // Neither is there an end of the log to be told of, nor another log to tell it to.
+        // Setting a filter can't fail: this log is the only one, and lasts as long as the process.
         let (set_filter, started): (Box<dyn Fn(EnvFilter)>, _) =
             match self.log_format.unwrap_or(config.format) {
                 LogFormat::Text => {

@@ -89,7 +89,7 @@ impl From<String> for CommandError {
     }
 }
 
-/// Parses the arguments, does what they say, and answers the exit code.
+/// Parses the arguments, does what they say, and returns the exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done =
@@ -105,7 +105,7 @@ pub fn main() -> ExitCode {
 }
 
 impl Cli {
-    /// Those that read a configuration start the log as it says.
+    /// Starts the log, except for commands that read a configuration: these start it by that.
     fn start_log(&self) -> Result<(), CommandError> {
         match self.command {
             Command::Demo(_) | Command::Serve(_) => Ok(()),

@@ -1,17 +1,17 @@
-//! Tables, CSV and numbers as people read them. It never asks for anything.
+//! Tables, CSV and numbers as people read them. It never calls anybody.
 
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::Value;
 
 /// A column of a list: its title, and the field of each object that it shows.
 pub struct Column {
-    /// Above it.
+    /// The heading.
     pub title: &'static str,
-    /// Of the object.
+    /// The field's name.
     pub field: &'static str,
 }
 
-/// What stands where there is nothing.
+/// Shown where there is nothing.
 const NOTHING: &str = "-";
 
 /// Rows under titles. Columns whose every cell is a number are aligned to the right.

@@ -15,9 +15,9 @@ pub enum Given<'a> {
     Integer(Option<i128>),
     /// A list of strings of the file.
     List(Vec<&'a str>),
-    /// A variable's text, which stands for any of them; a list as the file writes it.
+    /// An environment variable's text, for any type; a list is written as in the file.
     Variable(&'a str),
-    /// Something that no setting is made of.
+    /// A type that no setting has.
     Other,
 }
 

@@ -41,7 +41,7 @@ pub struct SettingKey {
     pub doc: &'static str,
     /// Its place.
     pub field: fn(&mut Config) -> &mut dyn Field,
-    /// Gives the first the second's value.
+    /// Copies the setting's value from the second to the first.
     pub copy: fn(&mut Config, &Config),
 }
 

@@ -1,6 +1,6 @@
-//! Files that hold a key: 32 random bytes that nobody but their owner can read. They are looked
-//! at when the configuration is read, so that a file that will not do is an error of `check` and
-//! of the start that names its line; what is in them is never part of a report.
+//! Files that hold a key: 32 random bytes that nobody but their owner can read. They are checked
+//! when the configuration is read, so that `check` and the start report a bad file with the line
+//! that names it. What is in a file is never reported.
 
 use super::field::{Field, Given, Range, quoted};
 use std::fs::File;
@@ -8,20 +8,20 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// Where in `data_dir` the keys are that are not configured.
+/// The files' names in `data_dir`, where the configuration names none.
 pub const DIGEST_KEY_FILE: &str = "digest.key";
 /// See [`DIGEST_KEY_FILE`].
 pub const ENCRYPTION_KEY_FILE: &str = "encryption.key";
 /// Length of every key.
 pub const KEY_BYTES: usize = 32;
-/// What nobody else may do with the file.
+/// Mode bits that must be clear: nobody else may use the file.
 const OTHERS: u32 = 0o077;
 
 /// The place of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyFile(pub PathBuf);
 
-/// Reads a key; a refusal says what is wrong with the file, and nothing of what is in it.
+/// Reads a key; a refusal says what is wrong with the file, but nothing of its content.
 pub fn read_key(path: &Path) -> Result<[u8; KEY_BYTES], String> {
     let not_read = |error: std::io::Error| format!("{} is not read: {error}", path.display());
     let file = File::open(path).map_err(not_read)?;

@@ -253,7 +253,7 @@ impl Config {
     }
 }
 
-/// What of the configuration is not left to its default.
+/// The settings that the file or the environment gives.
 pub fn settings(path: Option<&Path>) -> Result<Vec<Setting>, ConfigErrors> {
     read(path).map(settings_of)
 }

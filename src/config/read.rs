@@ -114,7 +114,7 @@ impl ConfigReader {
         Ok(())
     }
 
-    /// What no key can say alone. Runs on a configuration whose every key is good by itself.
+    /// Checks settings against one another. Each is good by itself by then.
     fn check_together(&mut self, path: Option<&Path>) {
         let Config { server, usage, .. } = &self.read.config;
         let Server { listen, admin_listen, max_uri_bytes, max_head_bytes, .. } = server;
@@ -151,7 +151,7 @@ impl ConfigReader {
     }
 }
 
-/// Keys that the first start has made; one that is not there yet will be.
+/// What is wrong with the keys that the first start made in `data_dir`; missing ones will be made.
 fn unusable_keys(config: &Config) -> Vec<String> {
     let Secrets { digest_key_file, encryption_key_file } = &config.secrets;
     [(digest_key_file, DIGEST_KEY_FILE), (encryption_key_file, ENCRYPTION_KEY_FILE)]

@@ -1,5 +1,5 @@
 //! The appender: the shard's end of its journal. An append is a checksum and a copy into mapped
-//! memory: no system call, no allocation, no lock (but for one per segment).
+//! memory: no system call, no allocation, no lock except one per segment.
 //!
 //! Space for the settlement of every admitted request is set aside when it is admitted, so that
 //! `post` never fails: for want of space, admission is refused instead.
@@ -66,9 +66,9 @@ pub struct Journal {
     post_end: u64,
     reserved_slots: u64,
     block: Block,
-    /// What the disk may not have, oldest first; `None` where nobody waits for the disk.
+    /// Slots that the disk may not have yet, oldest first; `None` where nobody waits for the disk.
     unsynced: Option<VecDeque<Slot>>,
-    /// Nobody else may take the journal away.
+    /// Held so that nobody else removes the journal.
     _lock: JournalLock,
 }
 
@@ -135,8 +135,8 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Keeps that a request is admitted, and space for its settlement. A request id that is
-    /// empty or longer than `REQUEST_ID_BYTES_MAX` is as none.
+    /// Appends a request's PENDING and sets aside space for its settlement. A request id that is
+    /// empty or longer than `REQUEST_ID_BYTES_MAX` is left out.
     pub fn pending(
         &mut self,
         pending: &Pending,
@@ -158,7 +158,7 @@ impl Journal {
         Ok(Open { record_id: pending.record_id, segment: self.current.clone(), request_id })
     }
 
-    /// Keeps how far an open request has come. Left out where space is short.
+    /// Appends how far an open request has come, unless space is short.
     pub fn checkpoint(&mut self, open: &Open, input_tokens: u32, output_tokens: u32) {
         if self.has_room(1) {
             let record_id = open.record_id;
@@ -167,8 +167,8 @@ impl Journal {
         }
     }
 
-    /// Keeps a request's settlement. What it returns is for the writer's channel, which may be
-    /// full: then drop it.
+    /// Appends a request's settlement. What it returns is for the writer's channel; if that is
+    /// full, drop it.
     pub fn post(&mut self, open: Open, record: &Record) -> Settled {
         let Open { record_id, segment, request_id } = open;
         assert_eq!(record_id, record.record_id);
@@ -187,7 +187,7 @@ impl Journal {
         Settled { shard: self.shared.shard, seq, prev_end, record: *record, request_id }
     }
 
-    /// To be called at `ToShard::SyncFailed`: moves what the disk may not have to a new segment.
+    /// Call it at `ToShard::SyncFailed`: it moves what the disk may not have to a new segment.
     pub fn sync_failed(&mut self) -> Rescue {
         match self.shared.sync_state() {
             SyncState::Fine | SyncState::Moved => return Rescue::Moved,

@@ -62,7 +62,7 @@ pub enum Entry {
     Pending(Pending),
     /// So much of an open request was relayed.
     Checkpoint {
-        /// Whose.
+        /// Of which request.
         record_id: u128,
         /// Input so far.
         input_tokens: u32,
@@ -73,7 +73,7 @@ pub enum Entry {
     Post(Record, u64),
     /// The caller's request id of the next slot.
     Text(u128, RequestId),
-    /// Filler: a text and its slot are never parted by a segment's end.
+    /// Filler before a segment's end, so that a text and its slot stand in one segment.
     Pad,
 }
 

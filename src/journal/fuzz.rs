@@ -12,8 +12,8 @@ use std::os::unix::fs::FileExt;
 
 const SEGMENTS_MAX: usize = 16;
 
-/// A scan ends, goes forward, gives only slots that are there, and passes nothing over that the
-/// watermark has not passed.
+/// A scan ends, goes forward, gives only slots that are there, and reports all that is missing past
+/// the watermark.
 pub fn scan(input: &[u8]) {
     let Some((watermark, mut rest)) = input.split_first() else { return };
     let watermark = u64::from(*watermark);

@@ -1,5 +1,5 @@
-//! One process per data directory: two would write each other's journals and store. And one per
-//! journal, by whatever path it is reached: whoever removes a journal has to have its lock.
+//! One process per data directory: two would overwrite each other's journals and store. One per
+//! journal as well, by whatever path it is reached: whoever removes a journal must hold its lock.
 //!
 //! The locks are the kernel's (flock), so that they go with the process, however that ends.
 

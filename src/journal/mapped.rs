@@ -24,7 +24,7 @@ pub fn map(file: &File, bytes: u64) -> io::Result<(Arc<Pages>, PagesWriter)> {
 }
 
 impl Pages {
-    /// Faults `len` bytes from `offset` in, ready to be written. Past the end: what there is.
+    /// Faults in `len` bytes from `offset`, or up to the end, ready to be written.
     pub fn populate(&self, offset: usize, len: usize) -> io::Result<()> {
         let len = len.min(self.0.len().saturating_sub(offset));
         if len == 0 {

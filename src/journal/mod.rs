@@ -10,8 +10,9 @@
 //! Failure stances. Disk full: shows when a segment is allocated, never as SIGBUS; admissions are
 //! refused (`JournalFull`) until there is room, settlements always have theirs. Sync failed: the
 //! file is never synced again; the records in doubt move to a new segment; if that fails too,
-//! nothing is admitted any more. Torn end: cut, counted. Damage elsewhere: what is whole is taken,
-//! what is lost is reported by its sequence numbers, the file is kept in `journal/quarantine/`.
+//! nothing is admitted any more. Torn end: it is cut off and counted. Damage elsewhere: whole slots
+//! are taken, lost ones are reported by their sequence numbers, the file is kept in
+//! `journal/quarantine/`.
 
 mod append;
 pub mod format;

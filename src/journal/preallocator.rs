@@ -1,6 +1,6 @@
 //! The preallocator: one thread that makes every shard's next segment ready, faults its pages in
-//! ahead of the appender and gives them back behind it, so that a shard makes no call for any of
-//! this.
+//! ahead of the appender and gives them back behind it, so that a shard makes no system call for
+//! it.
 //!
 //! Space is allocated here, so a full disk shows here: the segment is tried again after a pause
 //! until there is room, and meanwhile the shard refuses admissions. Never deletes anything.
@@ -21,7 +21,7 @@ use std::time::Duration;
 /// Pages are faulted in and given back by windows of this many bytes: two of the current segment
 /// and one of the next are in memory.
 pub(super) const WINDOW_BYTES: usize = 512 * 1024;
-/// Jobs on their way to the preallocator. A dropped window costs the appender page faults, no more.
+/// Jobs that wait for the preallocator. A dropped window costs the appender page faults only.
 const JOBS_MAX: usize = 1024;
 /// Pause before a segment that could not be prepared is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -41,7 +41,7 @@ pub(super) struct Prepared {
     pub writer: PagesWriter,
 }
 
-/// The preallocator's address. The thread ends when the last handle is gone.
+/// The way to the preallocator. Its thread ends when the last handle is gone.
 #[derive(Clone)]
 pub struct PreallocatorHandle {
     jobs: Sender<SegmentJob>,

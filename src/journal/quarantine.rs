@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 use uuid::Uuid;
 
-/// Keeps the segment `path` of a journal in `root/quarantine/`; a second time changes nothing.
+/// Links or copies a journal's segment into `root/quarantine/`; a second call changes nothing.
 pub fn keep(root: &Path, journal_id: u128, path: &Path) -> io::Result<PathBuf> {
     let dir = root.join(QUARANTINE_NAME);
     fs::create_dir_all(&dir)?;

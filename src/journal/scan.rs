@@ -2,8 +2,8 @@
 //! records, and by `tollgate journal`.
 //!
 //! Slots are found by their sequence number: whichever segment has a whole slot of it, the newest
-//! first, gives it. What no segment has is a gap, and is always reported, but for the torn end of
-//! the journal, which is counted, and for segments deleted behind the watermark. Never writes.
+//! first, gives it. What no segment has is a gap and always reported, except the journal's torn
+//! end, which is counted, and segments deleted behind the watermark. Never writes.
 
 use super::format::{BLOCK_SLOTS, Entry, SLOT_BYTES, slots_in};
 use super::shared::JournalShared;
@@ -49,8 +49,8 @@ pub struct Scan {
     text: Option<(u64, RequestId)>,
     /// A block whose header can't be read: torn if it is the last one, else damaged.
     suspect: Option<(usize, u64)>,
-    /// Slots that segments between the last one begun and the next may have had: their files are
-    /// not there, though the next would not be without them.
+    /// Slots that missing files may have held, between the last segment that was begun and the
+    /// next, which was made after them.
     missing_slots: u64,
 }
 
@@ -79,7 +79,7 @@ impl Scan {
         Ok(Self::whole(sources.collect::<io::Result<_>>()?, watermark))
     }
 
-    /// The same of files that are open, in order of their numbers.
+    /// The same for open files, in order of their numbers.
     pub fn of_files(files: Vec<(u32, File)>, watermark: u64) -> io::Result<Self> {
         let sources = files.into_iter().map(|(no, file)| Source::probed(no, PathBuf::new(), file));
         Ok(Self::whole(sources.collect::<io::Result<_>>()?, watermark))
@@ -142,7 +142,7 @@ impl Scan {
             if last.is_some_and(|last| at < last) {
                 source.damaged = !is_begun || short_bytes > 0;
             } else if is_begun || at + 1 < count {
-                // But for the very last, which may have been in the making.
+                // Except the very last, which may still have been in the making.
                 source.torn_bytes += short_bytes;
             }
         }
@@ -186,7 +186,7 @@ impl Scan {
         (from < to).then_some(Found::Gap { from, to })
     }
 
-    /// No segment has `seq`: goes on with the next that there is.
+    /// No segment has `seq`: goes on with the next slot that there is.
     fn jump(&mut self) -> Option<Found> {
         let (at, seq) = (self.seq, self.seq);
         let firsts = self.sources.iter().filter_map(|source| source.first_seq);

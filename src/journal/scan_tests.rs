@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::super::format::{BLOCK_BYTES, BLOCK_SLOTS, Entry, Header, Slot};
-use super::{Found, Scan};
 use super::super::tests::{admit, config, journal, record, until};
+use super::{Found, Scan};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 const SEGMENT_BYTES: u64 = 2 * BLOCK_BYTES as u64;
 const SEGMENT_SLOTS: u64 = 2 * BLOCK_SLOTS;
 
-/// So many slots in segments of two blocks, their process gone, and the spare that follows.
+/// A journal of so many slots in segments of two blocks, and a spare, as a dead process leaves it.
 fn written(slots: u64) -> (TempDir, PathBuf) {
     let root = tempfile::tempdir().unwrap();
     let mut journal = journal(root.path(), &config(2, 100));
@@ -23,7 +23,7 @@ fn written(slots: u64) -> (TempDir, PathBuf) {
     let dir = journal.shared().dir.clone();
     let spare = segment(&dir, slots.div_ceil(SEGMENT_SLOTS) as u32 + 1);
     until(|| (fs::metadata(&spare).ok()?.len() == SEGMENT_BYTES).then_some(()));
-    // A journal that ends in good order has its spare removed, sooner or later.
+    // Closed in good order, it would lose its spare, sooner or later.
     std::mem::forget(journal);
     (root, dir)
 }
@@ -65,7 +65,7 @@ fn a_missing_segment_shows_by_its_number_where_no_later_one_was_begun() {
     let whole = Outcome { slots: SEGMENT_SLOTS + 50, ..Outcome::default() };
     assert_eq!(outcome(&dir, 0), whole);
     fs::remove_file(segment(&dir, 2)).unwrap();
-    // How many slots it had nobody knows: as many as it could hold.
+    // Nobody knows how many slots it had: the gap is as many as it could hold.
     let gap = (SEGMENT_SLOTS, 2 * SEGMENT_SLOTS);
     let lost = Outcome { slots: SEGMENT_SLOTS, gaps: vec![gap], ..Outcome::default() };
     assert_eq!(outcome(&dir, 0), lost);

@@ -138,7 +138,7 @@ impl JournalShared {
         self.ingested.load(Ordering::Relaxed)
     }
 
-    /// The writer's word for [`JournalShared::ingested`].
+    /// Sets [`JournalShared::ingested`]; for the writer alone.
     pub fn set_ingested(&self, next_seq: u64) {
         self.ingested.store(next_seq, Ordering::Relaxed);
     }

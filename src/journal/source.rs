@@ -1,6 +1,6 @@
 //! One segment's file as `scan` reads it: block by block, with what its headers say of the slots.
 //!
-//! What can't be read is as empty, and said so. Never writes.
+//! What can't be read counts as empty, and is marked. Never writes.
 
 use super::format::{
     BLOCK_BYTES, BLOCK_SLOTS, Entry, Header, SLOT_BYTES, Slot, slot_crc, slots_in,
@@ -18,7 +18,7 @@ pub struct Source {
     pub path: PathBuf,
     /// Sequence number of its first slot; `None`: nothing in it can be read.
     pub first_seq: Option<u64>,
-    /// Of the first header that can be read.
+    /// The first header that can be read.
     pub header: Option<Header>,
     /// Whole slots.
     pub slots: u64,
@@ -49,7 +49,7 @@ impl Source {
         Self::probed(no, path, file)
     }
 
-    /// The same of a file that is open.
+    /// The same for an open file.
     pub(super) fn probed(no: u32, path: PathBuf, file: File) -> io::Result<Self> {
         let mut source = Self::new(no, path, file)?;
         source.probe();
@@ -90,7 +90,7 @@ impl Source {
                 let (seq, _) = Entry::decode(self.part(place + 1))?;
                 seq.checked_sub(block * BLOCK_SLOTS + place)
             });
-            // By the block's own number: it may have been written to another's place.
+            // By the block's own number: it may have been written in another block's place.
             let by_header =
                 header.and_then(|it| it.first_seq.checked_sub(u64::from(it.block) * BLOCK_SLOTS));
             let ends = |first: &u64| first.checked_add(self.capacity).is_some();
@@ -137,7 +137,7 @@ impl Source {
         self.last_crc = Some((block, header.slots_crc));
     }
 
-    /// A block that can't be read is as an empty one: its slots become a gap.
+    /// Loads a block. One that can't be read counts as empty: its slots become a gap.
     fn load(&mut self, block: u64) {
         self.block = Some(block);
         self.bytes.fill(0);

@@ -2,10 +2,10 @@
 //! appended onto stable storage and tells it so. One sync serves every record that came in while
 //! the last one ran.
 //!
-//! A failed sync is never tried again on that file: the kernel may have marked its pages clean.
-//! The shard moves the records in doubt, from its own memory, to a new segment. If that one
-//! fails before its first good sync, the journal is lost for this process: nobody is told that
-//! his record is safe, and nothing more is admitted.
+//! A failed sync is never tried again on that file: the kernel may have marked its pages clean. The
+//! shard moves the records in doubt, from its own memory, to a new segment. If that one fails
+//! before its first good sync, the journal is lost for this process: no caller is told that its
+//! record is safe, and nothing more is admitted.
 
 use super::shared::{JournalShared, Segment, SyncState};
 use crossbeam_channel::RecvTimeoutError;
@@ -36,14 +36,14 @@ pub fn spawn(
                 return;
             }
             if let Some(word) = step(&journal) {
-                // A shard that is gone needs no word.
+                // A shard that has ended needs no word.
                 let _ = to_shard.send(word);
             }
         }
     })
 }
 
-/// One round: what there is to tell the shard.
+/// One round; returns what the shard is to be told.
 pub(super) fn step(journal: &JournalShared) -> Option<ToShard> {
     let state = journal.sync_state();
     if matches!(state, SyncState::Failed | SyncState::Lost) {

@@ -223,7 +223,7 @@ fn a_full_journal_refuses_admissions_keeps_settlements_and_recovers() {
     let mut journal = journal(root.path(), &config(1, 3));
     let mut open = std::collections::VecDeque::new();
     let mut n = 0;
-    // Until refused with three segments there and none to come.
+    // Until it is refused, with three segments there and none to come.
     until(|| match journal.pending(&pending(n), Some(b"text")) {
         Ok(admitted) => {
             open.push_back(admitted);
@@ -312,7 +312,7 @@ fn a_failed_sync_moves_what_is_in_doubt_and_a_second_one_ends_admission() {
         file.write_all_at(&[0; SLOT_BYTES], slot_offset(place)).unwrap();
     }
     assert_eq!(posts(&shared.dir), [0, 1, 2, 3, 4, 6, 7, 8, 9, 5]);
-    // The new segment served well, so the next failure may move again; but two in a row not.
+    // The new segment has been synced, so the next failure may move it again; two in a row may not.
     let open = admit(&mut journal, 10, None);
     journal.post(open, &record(10));
     shared.syncs_to_fail.store(2, Ordering::Relaxed);

@@ -152,16 +152,16 @@ struct EndpointCounts {
     durations: Histogram,
 }
 
-/// How far a call had come that its upstream failed.
+/// How far a call had come when its upstream failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// To a connection.
+    /// Opening a connection.
     Connect,
-    /// To sending the request.
+    /// Sending the request.
     Send,
-    /// To waiting for the answer's head.
+    /// Waiting for the answer's head.
     Head,
-    /// To reading the answer's body.
+    /// Reading the answer's body.
     Body,
 }
 
@@ -211,7 +211,7 @@ pub struct ShardMetrics {
     pub journal_records: Counter,
     /// Bytes appended to the journal.
     pub journal_bytes: Counter,
-    /// Messages that found their channel full: asked again, or read from the journal.
+    /// Messages that found their channel full: they are sent again, or read from the journal.
     pub mail_full: Counter,
     /// Requests refused because the journal had no room.
     pub journal_full: Counter,
@@ -303,7 +303,7 @@ impl ShardMetrics {
         self.plans[(plan as usize).min(PLANS_MAX)].quota_exceeded.add(1);
     }
 
-    /// What an admitted request took of time that its upstream did not.
+    /// The time that an admitted request took besides its upstream's.
     pub fn overhead(&self, overhead_us: u64) {
         self.overheads.add(&OVERHEAD_BOUNDS_US, overhead_us);
     }

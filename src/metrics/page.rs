@@ -83,7 +83,7 @@ impl Metrics {
         page.sample(&format!("{name}_count"), labels, count);
     }
 
-    /// Of all shards and of all these slots.
+    /// The sum over all shards and these slots.
     fn sum_of(&self, slots: &[usize], of: impl Fn(&ShardMetrics, usize) -> &Counter) -> u64 {
         slots.iter().fold(0, |sum, slot| sum.wrapping_add(self.sum(|shard| of(shard, *slot))))
     }
@@ -275,9 +275,9 @@ impl Metrics {
     }
 }
 
-/// The slots of each label: the first `max` names have one each, and share another from there on.
-/// The name of something deleted that is given anew has two: it is one sample, their sum, which
-/// goes on where it was. A deleted one's sample stays until the process ends.
+/// The slots of each label. The first `max` names have a slot each, the rest share one. A name that
+/// was deleted and given anew has two: its one sample is their sum, so it never falls. A deleted
+/// name's sample stays until the process ends.
 fn slots_by_name<'a>(
     names: impl Iterator<Item = &'a str>,
     max: usize,

@@ -267,7 +267,7 @@ pub const fn stop_reason(call: &ModelCall) -> &'static str {
     if call.capped { "max_tokens" } else { "end_turn" }
 }
 
-/// Stands before the usage, so that who looks for that has to pass it.
+/// Appends padding before the usage, so that whoever looks for the usage has to pass it.
 fn put_padding(out: &mut Vec<u8>, call: &ModelCall) {
     if call.padded_bytes > out.len() {
         out.text(r#","padding":""#);

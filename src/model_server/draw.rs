@@ -1,4 +1,4 @@
-//! Chance that can be had again: what a call gets depends on the seed and its number only.
+//! Repeatable chance: what a call gets depends only on the seed and the call's number.
 
 /// A number that depends on nothing but these three (splitmix64's mixing).
 pub const fn draw(seed: u64, number: u64, purpose: u64) -> u64 {

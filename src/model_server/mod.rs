@@ -1,10 +1,10 @@
 //! The simulated model server behind `tollgate upstream` and inside `tollgate demo`.
 //!
 //! It stands in for the LLM services that the gateway calls: OpenAI's and Anthropic's shapes,
-//! streamed and not, with faults on demand. Text, failures and waits are a function of the seed
-//! and of the count of requests so far, so a run can be repeated. It is the partner of every
-//! load test, so a plain answer costs one read, one write and no allocation. It must never know
-//! the gateway it is called by: nothing of it but the sockets in `net/`.
+//! streamed and not, with faults on demand. Text, failures and waits are a function of the seed and
+//! of the count of requests so far, so a run can be repeated. It is the partner of every load test,
+//! so a plain answer costs one read, one write and no allocation. It must know nothing of the
+//! gateway but the sockets in `net/`.
 
 mod answer;
 mod draw;

@@ -89,7 +89,7 @@ impl ModelCall {
 }
 
 impl Model {
-    /// A server that behaves so.
+    /// A server that behaves like this.
     pub fn new(behaviour: Behaviour) -> Self {
         Self {
             words: Words::new(behaviour.seed),
@@ -146,7 +146,7 @@ impl Model {
     }
 
     fn last(&self) -> MutexGuard<'_, Last> {
-        // A thread that died while it copied leaves bytes, which is all they need to be.
+        // A thread that died while it copied leaves some bytes, and any bytes will do.
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -149,7 +149,7 @@ fn take_field(head: &mut Head, name: &str, value: &[u8], framed: &mut bool) -> R
     if std::mem::replace(framed, true) { Err(400) } else { Ok(()) }
 }
 
-/// An unknown name is refused, lest a test believe in a fault that never was.
+/// An unknown name is refused, or a test would believe in a fault that never came.
 fn take_override(overrides: &mut Overrides, name: &str, value: &[u8]) -> Result<(), u16> {
     if name.eq_ignore_ascii_case("fault") {
         overrides.fault = Some(PlannedFault::named(value).ok_or(400_u16)?);
@@ -174,8 +174,8 @@ fn number(digits: &[u8]) -> Option<u32> {
     if plain { std::str::from_utf8(digits).ok()?.parse().ok() } else { None }
 }
 
-/// Decodes chunks from `input` at `at` onwards into `body`, as far as they are there; whether
-/// the body is complete. `at` stays before what must be seen again.
+/// Decodes chunks from `input` at `at` onwards into `body`, as far as they are there; returns
+/// whether the body is complete. `at` stays before what must be seen again.
 pub fn decode_chunks(input: &[u8], at: &mut usize, body: &mut Vec<u8>) -> Result<bool, u16> {
     loop {
         let rest = &input[*at..];

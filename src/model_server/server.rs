@@ -1,7 +1,7 @@
-//! The connections: read a request, play its answer with its waits and faults, and so on.
+//! The connections: read a request, play its answer with its waits and faults, read the next one.
 //!
-//! Answers to requests that came in one piece leave in one piece. A wait, a stall or a stream
-//! sends first what is ready, so nothing is held back by them.
+//! Answers to requests that came in one piece leave in one piece. What is ready is sent before a
+//! wait, a stall or a stream, so that none of them holds it back.
 
 use super::answer::{self, AnswerFraming};
 use super::events::Events;
@@ -145,7 +145,7 @@ impl Connection {
         }
     }
 
-    /// Waits for all of the body; the bytes of head and body as they came.
+    /// Waits for all of the body; returns how many bytes head and body had as they came.
     async fn read_body(&mut self, head: &Head) -> Result<usize, EarlyEnd> {
         if head.expects {
             self.out.text("HTTP/1.1 100 Continue\r\n\r\n");

@@ -1,9 +1,9 @@
-//! Is a whole answer what its route promises? An error page with status 200, say, is not.
+//! Checks that a whole answer is what its route promises: an error page with status 200 is not.
 
 use super::json::{JsonError, Reader, Token};
 
-/// Is `json` an object with an array of this name? As much of it is read as it takes to know;
-/// `None`: what there is of it does not say, or is not JSON.
+/// Is `json` an object with an array of this name? Reads no more than it takes to know. `None`:
+/// what there is does not say, or is not JSON.
 pub fn has_array(json: &[u8], name: &str) -> Option<bool> {
     match find_array(json, name) {
         Ok(found) => Some(found),

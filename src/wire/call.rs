@@ -1,8 +1,8 @@
 //! What the gateway must know of a call's JSON body before it lets the call through, read in one
 //! pass, and the one change it makes: asking the upstream to report usage at a stream's end.
 //!
-//! A field that decides about money must mean one thing: given twice, or in another case, it is
-//! refused, because the upstream might take the other one.
+//! A field that decides about money must have one meaning. Given twice, or in another case, it is
+//! refused: the upstream might read it otherwise.
 
 use super::json::{JsonError, Kind, Text, Value, scan_object};
 use super::span::Span;
@@ -18,7 +18,7 @@ pub enum CallError {
     NotAnObject,
     /// The field is given twice.
     Duplicate(&'static str),
-    /// The field is written in another case: there are readers who take it for the same.
+    /// The field is written in another case, which some readers ignore.
     OtherCase(&'static str),
     /// The field is not of its type.
     WrongType {
@@ -75,7 +75,7 @@ pub struct CallFields {
     pub stream_options: Option<Span>,
     /// `stream_options.include_usage` is true.
     pub include_usage_asked: bool,
-    /// What makes `stream_options.include_usage` true; `None`: it is.
+    /// What would make `stream_options.include_usage` true; `None`: it is true already.
     pub include_usage_splice: Option<Splice>,
 }
 
@@ -206,7 +206,7 @@ impl CallScan {
     }
 }
 
-/// A member inserted at the start of the object whose brace is the first one from `from` on.
+/// Inserts a member at the start of the object whose brace is the first one at or after `from`.
 fn insert_after_brace(body: &[u8], from: u32, has_members: bool, is_whole: bool) -> Splice {
     let text = match (is_whole, has_members) {
         (true, true) => r#""stream_options":{"include_usage":true},"#,
@@ -330,7 +330,7 @@ mod tests {
         assert_eq!(scan_call(b""), Err(CallError::Malformed));
         assert_eq!(scan_call(b"[]"), Err(CallError::NotAnObject));
         assert_eq!(scan_call(br#"{"model":"a""#), Err(CallError::Malformed));
-        // Malformed after a field that is wrong by itself: the body is no JSON, and that is said.
+        // A wrong field before the malformed end: the error is that the body is not JSON.
         assert_eq!(scan_call(br#"{"model":1,}"#), Err(CallError::Malformed));
         assert_eq!(scan_call("{\"a\":".repeat(99).as_bytes()), Err(CallError::TooDeep));
     }

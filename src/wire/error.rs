@@ -1,7 +1,7 @@
 //! Every refusal that a caller may see, and the only place that gives it a status and a body.
 //!
-//! Messages say what to do next and carry nothing internal: no upstream address, no path, no
-//! word of another caller's.
+//! Messages say what to do next and carry nothing internal: no upstream address, no path, nothing
+//! of another caller.
 
 use super::call::CallError;
 use super::chunked::ChunkError;
@@ -21,20 +21,20 @@ pub enum Shape {
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ApiError {
-    /// Malformed HTTP or JSON, or a field that may not be as it is.
+    /// Malformed HTTP or JSON, or a field whose value is not allowed.
     InvalidRequest {
         /// What is wrong.
         message: Cow<'static, str>,
         /// Which field.
         param: Option<&'static str>,
     },
-    /// The key is missing, malformed, unknown, revoked or expired: one and the same answer.
+    /// The key is missing, malformed, unknown, revoked or expired. All get the same answer.
     InvalidApiKey,
     /// The key may not use this service.
     ServiceNotAllowed,
-    /// No service of this identity.
+    /// No service has this id.
     ServiceNotFound,
-    /// No service answers to the body's `model`.
+    /// No service has the body's `model`.
     ModelNotFound,
     /// No such route.
     NotFound,
@@ -68,7 +68,7 @@ pub enum ApiError {
 struct RefusalRow(u16, &'static str, &'static str, &'static str);
 
 impl ApiError {
-    /// A refusal of the request as it is.
+    /// An [`ApiError::InvalidRequest`] that names no field.
     pub fn invalid(message: &'static str) -> Self {
         Self::InvalidRequest { message: Cow::Borrowed(message), param: None }
     }
@@ -172,7 +172,7 @@ impl ApiError {
     pub fn message(&self) -> &str {
         match self {
             Self::InvalidRequest { message, .. } => message,
-            // SDKs and LiteLLM look for how it begins.
+            // SDKs and LiteLLM recognise it by its first words.
             Self::InvalidApiKey => {
                 "Incorrect API key provided: it is missing or not valid. Send a current key as \
                  'Authorization: Bearer tg_...' or 'x-api-key: tg_...'."
@@ -318,7 +318,7 @@ fn write_string(out: &mut Vec<u8>, text: &str) {
         out.extend_from_slice(plain);
         match last {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', *last]),
-            // Messages are single lines of ours; what is not is left out.
+            // No message of ours has a control character, so none needs its escape.
             0..0x20 => out.push(b' '),
             _ => out.push(*last),
         }

@@ -2,7 +2,7 @@
 //! fields that decide where the body ends, and which fields stop at this hop.
 //!
 //! httparse forgives a bare LF and stops at the first empty line, so lines are found here, before
-//! it sees them. Must never be quadratic in a head that arrives byte by byte.
+//! it sees them. The search never takes quadratic time, even if a head arrives byte by byte.
 
 use super::span::Span;
 use memchr::memchr;
@@ -25,7 +25,7 @@ pub struct HeadLimits {
     pub headers: usize,
 }
 
-/// What ends the search for a head's end.
+/// Why a head is refused before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ScanError {
     /// Not HTTP.
@@ -48,8 +48,8 @@ pub(super) struct HeadScan {
 }
 
 impl HeadScan {
-    /// Past the empty line that ends the head; `None` as long as it has not come. `buf` begins
-    /// where it began the last time, and only grew.
+    /// Where the head ends, its empty line included; `None` until that has come. Between two calls
+    /// `buf` may only grow at its end.
     pub fn find_end(
         &mut self,
         buf: &[u8],
@@ -173,8 +173,8 @@ impl FramingFields {
     }
 }
 
-/// The field is for this hop only and must not be passed on. Fields that the message's Connection
-/// field names are too: see `is_forwarded` of the heads.
+/// Is the field for this hop only, and never passed on? So are those that the message's Connection
+/// field names: see `is_forwarded` of the heads.
 pub fn is_hop_by_hop(name: &[u8]) -> bool {
     let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
     match name.len() {
@@ -186,7 +186,7 @@ pub fn is_hop_by_hop(name: &[u8]) -> bool {
     }
 }
 
-/// A Connection field among `headers` names the field `name`.
+/// Does a Connection field among `headers` name the field `name`?
 pub(super) fn is_listed(buf: &[u8], headers: &[(Span, Span)], name: &[u8]) -> bool {
     headers
         .iter()
@@ -195,7 +195,7 @@ pub(super) fn is_listed(buf: &[u8], headers: &[(Span, Span)], name: &[u8]) -> bo
         .any(|option| option.eq_ignore_ascii_case(name))
 }
 
-/// Without the blanks around it.
+/// `value` without the blanks around it.
 pub(super) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
@@ -207,7 +207,7 @@ fn list_items(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(trim).filter(|item| !item.is_empty())
 }
 
-/// Digits and nothing else, that fit.
+/// The number that `digits` are; `None` if anything else is there, or if it does not fit.
 pub(super) fn plain_u64(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;

@@ -1,30 +1,30 @@
 //! How many tokens an image costs, by its provider's published rule, from nothing but the first
 //! bytes of its file: they say how wide and how high it is. Nothing is decompressed.
 //!
-//! For calls whose upstream reports no usage only, so the rules are those that hold for most models
-//! of a provider: OpenAI's tiles (platform.openai.com/docs/guides/images-vision, "Calculating
-//! costs", of GPT-4o and GPT-4.1) and Anthropic's pixels
-//! (docs.anthropic.com/en/docs/build-with-claude/vision, "Evaluate image size").
+//! Used only for calls whose upstream reports no usage, so the rules are those of most models:
+//! OpenAI's tiles (platform.openai.com/docs/guides/images-vision, "Calculating costs", of GPT-4o
+//! and GPT-4.1) and Anthropic's pixels (docs.anthropic.com/en/docs/build-with-claude/vision,
+//! "Evaluate image size").
 
-/// An image at low detail, whatever its size; also what is added to the tiles of others.
+/// Tokens of an image at low detail; any other costs these and its tiles.
 const BASE_TOKENS: u64 = 85;
 /// A tile of 512 × 512 pixels.
 const TILE_TOKENS: u64 = 170;
 const TILE_PIXELS: u64 = 512;
-/// An image is made to fit into a square of this side, then its shorter side into the other.
+/// An image is scaled down to fit into a square of this side, then until its shorter side fits too.
 const SQUARE_PIXELS: u64 = 2048;
 const SHORT_PIXELS: u64 = 768;
-/// An image of a size that nobody can tell here (it is behind a link, say) is taken for one of
-/// 1024 × 1024, the first example of the rule: four tiles.
+/// An image whose size is unknown here (behind a link, say) counts as 1024 × 1024, the first
+/// example of the rule: four tiles.
 const OPENAI_UNKNOWN: Pixels = Pixels { width: 1024, height: 1024 };
 
 /// Pixels of one token.
 const PIXELS_PER_TOKEN: u64 = 750;
-/// An image is scaled down until its longer side, and its tokens, are at most these.
+/// An image is scaled down until its longer side and its tokens are within these.
 const LONG_PIXELS: u64 = 1568;
 const TOKENS_MAX: u64 = 1600;
 
-/// Segments of a JPEG file that are passed over before its size must have come.
+/// Segments of a JPEG file that are read before its size is given up.
 const SEGMENTS_MAX: usize = 256;
 
 /// An image's size.
@@ -36,7 +36,7 @@ pub(super) struct Pixels {
     pub height: u32,
 }
 
-/// By OpenAI's rule, for an image of this size, if it is known.
+/// Tokens of an image by OpenAI's rule; `None`: its size is unknown.
 pub(super) fn openai_tokens(size: Option<Pixels>, is_low_detail: bool) -> u64 {
     if is_low_detail {
         return BASE_TOKENS;
@@ -47,7 +47,7 @@ pub(super) fn openai_tokens(size: Option<Pixels>, is_low_detail: bool) -> u64 {
     BASE_TOKENS + TILE_TOKENS * short.div_ceil(TILE_PIXELS) * long.div_ceil(TILE_PIXELS)
 }
 
-/// By Anthropic's rule; an image of unknown size costs as much as an image can.
+/// Tokens of an image by Anthropic's rule; one of unknown size costs as much as any can.
 pub(super) fn anthropic_tokens(size: Option<Pixels>) -> u64 {
     let Some(size) = size else { return TOKENS_MAX };
     let (short, long) = size.sides();
@@ -55,7 +55,7 @@ pub(super) fn anthropic_tokens(size: Option<Pixels>) -> u64 {
     (short * long).div_ceil(PIXELS_PER_TOKEN).min(TOKENS_MAX)
 }
 
-/// Two sides scaled down, if they must be, so that `side` of them becomes `most`.
+/// Both sides, scaled down to make `side`, one of them, `most` where it is larger.
 fn fitted((short, long): (u64, u64), side: u64, most: u64) -> (u64, u64) {
     if side <= most {
         return (short, long);
@@ -88,8 +88,8 @@ impl Pixels {
     }
 }
 
-/// RFC 9649: lossy frames say their size behind a start code, lossless ones in 14 bits each, and
-/// extended files that of their canvas.
+/// RFC 9649: lossy frames have their size after a start code, lossless ones as two numbers of 14
+/// bits; extended files have their canvas's.
 fn webp_size(file: &Base64<'_>) -> Option<(u32, u32)> {
     const FOURTEEN_BITS: u32 = 0x3fff;
     if file.has(12, b"VP8X") {
@@ -122,7 +122,7 @@ fn jpeg_size(file: &Base64<'_>) -> Option<(u32, u32)> {
     None
 }
 
-/// A file in Base64, of which single bytes are looked at.
+/// A file in Base64 of which only single bytes are decoded.
 struct Base64<'a>(&'a [u8]);
 
 impl Base64<'_> {
@@ -150,7 +150,7 @@ impl Base64<'_> {
     }
 }
 
-/// Of either alphabet of RFC 4648.
+/// The six bits that this letter of either alphabet of RFC 4648 stands for.
 fn sextet(letter: u8) -> Option<u8> {
     Some(match letter {
         b'A'..=b'Z' => letter - b'A',
@@ -198,7 +198,6 @@ pub(super) mod tests {
         }
     }
 
-    /// These bytes in Base64.
     pub fn base64(bytes: &[u8]) -> Vec<u8> {
         const LETTERS: &[u8; 64] =
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

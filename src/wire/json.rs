@@ -31,7 +31,7 @@ pub struct Text<'a> {
 }
 
 impl Text<'_> {
-    /// Its characters, decoded, are `plain`.
+    /// Are its decoded characters `plain`?
     #[inline]
     pub fn is(&self, plain: &str) -> bool {
         if self.escaped { self.decodes_to(plain) } else { self.raw == plain.as_bytes() }
@@ -49,9 +49,9 @@ impl Text<'_> {
         matches && rest.is_empty()
     }
 
-    /// Would a reader who takes no notice of case take its characters for `plain`, in lower case?
-    /// Go's encoding/json is one: it folds letters as Unicode does, where a long s is an s, and
-    /// the sign of the Kelvin a k.
+    /// Would a reader that ignores case take its characters for `plain`, which is in lower case?
+    /// Go's encoding/json is such a reader. It folds letters as Unicode does: a long s is an s, and
+    /// the Kelvin sign is a k.
     #[inline]
     pub fn folds_to(&self, plain: &str) -> bool {
         if self.raw.len() <= plain.len() {
@@ -215,8 +215,8 @@ enum Expect {
     Nothing,
 }
 
-/// Reads a text token by token; the first error is the last word. Strings are not checked for
-/// UTF-8: [`scan_object`] does that for the whole text beforehand.
+/// Reads a text token by token, up to the first error. Strings are not checked for UTF-8:
+/// [`scan_object`] does that for the whole text beforehand.
 #[derive(Debug)]
 pub struct Reader<'a> {
     text: &'a [u8],
@@ -234,8 +234,8 @@ impl<'a> Reader<'a> {
         Self { text, at: 0, token_start: 0, depth: 0, objects: 0, expect: Expect::Value }
     }
 
-    /// Inside the object that `text` is, where the name of a member begins. What stands before it
-    /// is taken on trust: for texts that nobody but their sender depends on.
+    /// Starts inside the object that `text` is, where a member's name begins. What stands before is
+    /// not checked: only for texts that matter to nobody but their sender.
     pub fn at_member(text: &'a [u8], at: usize) -> Self {
         Self { text, at, token_start: at, depth: 1, objects: 1, expect: Expect::Key }
     }
@@ -400,7 +400,7 @@ impl<'a> Reader<'a> {
         if digits == 0 { Err(JsonError::Malformed) } else { Ok(digits) }
     }
 
-    /// From the opening quote past the closing one.
+    /// Reads a string, from its opening quote past the closing one.
     fn string(&mut self) -> Result<Text<'a>, JsonError> {
         let start = self.at + 1;
         let plain_end = start + plain_bytes(self.text.get(start..).unwrap_or_default());
@@ -413,8 +413,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// How many bytes at the start of `text` stand for themselves in a string, counted for its first
-/// 32 only: most names and many values are shorter, and longer ones are searched faster otherwise.
+/// How many bytes at the start of `text` stand for themselves in a string. Looks at 32 at the most:
+/// most names and many values are shorter, and `string_end` is faster on longer ones.
 fn plain_bytes(text: &[u8]) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     // Sets the top bit of each byte that is zero; bytes above such a one may be wrong, and don't
@@ -434,8 +434,8 @@ fn plain_bytes(text: &[u8]) -> usize {
     plain
 }
 
-/// Validates the whole text and reports the members of the object that it is, in order. They are
-/// reported before what follows them is validated: an error takes back all that was said.
+/// Validates the whole text, which must be an object, and reports its members in order. Each is
+/// reported before what follows it is validated: after an error none of them counts.
 pub fn scan_object<'a>(
     text: &'a [u8],
     mut on_member: impl FnMut(Text<'a>, Value<'a>),
@@ -455,8 +455,8 @@ pub fn scan_object<'a>(
     Ok(())
 }
 
-/// The members of the object that `text` is, as far as it is one: for texts that were validated, or
-/// that nothing depends on. The iteration ends at the first error.
+/// The members of the object that `text` is, up to the first error: for texts that were validated,
+/// or that nothing depends on.
 pub fn members(text: &[u8]) -> Members<'_> {
     Value { raw: text, kind: Kind::Object }.members()
 }
@@ -468,7 +468,7 @@ fn hex4(digits: &[u8]) -> Option<u32> {
         .try_fold(0, |number, byte| Some(number << 4 | char::from(*byte).to_digit(16)?))
 }
 
-/// Hands out the decoded characters piece by piece until `take` returns false; false then.
+/// Gives `take` the decoded characters piece by piece; stops and returns false when it does.
 fn unescape(mut raw: &[u8], mut take: impl FnMut(&[u8]) -> bool) -> bool {
     while !raw.is_empty() {
         let plain = memchr(b'\\', raw).unwrap_or(raw.len());
@@ -494,7 +494,7 @@ fn unescape(mut raw: &[u8], mut take: impl FnMut(&[u8]) -> bool) -> bool {
     true
 }
 
-/// The character that `\uXXXX`, or a pair of them, at the start of `raw` stands for; its length.
+/// The character that `\uXXXX`, or a pair, at the start of `raw` stands for, and its bytes there.
 fn unescape_unicode(raw: &[u8]) -> (char, usize) {
     let unit = raw.get(2..).and_then(hex4).unwrap_or(0xfffd);
     if let Some(single) = char::from_u32(unit) {

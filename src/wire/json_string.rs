@@ -11,7 +11,7 @@ const BLOCK_BYTES: usize = 64;
 /// there are escapes before it. `None`: there is none, or what stands before it is not allowed.
 pub fn string_end(text: &[u8], start: usize) -> Option<(usize, bool)> {
     let mut block_at = start;
-    // What stands before this has been checked: it is past the last escape.
+    // Everything before this has been checked.
     let mut next = start;
     loop {
         let rest = text.get(block_at..)?;
@@ -44,7 +44,7 @@ pub fn string_end(text: &[u8], start: usize) -> Option<(usize, bool)> {
 /// one is mostly far away, and a plain search is quickest.
 fn plain_run(rest: &[u8]) -> Option<usize> {
     let bytes = memchr2(b'"', b'\\', rest)?;
-    // Without an early exit, so that it runs over many bytes at once.
+    // No early exit: so it runs over many bytes at once.
     let has_control = rest[..bytes].iter().fold(false, |found, byte| found | (*byte < b' '));
     (!has_control).then_some(bytes)
 }
@@ -62,7 +62,7 @@ fn special_bytes(block: &[u8; BLOCK_BYTES]) -> u64 {
     /// Brings the lowest bits of eight bytes together in the highest byte.
     const GATHER: u64 = 0x0102_0408_1020_4080;
     let mut marks = [0u8; BLOCK_BYTES];
-    // Without an early exit, so that it runs over many bytes at once.
+    // No early exit: so it runs over many bytes at once.
     for (mark, byte) in marks.iter_mut().zip(block) {
         *mark = u8::from((*byte == b'"') | (*byte == b'\\') | (*byte < b' '));
     }
@@ -75,7 +75,7 @@ fn special_bytes(block: &[u8; BLOCK_BYTES]) -> u64 {
     })
 }
 
-/// The length of an escape of which `rest` is what follows the backslash; `None`: it is none.
+/// The length of the escape whose backslash stands before `rest`; `None`: it is not one.
 fn escape_bytes(rest: &[u8]) -> Option<usize> {
     match rest.first()? {
         b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(2),

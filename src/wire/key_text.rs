@@ -80,7 +80,7 @@ mod tests {
         for wrong in [&b""[..], b"tg_", &key[1..], &key[..47], &key.to_ascii_uppercase()] {
             assert_eq!(parse(wrong), None);
         }
-        // A right checksum over a secret that no 128 bits can give, and over foreign characters.
+        // Right checksums over a secret of more than 128 bits, and over foreign characters.
         for (at, byte) in [(SECRET.start, b'8'), (20, b'u'), (5, b'l'), (0, b'x')] {
             let mut text = key;
             text[at] = byte;

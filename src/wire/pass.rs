@@ -19,12 +19,12 @@ const ENDS_HERE: [&[u8]; 6] = [
 /// What a word of a field's name says of the field.
 #[derive(Clone, Copy)]
 enum Says {
-    /// It carries a credential. So says every longer word that ends in this one.
+    /// The field carries a credential. Longer words that end in this one say so too.
     Secret,
-    /// The same, but of itself only at the name's end or behind an [`Says::OfSecrets`]: there are
-    /// `x-max-token-count` and `x-key-frame` too.
+    /// The same, but only as the name's last word or right after an [`Says::OfSecrets`]:
+    /// `x-max-token-count` and `x-key-frame` carry none.
     SecretAtTheEnd,
-    /// The next word, if it is one of those, counts wherever it stands.
+    /// A [`Says::SecretAtTheEnd`] right after this word counts wherever it stands.
     OfSecrets,
     /// A `key` beside it is no credential: `idempotency-key`.
     NoSecret,
@@ -90,7 +90,7 @@ const STAYS_BEHIND_STARTS: [&[u8]; 11] = [
     b"cf-",
 ];
 
-/// Whom a call goes to, as far as it decides what passes.
+/// What of a call's target decides what passes.
 #[derive(Clone, Copy, Debug)]
 pub struct PassTarget<'a> {
     /// `host[:port]`.
@@ -126,8 +126,8 @@ impl PassTarget<'_> {
         line.split(|byte| *byte == b':').next().is_some_and(|own| same(own, name))
     }
 
-    /// A whole address on another, public host. A path, or the upstream's own address, leads a
-    /// caller nowhere but past the gateway.
+    /// Is it a whole address on another, public host? A path, or the upstream's own address, would
+    /// lead a caller past the gateway.
     fn is_public_place(&self, place: &[u8]) -> bool {
         let Some((scheme, rest)) = split_at_text(place, b"://") else { return false };
         if !(same(scheme, b"http") || same(scheme, b"https")) {
@@ -174,7 +174,7 @@ fn is_credential(name: &[u8]) -> bool {
 }
 
 fn ends_in(word: &[u8], known: &[u8]) -> bool {
-    // Most words are told by their last letter.
+    // Most words differ in their last letter already.
     word.last().map(u8::to_ascii_lowercase) == known.last().copied()
         && word.len() >= known.len()
         && same(&word[word.len() - known.len()..], known)
@@ -184,7 +184,7 @@ fn is_one_of(name: &[u8], known: &[&[u8]]) -> bool {
     known.iter().any(|known| same(name, known))
 }
 
-/// The same name, whatever its case, `_` or `-`.
+/// Are these the same name, whatever its case, and with `_` or `-`?
 fn same(a: &[u8], b: &[u8]) -> bool {
     let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
     a.len() == b.len() && a.iter().map(plain).eq(b.iter().map(plain))

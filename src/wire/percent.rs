@@ -1,8 +1,8 @@
-//! Percent-encoding (RFC 3986, 2.1), read.
+//! Decodes percent-encoding (RFC 3986, 2.1).
 
 use std::borrow::Cow;
 
-/// What the bytes mean. A `%` that no two hex digits follow means itself.
+/// The decoded bytes. A `%` without two hex digits after it stands for itself.
 pub fn decoded(encoded: &[u8]) -> Cow<'_, [u8]> {
     if memchr::memchr(b'%', encoded).is_none() {
         return Cow::Borrowed(encoded);

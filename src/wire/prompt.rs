@@ -1,5 +1,5 @@
-//! All that a model reads of a request, for counting tokens where an upstream reports none: its
-//! texts, the schemas that it is to keep to, and what is no text, by the providers' rules.
+//! All that a model reads of a request: its texts, the schemas that it has to follow, and media by
+//! the providers' rules. Tokens are counted from it where an upstream reports none.
 //!
 //! Only what stands under the known names is taken. What is not known is never billed as text.
 
@@ -13,8 +13,8 @@ const PROMPT: [&str; 6] = ["messages", "prompt", "input", "system", "instruction
 const SCHEMAS: [&str; 5] =
     ["tools", "functions", "response_format", "output_format", "output_config"];
 
-/// What frames each message of a chat, and begins its answer (OpenAI Cookbook, "How to count tokens
-/// with tiktoken").
+/// Tokens that frame each message of a chat, and that begin its answer (OpenAI Cookbook, "How to
+/// count tokens with tiktoken").
 const MESSAGE_TOKENS: u64 = 3;
 const ANSWER_TOKENS: u64 = 3;
 /// A page of a document: 1 500 to 3 000 tokens (Anthropic, "PDF support"). Pages are not counted
@@ -26,12 +26,11 @@ const PAGE_BYTES: u64 = 50 * 1024;
 const SPEECH_TOKENS_PER_S: u64 = 10;
 const WAV_BYTES_PER_S: u64 = 48_000;
 const SPEECH_BYTES_PER_S: u64 = 16_000;
-/// Between two texts.
 const LINE: &[u8] = b"\n";
-/// Of a Base64 text with escapes in it, so much is looked at.
+/// Bytes that are looked at of a Base64 text with escapes in it.
 const UNESCAPED_BYTES_MAX: usize = 256 * 1024;
 
-/// Appends all text of a request's prompt, in lines. How many tokens it has besides.
+/// Appends all text of a request's prompt, in lines; returns the tokens of what is not text.
 pub fn prompt_text(body: &[u8], out: &mut Vec<u8>) -> u64 {
     let mut tokens = 0u64;
     for (key, value) in members(body) {
@@ -57,7 +56,7 @@ pub fn prompt_text(body: &[u8], out: &mut Vec<u8>) -> u64 {
 struct Walk<'a, 'b> {
     text: &'a [u8],
     out: &'b mut Vec<u8>,
-    /// Of what is no text.
+    /// Tokens of what is not text.
     tokens: u64,
     messages: u64,
 }
@@ -65,8 +64,8 @@ struct Walk<'a, 'b> {
 impl<'a> Walk<'a, '_> {
     fn run(&mut self) {
         let mut reader = Reader::new(self.text);
-        // One bit for each open level, the innermost lowest: set where strings in it are text,
-        // and where it is an object.
+        // One bit for each open level, the innermost lowest: set in `levels` where strings in it
+        // are text, in `objects` where it is an object.
         let (mut levels, mut objects) = (1u64, 0u64);
         let mut starts = [0usize; DEPTH_MAX as usize + 1];
         let mut named: Option<bool> = None;
@@ -105,7 +104,7 @@ impl<'a> Walk<'a, '_> {
         }
     }
 
-    /// Takes a member that is no text, of the object `part`.
+    /// Counts a member of the object `part` that is not text.
     fn take_medium(&mut self, key: Text<'a>, value: Value<'a>, part: Value<'a>) {
         let is_of = |kind: &str| {
             part.member("type").and_then(|it| it.as_text()).is_some_and(|it| it.is(kind))
@@ -115,7 +114,7 @@ impl<'a> Walk<'a, '_> {
         } else if key.is("image_url") {
             openai_image(value, part)
         } else if key.is("source") && value.kind != Kind::Object {
-            // Of a result of a search.
+            // A search result's: it is text.
             append_json(value, LINE, self.out);
             0
         } else if key.is("source") && is_of("image") {
@@ -154,7 +153,7 @@ impl<'a> Walk<'a, '_> {
     }
 }
 
-/// Does a member of this name hold what is no text?
+/// Does a member of this name hold anything but text?
 fn is_medium(name: Text<'_>) -> bool {
     ["image_url", "source", "input_audio", "file_data", "file_url", "file_id"]
         .iter()
@@ -174,7 +173,7 @@ fn is_low(image: Value<'_>) -> bool {
     image.member("detail").and_then(|it| it.as_text()).is_some_and(|it| it.is("low"))
 }
 
-/// The size of an image in Base64, after the start of a data URL or as it is.
+/// The size of an image in Base64, with or without the start of a data URL.
 fn base64_size(value: Value<'_>) -> Option<Pixels> {
     let text = value.as_text()?;
     let mut decoded = Vec::new();

@@ -1,8 +1,8 @@
 //! A request's head: from the connection's bytes to spans of them.
 //!
 //! Strict where two readers could disagree: whoever stands behind this gateway must see the same
-//! requests as it does. So bare LF, folded fields, two lengths, a length beside chunks, and what
-//! else request smuggling is made of, is refused, never repaired.
+//! requests as it does. Bare LF, folded fields, two lengths, a length beside chunks, and whatever
+//! else serves request smuggling are refused, never repaired.
 
 use super::head::{FramingFields, HeadScan, ScanError, is_hop_by_hop, is_listed, trim};
 pub use super::head::{HEADERS_MAX, HeadLimits};
@@ -94,7 +94,7 @@ pub enum HeadError {
     ExpectationFailed,
 }
 
-/// An x-tollgate-timeout-ms that is no time.
+/// The value of an x-tollgate-timeout-ms is not a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoTimeout;
 
@@ -205,8 +205,8 @@ pub fn parse_request_head(
     Ok(true)
 }
 
-/// The path of a head that was refused or never came whole, as far as its first line tells: for
-/// the looks of the refusal, never for a decision.
+/// The path of a head that was refused or never came whole, as far as its first line tells. It
+/// decides how the refusal is written, and nothing else.
 pub fn path_at_sight(buf: &[u8]) -> &[u8] {
     let line = buf.trim_ascii_start().split(|byte| *byte == b'\r').next().unwrap_or_default();
     let target = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
@@ -235,7 +235,7 @@ fn refusal(error: httparse::Error, text: &[u8]) -> HeadError {
     }
 }
 
-/// A well-formed request line but for its version: three parts, the last one `HTTP/` and more.
+/// Is the request line well formed but for its version: three parts, the last one `HTTP/` and more?
 fn has_other_version(text: &[u8]) -> bool {
     let line = text.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let mut parts = line.split(|byte| *byte == b' ');
@@ -286,8 +286,8 @@ fn origin_form(target: &[u8]) -> Option<&[u8]> {
     is_authority(authority).then_some(resource)
 }
 
-/// A name, IPv4 or bracketed IPv6 address, and maybe a port: of RFC 3986, 3.2, what hosts are
-/// called in practice, so without user, escapes and sub-delimiters.
+/// Is it a name, an IPv4 or a bracketed IPv6 address, maybe with a port? That is what hosts are
+/// called in practice; the rest of RFC 3986, 3.2 (user, escapes, sub-delimiters) is refused.
 fn is_authority(text: &[u8]) -> bool {
     let of = |part: &[u8], more: &[u8]| {
         part.iter().all(|byte| byte.is_ascii_alphanumeric() || more.contains(byte))
@@ -333,7 +333,7 @@ fn read_fields(
             }
             9 if is(b"x-api-key") => once(&mut head.x_api_key, span, "more than one x-api-key")?,
             11 if is(b"traceparent") && is_traceparent(value) => head.traceparent = Some(span),
-            // Who reads the first and who the last would see two bodies.
+            // A reader of the first and a reader of the last would see two different bodies.
             12 if is(b"content-type") => {
                 once(&mut head.content_type, span, "more than one Content-Type")?;
             }

@@ -1,5 +1,5 @@
-//! An upstream's answer: its head, read as strictly as a request's. An upstream that frames its
-//! answers ambiguously could smuggle one caller's answer to the next, so it is not believed.
+//! The head of an upstream's answer, read as strictly as a request's: an upstream that frames its
+//! answers ambiguously could smuggle one caller's answer to the next.
 
 pub use super::head::is_hop_by_hop;
 use super::head::{FramingFields, HEADERS_MAX, HeadLimits, HeadScan, ScanError, is_listed, trim};
@@ -9,7 +9,7 @@ pub use super::write::{
 };
 use std::mem::MaybeUninit;
 
-/// A status that stands for work done: where such an answer reports no usage, tokens are counted.
+/// Does this status stand for work done? Where such an answer reports no usage, tokens are counted.
 pub const fn is_success(status: u16) -> bool {
     status >= 200 && status < 300
 }
@@ -47,8 +47,8 @@ pub struct ResponseHead {
     /// Content-Length as sent, also where there is no body (HEAD, 304).
     pub content_length: Option<u64>,
     /// The connection may carry another call once the body has ended: the upstream keeps it open,
-    /// and nobody can take the body's end for another place. An answer without a body leaves that
-    /// doubt: there are upstreams that send one all the same, which the next caller would get.
+    /// and where the body ends is beyond doubt. After an answer without a body it is not: some
+    /// upstreams send one all the same, which the next caller would get.
     pub keep_alive: bool,
     /// A body is announced, whether there can be one or not.
     pub announces_body: bool,

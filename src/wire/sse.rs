@@ -1,9 +1,9 @@
-//! Splits a stream of server-sent events where one ends and the next begins, however the bytes
-//! were cut on their way, so that each can be relayed as it came and its data looked at.
+//! Splits a stream into server-sent events, however its bytes were cut on their way, so that each
+//! can be relayed as it came and its data read.
 //!
-//! Lines end with CRLF, LF or CR, and an event with an empty line (WHATWG HTML, section 9.2).
-//! An event is complete as soon as its end is certain, so a stream is never held back: when a CR
-//! comes last in the buffer, the LF that may follow it counts to the next event's bytes.
+//! Lines end with CRLF, LF or CR, and an event with an empty line (WHATWG HTML, section 9.2). An
+//! event is complete as soon as its end is certain, so a stream is never held back: when a CR comes
+//! last in the buffer, the LF that may follow it counts as the next event's.
 
 use super::span::Span;
 use memchr::memchr2;

@@ -58,7 +58,7 @@ fn asked_of_us(text: &[u8]) -> Result<Option<Asked>, HeadError> {
     }))
 }
 
-/// hyper keeps fields of one name together, so their order over names is no matter.
+/// Sorted by name: hyper keeps fields of one name together.
 fn sorted(mut fields: Vec<(String, Vec<u8>)>) -> Vec<(String, Vec<u8>)> {
     fields.sort_by(|left, right| left.0.cmp(&right.0));
     fields
@@ -101,7 +101,7 @@ impl Write for Wire {
     }
 }
 
-/// `None`: refused, or not complete.
+/// `None`: it is refused, or not complete.
 fn asked_of_hyper(text: &[u8]) -> Option<Asked> {
     let asked = Rc::new(RefCell::new(None));
     let first = asked.clone();

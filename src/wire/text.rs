@@ -12,7 +12,7 @@ pub const TEXT_BYTES_MAX: usize = 8 * 1024 * 1024;
 const ANSWER: [&str; 3] = ["choices", "output", "content"];
 /// Members of a stream's chunk that hold its text.
 const CHUNK: [&str; 3] = ["choices", "delta", "content_block"];
-/// Members within those whose strings are text, or that hold such.
+/// Members within those that hold text, or further such members.
 const INNER: [&str; 17] = [
     "content",
     "text",
@@ -38,17 +38,17 @@ pub fn answer_text(body: &[u8], out: &mut Vec<u8>) {
     append_members(body, &ANSWER, b"\n", out);
 }
 
-/// Appends the text of one event's data, as it is; true if there was any.
+/// Appends the text of one event's data; true if there was any.
 pub fn delta_text(data: &[u8], out: &mut Vec<u8>) -> bool {
     append_members(data, &CHUNK, b"", out)
 }
 
-/// The member of a chunk holds text.
+/// Does this member of a chunk hold text?
 pub(super) fn holds_delta(name: super::json::Text<'_>) -> bool {
     CHUNK.iter().any(|known| name.is(known))
 }
 
-/// A member of this name holds text, or what does.
+/// Does a member of this name hold text, or further such members?
 pub(super) fn is_inner(name: super::json::Text<'_>) -> bool {
     INNER.iter().any(|known| name.is(known))
 }
@@ -75,7 +75,7 @@ pub(super) fn append_text(value: Value<'_>, between: &[u8], out: &mut Vec<u8>) -
         match token {
             Token::ObjectStart | Token::ArrayStart => levels = levels << 1 | u64::from(is_wanted),
             Token::End => levels >>= 1,
-            // What a tool is called with.
+            // A tool's arguments.
             Token::Key(key) if is_wanted && key.is("input") => {
                 let Ok(value) = reader.next_value() else { return found };
                 found |= append_json(value, between, out);
@@ -93,7 +93,7 @@ pub(super) fn append_text(value: Value<'_>, between: &[u8], out: &mut Vec<u8>) -
     found
 }
 
-/// Makes ready for one more text; false if there is no room.
+/// Appends `between` if a text stands before it; false if there is no room for one more.
 pub(super) fn begin_text(between: &[u8], out: &mut Vec<u8>) -> bool {
     if !out.is_empty() && out.len() < TEXT_BYTES_MAX {
         out.extend_from_slice(between);

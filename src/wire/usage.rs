@@ -1,6 +1,6 @@
 //! How many tokens a call took, as the upstream reports it: in a body, or along a stream.
 //!
-//! What is no plain count (negative, a fraction, over 32 bits) is no report: the call is then
+//! Anything but a plain count (negative, a fraction, over 32 bits) is no report: the call is then
 //! estimated, never billed on nonsense.
 
 use super::json::{Kind, Reader, Text, Token, Value, members};
@@ -52,8 +52,8 @@ pub fn usage_from_body(json: &[u8]) -> Reported {
     })
 }
 
-/// The report, if the member whose name begins at `at` is one, of the answer itself. Mostly it is
-/// the last member, or nearly: what stands before it need not be read.
+/// The report in the member whose name begins at `at`, if it is the answer's own. It mostly stands
+/// near the end, so what comes before it is not read.
 fn report_from(json: &[u8], at: usize) -> Option<Report> {
     let mut reader = Reader::at_member(json, at);
     let mut report = None;
@@ -75,7 +75,7 @@ fn report_from(json: &[u8], at: usize) -> Option<Report> {
 /// What an event of a stream means for the relay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventRole {
-    /// Only there to report usage: hidden from a caller who did not ask for it.
+    /// It is there only to report usage, and hidden from a caller who did not ask for it.
     pub is_usage_only: bool,
     /// The answer is complete with it.
     pub is_end: bool,
@@ -83,8 +83,8 @@ pub struct EventRole {
     pub is_error: bool,
     /// It carries text of the answer.
     pub has_text: bool,
-    /// A member of the data that says only that there is no usage yet, with one of its commas:
-    /// hidden from the same caller. What is left without it is the same JSON.
+    /// Where it says that there is no usage yet, with one comma: hidden from the same caller. The
+    /// rest is the same JSON.
     pub null_usage: Option<Span>,
 }
 
@@ -154,7 +154,7 @@ impl StreamMeter {
     }
 }
 
-/// A member of the object `data`, from the comma before it, or else to the comma after it.
+/// Where a member of the object `data` stands, with the comma before it, or else the one after it.
 fn member_with_comma(data: &[u8], key: Text<'_>, value: Value<'_>) -> Span {
     let is_mark = |byte: &u8| !byte.is_ascii_whitespace();
     let start = Span::within(data, key.raw).start as usize - 1;
@@ -252,7 +252,7 @@ impl Report {
         Some((total, cached.unwrap_or(0).min(total)))
     }
 
-    /// The answer's tokens. Of embeddings only the prompt's are told, and the total.
+    /// Embeddings report only the prompt's, and the total.
     fn output(&self) -> Option<u32> {
         let of_total = || {
             let (input, _) = self.input()?;

@@ -1,4 +1,4 @@
-//! The price of a record whose process did not live to price it, by the catalog in the store.
+//! The price of a record whose process died before it could price it, by the store's catalog.
 
 use crate::store::Ledger;
 use shard::price::price;

@@ -1,5 +1,5 @@
-//! What processes before this one left behind: their journals, brought into the ledger at the
-//! start and then removed. Killed at any point, it is simply done again.
+//! What processes before this one left behind: their journals, brought into the ledger at the start
+//! and then removed. If the process is killed meanwhile, it is done again.
 //!
 //! A PENDING without a POST is a request that died with its process: it is billed by its last
 //! CHECKPOINT, or else its prompt's estimate. Damage is reported and kept, never skipped in
@@ -21,7 +21,7 @@ const BATCH_ROWS: usize = if cfg!(test) { 16 } else { 4096 };
 /// Gaps that a report names; the rest are only counted.
 const GAPS_NAMED_MAX: usize = 100;
 
-/// What was found and done.
+/// What a replay found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplayReport {
     /// Journals brought in.
@@ -45,9 +45,9 @@ pub struct ReplayReport {
 /// Why journals could not be brought in. Nothing is lost: they are still there.
 #[derive(Debug)]
 pub enum ReplayError {
-    /// The store's word.
+    /// The store failed.
     Store(LedgerError),
-    /// The file system's word.
+    /// The file system failed at this path.
     Io(PathBuf, io::Error),
 }
 

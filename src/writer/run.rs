@@ -21,12 +21,12 @@ const TICK: Duration = Duration::from_millis(2);
 const FAILED_PAUSE_MIN: Duration = Duration::from_millis(20);
 const FAILED_PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// New configurations on their way; more wait with whoever sends them.
+/// New configurations that wait for the writer; past that the sender waits.
 const CONFIGS_MAX: usize = 4;
 
 /// What the writer works with.
 pub struct WriterArgs {
-    /// The writer's own way to the ledger.
+    /// The writer's own connection to the ledger.
     pub ledger: Ledger,
     /// `[usage]`
     pub config: UsageConfig,
@@ -34,7 +34,7 @@ pub struct WriterArgs {
     pub channels: WriterChannels,
     /// Every shard's journal, by the shard's number.
     pub journals: Vec<Arc<JournalShared>>,
-    /// Its counters are in there.
+    /// The writer's counters are in there.
     pub metrics: Arc<Metrics>,
 }
 
@@ -202,7 +202,7 @@ impl Writer {
             received += 1;
             let spool = &mut self.spools[settled.shard as usize];
             if spool.behind || settled.seq < spool.end {
-                // The files give it, or gave it.
+                // The files give it, or gave it already.
                 continue;
             }
             if settled.prev_end == spool.end {
@@ -279,7 +279,7 @@ impl Writer {
             spool.journal.delete_behind(spool.end);
         }
         if let Err(error) = self.ledger.maintain() {
-            // The batch is in; the log waits for the next one.
+            // The batch is committed; the next one copies the log.
             tracing::warn!(%error, "the store's write-ahead log was not copied into its file");
         }
         Ok(())

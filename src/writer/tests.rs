@@ -66,7 +66,7 @@ impl Bench {
         self.journal.shared().dir.clone()
     }
 
-    /// The process dies: what is left is the directory.
+    /// The process dies: only its directory is left.
     fn die(self) -> TempDir {
         self.dir
     }
@@ -244,7 +244,7 @@ fn a_row_that_the_ledger_refuses_is_kept_aside_and_stops_nothing() {
     assert_eq!(bench.metrics.writer.refused.get(), 1);
 }
 
-/// Two records fill a day's sum past SQLite's integers, as prices of before could.
+/// Two records fill a day's sum past SQLite's integers, as earlier versions' prices could.
 #[test]
 fn sums_past_64_bits_stay_exact_and_stop_nothing() {
     let mut bench = bench(&config(2, 100));
@@ -279,8 +279,8 @@ fn a_count_at_the_largest_integer_stays_there_and_is_told() {
     assert_eq!(bench.metrics.writer.saturated.get(), 1);
 }
 
-/// Whatever the store has against a record, in its row or in its sums: those with it go in, alive
-/// and in replay.
+/// Whether the store refuses a record's row or its sums, the others of its batch go in: in live
+/// writing and in replay.
 #[test]
 fn what_the_store_refuses_of_one_record_stops_no_other() {
     for live in [true, false] {

@@ -1,5 +1,5 @@
 //! The admin port under clients that are slow, silent, too many or misled: each is told or closed
-//! in time, and the instance keeps its descriptors for calls. And names that are one consumer's.
+//! in time, and the instance keeps its descriptors for calls. Also, a consumer's name is its own.
 
 use crate::support::http::{Connection, Request};
 use crate::support::instance::{Instance, Setup};

@@ -55,7 +55,7 @@ fn is_row(answer: &Answer, path: &str, (status, code, anthropic): Row) {
     }
 }
 
-/// The answer to bytes as they are, which may come before all of them are sent.
+/// The answer to these raw bytes; it may come before all of them are sent.
 fn answer_to(instance: &Instance, bytes: &[u8]) -> Answer {
     let mut connection: Connection = instance.open();
     let _ = connection.send(bytes);
@@ -220,8 +220,8 @@ fn an_authority_that_does_not_answer_is_named() {
         // Verified, and nothing asked of the authority yet.
         instance.call(&Request::get("/v1/models").key(key)).expect(200);
     }
-    // What months are read from is out of reach until it has its name back. No call is admitted
-    // meanwhile, so that the ledger misses it for none.
+    // The table that months are read from has another name for a while. No call is admitted
+    // meanwhile, so no record is missing.
     let store = Sqlite::open(instance.data_dir().join("tollgate.db")).unwrap();
     store.busy_timeout(poll::PATIENCE).unwrap();
     store.execute_batch("ALTER TABLE usage_daily RENAME TO usage_away").unwrap();

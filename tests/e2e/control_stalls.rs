@@ -15,8 +15,8 @@ use ureq::http::Method;
 /// By the contract, a change reaches all shards within this.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// New keys of new consumers make their first call, and are refused within a second of their
-/// revocation having been asked for. Prints the longest of each.
+/// New keys of new consumers make their first call, and are refused within a second after their
+/// revocation was asked for. Prints the longest of each.
 fn come_and_go(instance: &Instance, keys: u32) {
     let [mut first_calls, mut refusals] = [Duration::ZERO; 2];
     for _ in 0..keys {

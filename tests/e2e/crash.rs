@@ -40,7 +40,7 @@ fn open_stream(instance: &Instance, request_id: &str) -> crate::support::http::C
     connection
 }
 
-/// Connections in the states that no client of the load is in for long, request ids and all.
+/// Connections in states that the load's clients are seldom in, request ids and all.
 fn bystanders(instance: &Instance, log: &Log, run: &str) -> Vec<TcpStream> {
     let call = |name: &str, more: &Value| {
         let id = format!("{run}-{name}");
@@ -109,7 +109,7 @@ const INTERVAL_TOKENS: u64 = 8;
 fn a_stream_cut_off_by_a_kill_is_billed_to_where_it_was_seen() {
     let mut instance = Setup::default().shards(1).start();
     let mut seen = Vec::new();
-    // Half of its tokens come, one a piece, slower and faster than the journal's interval of time.
+    // Half of the tokens come, one by one, slower and faster than the journal's notes.
     for (name, tokens, inter_token_ms) in [("slow", "20", "150"), ("quick", "156", "2")] {
         let body = json!({ "stream": true, "max_tokens": 1000 });
         let request = instance.chat(&body).key(instance.key("bench")).id(name);
@@ -136,18 +136,18 @@ fn a_stream_cut_off_by_a_kill_is_billed_to_where_it_was_seen() {
         assert!(row.input_tokens > 0 && row.cost_nanousd > 0, "{row:?}");
     }
     let slow = instance.ledger().row("slow");
-    // Each had its time, but perhaps for one that a busy machine brought late.
+    // Each token was noted in time, but perhaps the last one on a busy machine.
     assert!(slow.output_tokens + 1 >= seen[0].1, "{slow:?}");
     verify_journal(&instance);
 }
 
-/// What a disk that syncs costs is no matter here, so small segments: many are begun.
+/// Small segments, so that many are begun; what syncing costs does not matter here.
 const ON_DISK: &str = "[usage]\ndurability = \"disk\"\nsegment_bytes = 65536\n";
 
 #[test]
 fn durability_on_disk_survives_the_loss_of_power() {
     let disk = Disk::new();
-    // On one shard, whose syncs for the load bring the open calls' beginnings along.
+    // One shard: its syncs for the load also sync the PENDING of the open calls.
     let instance = disk.under(Setup::default().shards(1).config(ON_DISK)).start();
     let data_dir = instance.data_dir();
     let mut forgotten = 0;

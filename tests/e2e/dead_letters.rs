@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use ureq::http::Method;
 
-/// The largest price that the admin API takes, of those that it ever took.
+/// A service at the largest price that any version's admin API takes, and that price.
 fn service_at_largest_price(instance: &Instance) -> (String, u64) {
     let admin = instance.admin();
     for largest in [1_000_000_000_000_000, 10_000_000_000_000] {

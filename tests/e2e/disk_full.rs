@@ -18,9 +18,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 
-/// Set where no such disk can be had, and the tests that need one shall not fail for it.
+/// Set where no such disk can be had, so that the tests that need one are skipped.
 const SKIP: &str = "TOLLGATE_E2E_WITHOUT_SMALL_DISK";
-/// Set for the test's second self, which has the disk.
+/// Set for a test's second run, which has the disk.
 const INSIDE: &str = "TOLLGATE_E2E_SMALL_DISK";
 const DISK_BYTES: u64 = 96 << 20;
 /// Small segments: the journal asks for space often.

@@ -13,7 +13,7 @@ const CLIENT_BYTES_MAX: u64 = 4 * 1024;
 /// An upstream's is part of a list, and what its caller left may not be back with the system yet.
 const UPSTREAM_BYTES_MAX: u64 = 16 * 1024;
 
-/// The hashes of the first keys take little, so that connections cannot live on what they leave.
+/// Small hashes for the first keys, so that connections can't reuse the memory that these free.
 const CONFIG: &str = "[keys]\nargon2_memory_kib = 1024\n";
 
 /// Fails unless so many idle connections come to hold less than `bytes_max` each, of what the
@@ -61,7 +61,7 @@ fn idle_after(name: &str, request: impl Fn(&Instance) -> Option<Request>) {
         }
         idle.push(connection);
     };
-    // The first ones bring about what all share.
+    // The first ones allocate what all share.
     (0..20).for_each(|_| open());
     let before_kib = memory_at_rest_kib(&instance);
     (20..CONNECTIONS).for_each(|_| open());

@@ -32,9 +32,9 @@ const FAST: [Terms; 3] =
 /// Not one of the contract's: it bursts little.
 const NARROW: Terms = terms("narrow", 100, 5, 6);
 const CONNECTIONS: [u32; 3] = [1, 8, 64];
-/// A measure is repeated where it was none, since a machine that stops threads for a while kept
-/// the clients from demanding more than the rate. A share that falls short is never measured
-/// again, unless the authority was out of reach meanwhile, as some calls were told.
+/// A measurement is repeated only where it was none: the machine stopped threads for a while, so
+/// that clients did not demand more than the rate, or calls were told that the authority was out of
+/// reach. A share that falls short is never measured again.
 const ATTEMPTS: u32 = 3;
 
 /// One call and when it was under way.

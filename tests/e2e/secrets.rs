@@ -155,7 +155,7 @@ fn the_encryption_key_rotates_while_nothing_runs() {
     instance.restart();
     hears(&instance, &upstream, &id, SECRET);
     stop(&mut instance);
-    // The key of before opens nothing any more, and says so; nor does none.
+    // The old key opens nothing any more, and the start says so; without a key, likewise.
     let new = fs::read(&key).unwrap();
     fs::write(&key, old).unwrap();
     assert!(refused_start(&data_dir).contains("another key"));

@@ -1,4 +1,4 @@
-//! The instance that tests share which only make calls. Each has its own key, service and request
+//! The instance shared by the tests that only make calls. Each has its own key, service and request
 //! ids, and looks at nothing that another test changes.
 
 use crate::support::instance::{Instance, Setup, Upstream};

@@ -2,10 +2,10 @@
 //! can be neither read nor changed by itself. Stages of a call know nothing of one another either;
 //! `gateway/path.rs` alone goes on from one to the next.
 //!
-//! The modules inside of one module are looked at side by side, each with all that is inside of
-//! it. That a module names what is inside of it, or the inside what the module has, is no circle. A
-//! name leads to the file that has it: one that is only passed on (`pub use`) is followed. Tests
-//! may name what they like.
+//! The modules inside of one module are looked at side by side, each with all that is inside of it.
+//! A module and what is inside of it may name each other: that is no circle. A name leads to the
+//! file that has it: one that is only passed on (`pub use`) is followed. Tests may name what they
+//! like.
 
 use crate::source::Source;
 use crate::{Finding, finding};

@@ -1,16 +1,16 @@
-//! What many noisy turns say together: medians, and ratios of neighbours in time with the bounds
-//! between which they would stay if the run were made again. Pure.
+//! What many noisy turns say together: medians, and ratios of neighbouring turns with the bounds
+//! that the ratio of another run would most likely keep. Pure.
 
-/// So many times are the turns drawn anew for the bounds.
+/// How often the turns are drawn anew to find the bounds.
 const DRAWS: usize = 2_000;
-/// Of the draws, the share left out on each side: what is left is a 95 % interval.
+/// Share of the draws left out on each side: the rest is a 95 % interval.
 const OUTSIDE: f64 = 0.025;
 
 /// A ratio and its bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Ratio {
-    /// The mean of the middle half of the turns' ratios: as little moved by what else the machine
-    /// did in a few turns as the median, and steadier.
+    /// The mean of the middle half of the turns' ratios: a few disturbed turns move it as little as
+    /// the median, and it is steadier.
     pub mean: f64,
     /// Lower bound of its 95 % interval (bootstrap).
     pub low: f64,
@@ -19,7 +19,7 @@ pub struct Ratio {
 }
 
 impl Ratio {
-    /// Of `over` to `under`, turn by turn.
+    /// The ratio of `over` to `under`, turn by turn.
     pub fn of(over: &[f64], under: &[f64]) -> Self {
         let mut ratios: Vec<f64> = over.iter().zip(under).map(|(a, b)| a / b).collect();
         let mean = middle_mean(&mut ratios);

@@ -5,12 +5,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::process::{Child, Command, Output, Stdio};
 
 const EVENT: &str = "instructions:u";
-/// For each program; instructions hardly vary.
+/// Turns of each program; instructions hardly vary.
 const TURNS: usize = 5;
 
 /// What was counted, or why nothing was.
 pub enum Instructions {
-    /// Of each program, per turn.
+    /// Each program's, turn by turn.
     Counted([Vec<Cost>; 2]),
     /// In perf's words.
     NotHere(String),

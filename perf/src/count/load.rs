@@ -7,7 +7,7 @@ use crate::floor::ring::{Event, Ring};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
-/// Of each group.
+/// Connections of one group.
 pub const CONNECTIONS: usize = 64;
 
 /// Connections to several servers, of which one at a time is called.
@@ -25,12 +25,12 @@ pub struct Group {
 
 struct Connection {
     stream: TcpStream,
-    /// Of the request that is being sent.
+    /// Bytes of the request that have been sent.
     sent: usize,
 }
 
 impl Load {
-    /// With no connections yet, for requests of at most so many bytes.
+    /// A load without connections yet, for messages of at most so many bytes.
     pub fn new(message_bytes: usize) -> Result<Self, String> {
         let ring = Ring::new(message_bytes).map_err(|error| format!("io_uring: {error}"))?;
         Ok(Self { ring, connections: Vec::new(), events: Vec::new() })
@@ -52,7 +52,7 @@ impl Load {
         Ok(Group { first })
     }
 
-    /// Makes so many calls and waits for their answers; how long it took, in microseconds.
+    /// Makes so many calls and waits for their answers; returns the time in microseconds.
     pub fn run(&mut self, group: Group, calls: usize) -> Result<f64, String> {
         let begun = Instant::now();
         let at_once = calls.min(CONNECTIONS);

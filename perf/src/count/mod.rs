@@ -20,7 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use turns::{Bench, Costs};
 
-/// Before all but the kernel's own, so that builds beside a run wait and not the run.
+/// Ahead of all but the kernel's own threads, so that builds beside a run wait, and not the run.
 const NICE: i32 = -20;
 const SITTING_TURNS: usize = 100;
 const SITTINGS_MIN: usize = 3;
@@ -85,10 +85,11 @@ pub fn run(args: &[&str], (folder, target): &(&Path, PathBuf)) -> Result<(), Str
     Ok(())
 }
 
-/// Not everyone may; the turns are in pairs all the same. What is started inherits it.
+/// Raises the priority, which what is started inherits. Not everyone may; the turns are in pairs
+/// all the same.
 fn come_first() -> bool {
     // Where the kernel groups processes by session (sched_autogroup), the group's rank is what
-    // counts. In a session of its own, no one else is in it.
+    // counts. A session of its own has nobody else in it.
     let group = Path::new("/proc/self/autogroup");
     let rank = || setsid().is_ok() && fs::write(group, NICE.to_string()).is_ok();
     (!group.exists() || rank()) && setpriority_process(None, NICE).is_ok()

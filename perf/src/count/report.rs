@@ -16,23 +16,22 @@ const PARTS: [Part; 4] = [
     ("process", Cost::whole),
 ];
 
-/// All of a run.
 pub struct Report<'a> {
-    /// Of the two programs.
+    /// The two programs' names.
     pub names: [&'a str; 2],
-    /// In a turn.
+    /// Calls of one turn.
     pub calls: usize,
     /// CPU time, in microseconds per call: of the two programs, then of those beside them.
     pub costs: Vec<Costs>,
     /// Instructions per call.
     pub instructions: Option<Instructions>,
-    /// Of a request.
+    /// Bytes of a request's body.
     pub body_bytes: usize,
-    /// It ran before what else there was to run.
+    /// The run had priority over all else.
     pub is_first: bool,
 }
 
-/// One row: one measure of two who ran as neighbours.
+/// One row: one measure of two neighbours.
 struct Row {
     what: String,
     unit: &'static str,
@@ -41,7 +40,7 @@ struct Row {
     ratio: Ratio,
 }
 
-/// The second program's to the first one's.
+/// The second program's cost, to the first one's.
 pub fn ratio_of_processes(costs: &[Costs]) -> Ratio {
     let whole = |at: usize| costs[at].turns.iter().map(Cost::whole).collect::<Vec<f64>>();
     Ratio::of(&whole(1), &whole(0))
@@ -67,7 +66,7 @@ impl Row {
 }
 
 impl Report<'_> {
-    /// Of the two programs.
+    /// The two programs' turns.
     fn turns(&self) -> [&[Cost]; 2] {
         [&self.costs[0].turns, &self.costs[1].turns]
     }

@@ -13,28 +13,28 @@ use std::time::Duration;
 const TURN_US: f64 = 100_000.0;
 const WARM_UP_CALLS: usize = 4_096;
 const WRITER: &str = "writer";
-/// The writer waits so long for more before it begins, and then some.
+/// Longer than the writer waits for more records before it writes a batch.
 const BATCH_AGE: Duration = Duration::from_millis(60);
-/// At rest a program takes less than `REST_NS_MAX` of this: its timers.
+/// At rest, a program's timers take less than `REST_NS_MAX` of this span.
 const REST: Duration = Duration::from_millis(10);
 const REST_NS_MAX: u64 = 300_000;
 const REST_PATIENCE: Duration = Duration::from_secs(20);
-/// Beside a message's body.
+/// Room for what a message has besides its body.
 const HEAD_BYTES: usize = 8 * 1_024;
 
 /// What one turn cost, per call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
-    /// Of the shard's thread.
+    /// The shard's thread.
     pub shard: f64,
-    /// Of the writer's.
+    /// The writer's thread.
     pub writer: f64,
-    /// Of all others.
+    /// All other threads.
     pub rest: f64,
 }
 
 impl Cost {
-    /// Of the process.
+    /// The whole process.
     pub fn whole(&self) -> f64 {
         self.shard + self.writer + self.rest
     }
@@ -51,13 +51,13 @@ impl Cost {
 
 /// What the turns of one cost, in order of time.
 pub struct Costs {
-    /// Of its server.
+    /// Its server's name.
     pub name: &'static str,
     /// Turn by turn.
     pub turns: Vec<Cost>,
 }
 
-/// One that is called.
+/// A server that takes turns.
 pub struct Contestant {
     runs: Runs,
     group: Group,
@@ -109,8 +109,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Starts everything and warms it up. A turn is to have so many calls, or as many as its length
-    /// allows.
+    /// Starts everything and warms it up. A turn has `calls` calls; `None`: as many as fit into it.
     pub fn start(
         place: &Place,
         programs: &[Program],
@@ -134,7 +133,7 @@ impl Bench {
             runs.push(Runs::Rival(Server::roomy_floor(&own, raw, "relay", to, room)?));
             beside_place = Some(own);
         }
-        // Once all is started: what is started would inherit it.
+        // Pinned last: whatever is started later would inherit it.
         let mut core = CpuSet::new();
         core.set(LOAD_CORE);
         let pinned = sched_setaffinity(Some(gettid()), &core);
@@ -168,12 +167,12 @@ impl Bench {
         Ok((TURN_US / longest_us * WARM_UP_CALLS as f64) as usize)
     }
 
-    /// In a turn.
+    /// Calls of one turn.
     pub fn calls(&self) -> usize {
         self.calls
     }
 
-    /// One entry for each that runs, the two programs first.
+    /// No costs yet: one entry for each contestant, the two programs first.
     pub fn no_costs(&self) -> Vec<Costs> {
         let names = self.contestants.iter().map(|it| it.name());
         names.map(|name| Costs { name, turns: Vec::new() }).collect()
@@ -185,7 +184,7 @@ impl Bench {
         self.load.run(contestant.group, self.calls)
     }
 
-    /// One turn of one of them.
+    /// One turn of the contestant at `at`.
     fn turn(&mut self, at: usize) -> Result<Cost, String> {
         let before = self.contestants[at].server().process.threads_cpu_ns()?;
         self.calls_us(at)?;
@@ -212,8 +211,8 @@ impl Bench {
         Ok(())
     }
 
-    /// Calls each program for one turn while `look` looks at it from before to after: what that
-    /// says, with the number of calls.
+    /// Calls each program for one turn while `look` watches it; returns what `look` found, with the
+    /// number of calls.
     pub fn watched<T>(
         &mut self,
         program: usize,

@@ -1,5 +1,5 @@
-//! The least server: the same answer to every request. It is the upstream of every measurement,
-//! and beside them the floor of what a refusal at the gate can cost.
+//! The least server: the same answer to every request. It is the upstream of every measurement, and
+//! by itself the least that a refusal can cost.
 
 use super::framing::message_len;
 use super::ring::{Event, Ring};

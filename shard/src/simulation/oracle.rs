@@ -3,7 +3,7 @@
 use crate::lease::lease_span;
 use crate::units::Nanos;
 
-/// Of a run, for a look at what it did.
+/// What a run did, in numbers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
     pub admitted: u64,

@@ -18,7 +18,7 @@ pub mod reference;
 
 const LIMITS: HeadLimits = HeadLimits { head_bytes: 4096, uri_bytes: 512, headers: 32 };
 
-/// A head read in pieces is the head read at once; what is refused so is refused so.
+/// A head read in pieces gives what the head read at once gives, refusals too.
 pub fn head(input: &[u8]) {
     let (cut, text) = cut_and_rest(input);
     let ends = || (cut..text.len()).step_by(cut).chain([text.len()]);
@@ -106,11 +106,10 @@ fn events(stream: &[u8], cut: usize) -> Vec<NameAndData> {
     found
 }
 
-/// JSON is what serde_json takes for it, down to 64 levels, and says the same; its strings end
-/// where a reader byte by byte sees them end; and a call that asks for usage is the call that it
-/// was.
+/// Our reader takes for JSON what serde_json does, down to 64 levels, and reads the same; strings
+/// end where a byte-by-byte reader ends them; a call that asks for usage is otherwise unchanged.
 pub fn json(text: &[u8]) {
-    // Every place might be one where a string begins; some of each input are tried.
+    // A string might begin at any place; some of each input are tried.
     for start in (0..=text.len()).step_by(text.len() / 64 + 1) {
         assert_eq!(string_end(text, start), reference::string_end(text, start));
     }
@@ -152,12 +151,12 @@ pub fn json(text: &[u8]) {
     assert_eq!(again.model.map(|model| model.decode(&asked, &mut right)), model);
 }
 
-/// Whatever an upstream sends is metered without harm, its text is the same to meter and reader,
-/// and the usage of a whole answer is what serde_json reads there.
+/// Whatever an upstream sends is metered without harm; meter and reader find the same text; the
+/// usage of a whole answer is what serde_json reads there.
 pub fn usage(data: &[u8]) {
     let reported = usage_from_body(data);
     assert!(reported.input.is_none_or(|(input, cached)| cached <= input));
-    // Its name with escapes in it is not looked for, and nothing is below 64 levels.
+    // The meter overlooks a name written with escapes, and all that is below 64 levels.
     if memchr::memmem::find(data, b"\"usage\"").is_some()
         && scan_object(data, |_, _| {}).is_ok()
         && let Some(expected) = reference::usage(data)

@@ -1,9 +1,9 @@
 //! What a call's body and an answer's usage say according to serde_json: the second opinion that
 //! the fuzz targets ask for. Written for plainness; it must never be used to serve anybody.
 //!
-//! Where the two may differ: serde_json refuses a lone surrogate in a string and a number beyond
-//! a double's range, which the gateway passes on, and it goes deeper than 64 levels; it has no
-//! opinion on text that is no UTF-8. Of a name given twice within `usage` no opinion is asked.
+//! Where the two may differ: serde_json refuses a lone surrogate in a string and a number beyond a
+//! double's range, which the gateway passes on, and it goes deeper than 64 levels; it has no
+//! opinion on text that is no UTF-8. Nor is it asked about a name given twice within `usage`.
 
 use super::super::call::CallError;
 use super::super::json::members;
@@ -151,7 +151,7 @@ fn take<'a>(
     Ok(())
 }
 
-/// As a reader sees it that takes no notice of case.
+/// The name as a reader that ignores case sees it.
 fn folded(name: &str) -> String {
     let fold = |letter: char| match letter {
         '\u{17f}' => 's',
@@ -199,7 +199,7 @@ pub fn usage(body: &[u8]) -> Option<Reported> {
 /// Where the two dialects say how much of the prompt was cached.
 pub const DETAILS: [&str; 2] = ["prompt_tokens_details", "input_tokens_details"];
 
-/// A count that is none makes the whole report none.
+/// A count that is not one makes the whole report useless.
 struct NoCount;
 
 fn reported(usage: &serde_json::Map<String, Value>) -> Result<Reported, NoCount> {

@@ -6,7 +6,7 @@ use serde_json::json;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-/// Ends the clients that look at it when it goes, also by a panic: their scope waits for them.
+/// Ends the clients that watch it when it is dropped, also by a panic: their scope waits for them.
 pub struct Until<'a>(pub &'a AtomicBool);
 
 impl Drop for Until<'_> {

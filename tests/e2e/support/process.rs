@@ -21,7 +21,7 @@ pub fn binary() -> PathBuf {
     path
 }
 
-/// `tollgate` with no setting of this host's.
+/// `tollgate` without the settings of this host's environment.
 pub fn command(args: &[&str]) -> Command {
     clean(Command::new(binary()), args)
 }

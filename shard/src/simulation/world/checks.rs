@@ -112,9 +112,9 @@ impl World {
             let round_s = (self.scenario.rtt.0 + self.scenario.call_gap.0) as f64 / 1e9 + 0.1;
             let few = is_few(plan);
             let reported_at_once = round_s <= 0.1 && plan.burst > 1;
-            // Told at once, such a bucket still has a token now and then with a shard that has no
-            // caller for it just then, and is full meanwhile: the worst of 50 000 seeds, a burst
-            // of 2 at 2 000/s on four shards, used 87 % (seed 10468).
+            // Even if use is reported at once, a token is now and then with a shard that has no
+            // caller for it, while the bucket is full: the worst of 50 000 seeds, a burst of 2 at 2
+            // 000/s on four shards, used 87 % (seed 10468).
             let least = match (few, reported_at_once) {
                 (true, false) => (0.5 * fair).min(0.5 * plan.burst as f64 * calm_s / round_s),
                 (true, true) => 0.85 * fair,

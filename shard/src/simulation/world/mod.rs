@@ -106,7 +106,7 @@ struct CallerState {
 pub struct World {
     scenario: Scenario,
     planted: Planted,
-    /// The ideal bucket is not asked: what do the other checks see alone?
+    /// Leaves the ideal bucket out, to see what the other checks find alone.
     blind: bool,
     random: Random,
     now: Nanos,
