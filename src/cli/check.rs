@@ -25,12 +25,17 @@ pub fn run(args: &CheckArgs) -> Result<String, CommandError> {
     let settings =
         settings(Some(path)).map_err(|errors| CommandError::WrongUse(errors.to_string()))?;
     let ok = format!("ok: {}\n", path.display());
+    let keeps = settings.iter().any(|it| it.path == "usage.keep_days" && it.value != "0");
+    let kept = match keeps {
+        true => "",
+        false => "Usage records are kept for ever, until the disk is full: see usage.keep_days.\n",
+    };
     if settings.is_empty() {
-        return Ok(format!("{ok}It sets nothing: every setting has its default.\n"));
+        return Ok(format!("{ok}It sets nothing: every setting has its default.\n{kept}"));
     }
     let rows: Vec<Vec<String>> = settings
         .into_iter()
         .map(|it| vec![it.path, it.value, it.origin, it.reload.to_string()])
         .collect();
-    Ok(ok + &table(&["SETTING", "VALUE", "FROM", "A CHANGE TAKES"], &rows))
+    Ok(ok + &table(&["SETTING", "VALUE", "FROM", "A CHANGE TAKES"], &rows) + kept)
 }

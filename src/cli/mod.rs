@@ -11,6 +11,7 @@ mod completions;
 mod demo;
 mod demo_file;
 mod demo_text;
+mod export;
 mod input;
 mod journal;
 mod keys;

@@ -1,19 +1,25 @@
 //! `tollgate usage`: metered usage and its cost, from the ledger, and the monthly fees apart from
 //! it. Sums are exact.
 
-use super::CommandError;
 use super::client::{AdminArgs, encoded};
 use super::render::{self, csv_line, printable, thousands, usd};
+use super::{CommandError, export};
 use clap::ValueEnum;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// What to report.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  \
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  \
     tollgate usage --by consumer,service --from 2026-11-01 --to 2026-11-30\n  \
-    tollgate usage --by day --csv > november.csv")]
+    tollgate usage --by day --csv > november.csv\n  \
+    tollgate usage export ./tollgate-data --before 2026-11-01 --out until-october.csv"
+)]
 pub struct UsageArgs {
+    #[command(subcommand)]
+    action: Option<UsageAction>,
     /// What to sum by
     #[arg(long, value_enum, value_delimiter = ',', default_value = "consumer,service")]
     by: Vec<GroupBy>,
@@ -28,6 +34,12 @@ pub struct UsageArgs {
     csv: bool,
     #[command(flatten)]
     admin: AdminArgs,
+}
+
+#[derive(clap::Subcommand)]
+enum UsageAction {
+    /// Write the records of a store to a CSV file, offline or not, and verify it
+    Export(export::ExportArgs),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -55,6 +67,9 @@ struct UsageRow {
 
 /// The report.
 pub fn run(args: &UsageArgs) -> Result<String, CommandError> {
+    if let Some(UsageAction::Export(export)) = &args.action {
+        return export::run(export);
+    }
     let client = args.admin.client()?;
     let rows = client.list_with("usage", &query(args))?;
     if args.admin.json {

@@ -190,6 +190,9 @@ keys! {
             "Records of one transaction, at most.";
         batch_age_ms: Live, (1, 60_000), usage.batch_age_ms,
             "A batch is written when its oldest record is this old, full or not.";
+        keep_days: Live, (0, 36_500), usage.keep_days,
+            "Days that a call's record is kept for; then it is dropped, and only its day's sums\n\
+             stay. 0: for ever.";
         default_reserve_tokens: Live, (1, 1 << 24), usage.default_reserve_tokens,
             "Tokens held back from the quota for the answer to a call without max_tokens, until\n\
              the true number is known.";

@@ -142,6 +142,8 @@ pub struct UsageConfig {
     pub batch_rows: usize,
     /// Age of a record at which a batch is written although it is not full.
     pub batch_age_ms: u64,
+    /// Days that a call's record is kept for; 0: for ever.
+    pub keep_days: u32,
     /// Tokens reserved for the answer of a call that names no `max_tokens`.
     pub default_reserve_tokens: u32,
 }
@@ -302,6 +304,7 @@ fn default_usage() -> UsageConfig {
         journal_max_bytes: 8 << 30,
         batch_rows: 4096,
         batch_age_ms: 50,
+        keep_days: 0,
         default_reserve_tokens: 1024,
     }
 }

@@ -69,6 +69,8 @@ fn every_key_is_read_from_both_places_into_a_field_of_its_own() {
     for key in KEYS {
         let mut defaults = Config::default();
         let value = match (key.field)(&mut defaults).render() {
+            // "For ever"; a number of days is good too.
+            Some(default) if default == "0" => "1".to_string(),
             Some(default) if default.parse::<u64>().is_ok() => {
                 // One less stays good beside the other settings.
                 (default.parse::<u64>().unwrap() - 1).to_string()

@@ -24,6 +24,7 @@ pub(crate) fn config(segment_blocks: u64, segments: u64) -> UsageConfig {
         segment_bytes,
         journal_max_bytes: segments * segment_bytes,
         batch_rows: 64,
+        keep_days: 0,
         batch_age_ms: 10,
         default_reserve_tokens: 1,
     }

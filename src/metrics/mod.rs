@@ -343,6 +343,8 @@ pub struct WriterMetrics {
     pub saturated: Counter,
     /// Stretches of a journal that could not be read back.
     pub gaps: Counter,
+    /// In how many seconds the ledger's disk is full, as it grows; 0: nobody can tell.
+    pub disk_full_s: Gauge,
     /// Age of the oldest record of the last batch when it was committed, microseconds.
     pub lag_us: Gauge,
 }

@@ -272,6 +272,11 @@ impl Metrics {
         let name = "tollgate_writer_lag_seconds";
         page.family(name, "gauge", "Age of the last batch's oldest record at its commit.");
         page.sample(name, &[], self.writer.lag_us.get() as f64 / 1e6);
+        let name = "tollgate_ledger_disk_full_days";
+        page.family(name, "gauge", "Days until the ledger's disk is full, as it grows now.");
+        if let days @ 1.. = self.writer.disk_full_s.get() {
+            page.sample(name, &[], days as f64 / 86_400.0);
+        }
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) enum CatalogError {
     InUse(String),
     /// What the named field stands for was there when it was looked up, and is deleted now.
     Deleted(&'static str),
+    /// It needs records of before this day (`YYYY-MM-DD`), which were dropped.
+    Dropped(String),
     /// As many others wait as may.
     Busy,
     /// It took longer than it may.
@@ -63,6 +65,7 @@ impl fmt::Display for CatalogError {
             Self::Missing => f.write_str("the object does not exist"),
             Self::InUse(by) => write!(f, "it is in use by {by}"),
             Self::Deleted(field) => write!(f, "what {field} names is deleted"),
+            Self::Dropped(day) => write!(f, "the records of before {day} were dropped"),
             Self::Busy => f.write_str("too many others wait for the store"),
             Self::TooSlow => f.write_str("it took longer than it may"),
             Self::Internal(cause) => f.write_str(cause),

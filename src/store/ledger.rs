@@ -9,6 +9,7 @@
 use super::batch::{Batch, Dead, Written};
 use super::error::{CatalogError, LedgerError, StoreError};
 use super::sqlite::SqliteLedger;
+use super::usage::{RecordTotals, Room};
 use shard::catalog::PriceModel;
 use shard::units::ServiceId;
 use std::collections::HashMap;
@@ -76,6 +77,40 @@ impl Ledger {
     ) -> Result<(), E> {
         match self {
             Self::Sqlite(ledger) => ledger.each_refused(take),
+        }
+    }
+
+    /// Drops some of the records of calls from before `before_us`; their sums by day stay. False:
+    /// there are no more.
+    pub(crate) fn drop_before(&mut self, before_us: i64) -> Result<bool, LedgerError> {
+        match self {
+            Self::Sqlite(ledger) => ledger.drop_before(before_us),
+        }
+    }
+
+    /// How much room it takes and has; `None`: it cannot tell.
+    pub(crate) fn room(&self) -> Result<Option<Room>, LedgerError> {
+        match self {
+            Self::Sqlite(ledger) => ledger.room().map(Some),
+        }
+    }
+
+    /// Gives each record of a call from before `before_us` to `take`: its columns, which are
+    /// [`super::RECORD_COLUMNS`], and what it adds to the totals. `take`'s error ends it.
+    pub(crate) fn each_record_before<E>(
+        &self,
+        before_us: i64,
+        take: impl FnMut(&[String], RecordTotals) -> Result<(), E>,
+    ) -> Result<Result<(), E>, LedgerError> {
+        match self {
+            Self::Sqlite(ledger) => ledger.each_record_before(before_us, take),
+        }
+    }
+
+    /// What those records come to, added up by the store.
+    pub(crate) fn totals_before(&self, before_us: i64) -> Result<RecordTotals, LedgerError> {
+        match self {
+            Self::Sqlite(ledger) => ledger.totals_before(before_us),
         }
     }
 

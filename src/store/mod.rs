@@ -30,4 +30,4 @@ pub(crate) use rows::{
 pub use sqlite::FILE_NAME;
 #[cfg(test)]
 pub(crate) use sqlite::open_file;
-pub(crate) use usage::{By, MonthOfConsumer, Sum, SumSpan};
+pub(crate) use usage::{By, MonthOfConsumer, RECORD_COLUMNS, RecordTotals, Room, Sum, SumSpan};

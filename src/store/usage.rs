@@ -25,6 +25,48 @@ pub(crate) struct SumSpan {
     pub(crate) before_instant: Option<String>,
 }
 
+/// The columns of a record, in the order of the contract.
+pub(crate) const RECORD_COLUMNS: [&str; 22] = [
+    "record_id",
+    "occurred_at",
+    "period",
+    "request_id",
+    "consumer_id",
+    "key_id",
+    "service_id",
+    "model",
+    "status",
+    "outcome",
+    "streamed",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "tokens_source",
+    "price_version",
+    "cost_nanousd",
+    "attempts",
+    "latency_us",
+    "ttft_us",
+    "overhead_us",
+    "instance_id",
+];
+
+/// What records come to. No sum of them overflows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RecordTotals {
+    pub(crate) records: u64,
+    /// Input and output together.
+    pub(crate) tokens: u128,
+    pub(crate) cost_nanousd: u128,
+}
+
+/// How much room the ledger takes and has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) used_bytes: u64,
+    pub(crate) free_bytes: u64,
+}
+
 /// One sum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sum {

@@ -12,6 +12,7 @@ pub mod replay;
 mod run;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 pub use pricing::pricer;
 pub use replay::{ReplayError, ReplayReport, replay};

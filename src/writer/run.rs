@@ -1,5 +1,6 @@
 //! The writer's thread: collect a batch, write it, delete what is behind it.
 
+use super::upkeep::Upkeep;
 use crate::channels::{Settled, WriterChannels};
 use crate::clock;
 use crate::config::{Durability, UsageConfig};
@@ -92,6 +93,7 @@ pub(super) struct Writer {
     batch: Vec<Settled>,
     oldest: Nanos,
     failed_pause: Duration,
+    upkeep: Upkeep,
     metrics: Arc<Metrics>,
 }
 
@@ -132,6 +134,7 @@ impl Writer {
             config,
             oldest: Nanos::default(),
             failed_pause: FAILED_PAUSE_MIN,
+            upkeep: Upkeep::default(),
             metrics,
         }
     }
@@ -156,9 +159,20 @@ impl Writer {
             }
             match turn {
                 NextStep::Busy => {}
-                NextStep::Idle => std::thread::park_timeout(TICK),
+                NextStep::Idle => {
+                    self.keep_up();
+                    std::thread::park_timeout(TICK);
+                }
                 NextStep::Failed(pause) => std::thread::park_timeout(pause),
             }
+        }
+    }
+
+    fn keep_up(&mut self) {
+        let now = (clock::now(), clock::unix_us());
+        let (days, metrics) = (self.config.keep_days, &self.metrics.writer);
+        if let Err(error) = self.upkeep.run(&mut self.ledger, days, now, metrics) {
+            tracing::warn!(%error, "old records were not dropped; will try again in a minute");
         }
     }
 

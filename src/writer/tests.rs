@@ -579,3 +579,16 @@ proptest! {
         prop_assert_eq!(number(connection(&ledger), calls), admitted as i64);
     }
 }
+
+#[test]
+fn a_call_that_died_before_what_is_kept_is_set_aside() {
+    let mut bench = bench(&config(2, 10));
+    let _died = admit(&mut bench.journal, 1, None);
+    let dir = bench.die();
+    let mut ledger = Ledger::open(dir.path()).unwrap();
+    // Nobody can tell any more whether it has been billed: its record may have been dropped.
+    ledger.drop_before(1_000_000).unwrap();
+    let report = replay(dir.path(), &mut ledger, &free).unwrap();
+    assert_eq!((report.rows, report.refused), (0, 1));
+    assert_eq!(replay_all(dir.path()).refused, 0, "and its journal is done with");
+}

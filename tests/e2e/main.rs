@@ -42,6 +42,7 @@ mod prices;
 mod rates;
 mod refusals;
 mod reload;
+mod retention;
 mod routes;
 mod secrets;
 mod serve;

@@ -192,6 +192,13 @@ fn refuse(kind: &'static str, id: impl ToString) -> impl FnOnce(CatalogError) ->
         CatalogError::Duplicate => {
             AdminError::conflict("name", format!("There is a {kind} with this name already."))
         }
+        CatalogError::Dropped(day) => AdminError::invalid(
+            Some("from"),
+            format!(
+                "Records of calls before {day} were dropped (usage.keep_days). Name whole days \
+                 for times before it: 2026-11-01 instead of 2026-11-01T06:00:00Z."
+            ),
+        ),
         CatalogError::Busy => AdminError::store_busy(),
         CatalogError::TooSlow => AdminError::too_slow(),
         CatalogError::Internal(cause) => AdminError::internal(&cause),

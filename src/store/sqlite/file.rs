@@ -34,6 +34,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../../../migrations/sqlite/0008_delete_by_tombstone.sql"),
     ),
     ("0009_compact_usage", include_str!("../../../migrations/sqlite/0009_compact_usage.sql")),
+    ("0010_keep_usage", include_str!("../../../migrations/sqlite/0010_keep_usage.sql")),
 ];
 
 /// A turn at writing is asked for again after this. SQLite's own pauses grow to 100 ms, which

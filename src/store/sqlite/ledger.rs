@@ -7,16 +7,18 @@ use super::refused::{self, is_refusal};
 use super::sums::{Fees, Sums};
 use super::turns::take_turn;
 use super::wide::{sum_at, wide_sum};
-use super::{row, services};
+use super::{records, retention, row, services};
 use crate::channels::Settled;
 use crate::store::batch::{Batch, Dead, Origin, Price, Written};
 use crate::store::error::{CatalogError, LedgerError, StoreError};
+use crate::store::usage::{RecordTotals, Room};
 use rusqlite::TransactionBehavior;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Statement, Transaction};
 use shard::catalog::PriceModel;
 use shard::record::Record;
 use shard::units::{ConsumerId, KeyId, ServiceId};
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::path::Path;
 
 /// The ledger by a connection of its own.
@@ -79,6 +81,31 @@ impl SqliteLedger {
 
     pub(crate) fn maintain(&mut self) -> Result<(), LedgerError> {
         Ok(self.checkpoints.run_if_due(&self.connection)?)
+    }
+
+    pub(crate) fn drop_before(&mut self, before_us: i64) -> Result<bool, LedgerError> {
+        let _turn = take_turn();
+        Ok(retention::drop_before(&mut self.connection, before_us)?)
+    }
+
+    pub(crate) fn room(&self) -> Result<Room, LedgerError> {
+        let (used_bytes, spare_bytes) = retention::used_bytes(&self.connection)?;
+        let path = self.connection.path().unwrap_or_default();
+        let disk = rustix::fs::statvfs(path)
+            .map_err(|error| LedgerError::Unavailable(error.to_string()))?;
+        Ok(Room { used_bytes, free_bytes: spare_bytes + disk.f_bavail * disk.f_frsize })
+    }
+
+    pub(crate) fn each_record_before<E>(
+        &self,
+        before_us: i64,
+        take: impl FnMut(&[String], RecordTotals) -> Result<(), E>,
+    ) -> Result<Result<(), E>, LedgerError> {
+        records::each_before(&self.connection, before_us, take)
+    }
+
+    pub(crate) fn totals_before(&self, before_us: i64) -> Result<RecordTotals, LedgerError> {
+        Ok(records::totals_before(&self.connection, before_us)?)
     }
 
     pub(crate) fn count_refused(&self) -> Result<u64, LedgerError> {
@@ -248,6 +275,10 @@ impl Adding<'_> {
             self.written.skipped += 1;
             return Ok(());
         }
+        if settled.record.occurred_at_unix_us < retention::kept_from_us(self.transaction)? {
+            // Its record may have been dropped with those of its time: nobody can tell.
+            return self.refuse(settled, &"it is older than the records that are kept");
+        }
         // Its price may depend on what the month has so far, this batch included.
         self.flush()?;
         let before = month_tokens(self.transaction, &settled.record)?;
@@ -265,9 +296,9 @@ impl Adding<'_> {
         Ok(())
     }
 
-    fn refuse(&mut self, settled: &Settled, error: &rusqlite::Error) -> rusqlite::Result<()> {
+    fn refuse(&mut self, settled: &Settled, reason: &dyn Display) -> rusqlite::Result<()> {
         let journal_id = self.batch.origins[settled.shard as usize].journal_id;
-        refused::keep(self.transaction, journal_id, settled, error)?;
+        refused::keep(self.transaction, journal_id, settled, reason)?;
         self.written.refused += 1;
         Ok(())
     }

@@ -8,6 +8,7 @@ use crate::store::batch::Dead;
 use crate::store::error::LedgerError;
 use rusqlite::{Connection, ErrorCode, Row, Transaction};
 use shard::record::Record;
+use std::fmt::Display;
 use uuid::Uuid;
 
 /// Is the record at fault, and not the store? What the store may take later (it is locked, full,
@@ -41,7 +42,7 @@ pub(super) fn keep(
     transaction: &Transaction<'_>,
     journal_id: u128,
     settled: &Settled,
-    reason: &rusqlite::Error,
+    reason: &dyn Display,
 ) -> rusqlite::Result<()> {
     let slot = Entry::Post(settled.record, settled.prev_end).encode(settled.seq);
     let record_id = row::uuid(settled.record.record_id);

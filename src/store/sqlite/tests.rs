@@ -432,3 +432,39 @@ fn a_record_takes_at_most_150_bytes_with_its_indexes() {
     let bytes = (pages(&ledger) - empty) / i64::from(ROWS);
     assert!((100..=150).contains(&bytes), "{bytes} bytes a record");
 }
+
+#[test]
+fn what_was_kept_for_long_enough_goes_and_its_sums_by_day_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    Store::open(dir.path()).run_here(ledger_of(4, 1_500)).unwrap();
+    let mut ledger = SqliteLedger::open(dir.path()).unwrap();
+    let third_us = 1_793_491_200_000_000 + 2 * 86_400_000_000;
+    let totals = ledger.totals_before(third_us).unwrap();
+    assert_eq!((totals.records, totals.tokens, totals.cost_nanousd), (3_000, 9_000, 9_000));
+    let mut slices = 1;
+    while ledger.drop_before(third_us).unwrap() {
+        slices += 1;
+    }
+    assert_eq!(slices, 4, "three of 1 000 records and a look that finds none");
+    assert_eq!(ledger.totals_before(i64::MAX).unwrap().records, 3_000);
+    let store = Store::open(dir.path());
+    let summed = |span: SumSpan| {
+        store.run_here(move |db| sums(db, &[], &span, 1, 0)).map(|summed| summed[0].calls)
+    };
+    assert_eq!(summed(SumSpan::default()).unwrap(), 6_000);
+    let from = |text| SumSpan { from_instant: instant(text), ..SumSpan::default() };
+    assert_eq!(summed(from("03T12:00:00")).unwrap(), 2_250);
+    for (span, what) in [
+        (from("02T12:00:00"), "the second day's records are gone"),
+        (SumSpan { before_instant: instant("01T00:00:01"), ..SumSpan::default() }, "the first's"),
+    ] {
+        let refused = summed(span);
+        assert!(
+            matches!(&refused, Err(CatalogError::Dropped(day)) if day == "2026-11-03"),
+            "{what}"
+        );
+    }
+    // A shorter time to keep that is made longer again brings nothing back.
+    assert!(!ledger.drop_before(0).unwrap());
+    assert!(summed(from("02T12:00:00")).is_err());
+}

@@ -1,11 +1,11 @@
 //! Sums of the ledger. The writer adds to it a batch (about 100 ms) behind the settled records.
 
 use super::columns::unsigned;
-use super::ledger;
 use super::wide::{sum_at, wide_sum};
+use super::{ledger, retention};
 use crate::store::error::CatalogError;
 use crate::store::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
-use crate::wire::time_text::{DAY_US, parse_day, parse_rfc3339};
+use crate::wire::time_text::{DAY_US, day, parse_day, parse_rfc3339};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use shard::units::{ConsumerId, NanoUsd, Period};
@@ -19,6 +19,7 @@ pub(super) fn sums(
     limit: u32,
     offset: i64,
 ) -> Result<Vec<Sum>, CatalogError> {
+    refuse_dropped(connection, span)?;
     let (source, mut values) = source_of(span);
     values.extend([Value::Integer(limit.into()), Value::Integer(offset)]);
     let (mut columns, mut grouping) = (String::new(), String::new());
@@ -131,6 +132,17 @@ fn add_fees(
         sum.fees = fees.get(&sum.group).copied().unwrap_or_default();
     }
     Ok(())
+}
+
+/// A day that a bound cuts is summed from its records; those must be there.
+fn refuse_dropped(connection: &Connection, span: &SumSpan) -> Result<(), CatalogError> {
+    let kept_from_us = retention::kept_from_us(connection)?;
+    let instants = [&span.from_instant, &span.before_instant];
+    let mut cut = instants.into_iter().flatten().filter_map(|instant| parse_day(day_of(instant)));
+    match cut.any(|day_us| day_us < kept_from_us) {
+        true => Err(CatalogError::Dropped(day(kept_from_us))),
+        false => Ok(()),
+    }
 }
 
 const DAILY: &str = "SELECT consumer_id, service_id, day, calls, input_tokens, cached_tokens,
