@@ -2,14 +2,19 @@
 //! time, and what is asked for meanwhile goes with the next: at the change of the month ten
 //! thousand consumers cost a few reads, and never more than one place in the queue.
 
+use super::admin_state::AdminState;
 use super::leases::MonthToRead;
 use super::months::WordPlace;
 use crate::store::{self, Catalog, CatalogError};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Months of one read. It takes a few milliseconds, so that accounts have their turn in between.
 const BATCH_MAX: usize = 1_024;
+
+/// Months that could not be read are read again after this.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// Months that are read together.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -70,8 +75,30 @@ pub(crate) struct Tokens {
     pub(crate) reached: Arc<[u64]>,
 }
 
+/// The ledger's answer; `None`: it could not be read.
+pub(crate) struct LedgerAnswer {
+    pub(crate) batch: MonthsToRead,
+    pub(crate) tokens: Option<Tokens>,
+}
+
+/// Reads the batch and gives the loop what it brought.
+pub(crate) async fn answer_months(
+    state: Arc<AdminState>,
+    batch: MonthsToRead,
+    journals: Arc<[u128]>,
+    reads: flume::Sender<LedgerAnswer>,
+) {
+    let read = read(&state.store, &batch, journals).await;
+    if let Err(failure) = &read {
+        tracing::error!(%failure, "months of the ledger were not read");
+        tokio::time::sleep(READ_AGAIN_AFTER).await;
+    }
+    // The loop has ended where it takes no answer.
+    let _ = reads.send_async(LedgerAnswer { batch, tokens: read.ok() }).await;
+}
+
 /// Reads the batch: all months as they are at one moment. `journals` are the shards' own.
-pub(crate) async fn read(
+async fn read(
     catalog: &Catalog,
     batch: &MonthsToRead,
     journals: Arc<[u128]>,

@@ -5,6 +5,7 @@
 //!
 //! It knows nothing of the gateway and of the writer: they meet in `channels` and in the store.
 
+mod account;
 mod admin;
 mod admin_state;
 mod admin_token;
@@ -16,9 +17,11 @@ mod leases;
 mod ledger_reads;
 mod months;
 mod names;
+mod open_error;
 mod run;
 mod secret;
 mod shard_senders;
+mod start;
 mod tokenizer;
 mod upstream_url;
 mod vault;
@@ -26,192 +29,5 @@ mod verifier;
 
 pub use admin_token::load as admin_token;
 pub use credentials::{Rotated, rotate as rotate_credentials};
-
-use crate::channels::ControlChannels;
-use crate::config::{Config, KEY_BYTES};
-use crate::metrics::Metrics;
-use crate::store::{self, CatalogError, Page, StoreError};
-use admin_state::{AdminState, Settings};
-use directory::{Consumer, Directory};
-use names::HostNames;
-use shard::catalog::Catalog;
-use shard::known_ids::KnownIds;
-use shard_senders::ShardSenders;
-use std::fmt;
-use std::io;
-use std::net::TcpListener;
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Duration;
-use tokio::runtime::Runtime;
-use vault::Vault;
-
-/// What an admin call may still take when the thread has been told to stop.
-const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Keys that are read at once at the start: however many there are, few are held twice.
-const KEYS_AT_ONCE: u32 = 4_096;
-
-/// Why control cannot start.
-#[derive(Debug)]
-pub enum OpenError {
-    /// A file or a thread.
-    Io(io::Error),
-    /// The store.
-    Store(StoreError),
-    /// What is in the store.
-    Catalog(String),
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) => write!(f, "control cannot start: {error}"),
-            Self::Store(error) => write!(f, "{error}"),
-            Self::Catalog(cause) => write!(f, "the catalog cannot be read: {cause}"),
-        }
-    }
-}
-
-impl std::error::Error for OpenError {}
-
-impl From<io::Error> for OpenError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<CatalogError> for OpenError {
-    fn from(failure: CatalogError) -> Self {
-        Self::Catalog(failure.to_string())
-    }
-}
-
-/// The store, opened and read; [`spawn`] goes on from here.
-pub struct Opened {
-    runtime: Runtime,
-    store: store::Catalog,
-    directory: Directory,
-    names: HostNames,
-    vault: Vault,
-    admin_token: String,
-}
-
-impl Opened {
-    /// The catalog that shards start with.
-    pub fn catalog(&self) -> Arc<Catalog> {
-        Arc::new(self.directory.catalog().clone())
-    }
-
-    /// The ids of the keys, kept up to date from now on.
-    pub fn known_ids(&self) -> Arc<KnownIds> {
-        self.directory.known_ids()
-    }
-
-    /// Under which shards make the digests of API keys.
-    pub fn digest_key(&self) -> [u8; KEY_BYTES] {
-        self.vault.digest_key()
-    }
-
-    /// What the admin API asks for.
-    pub fn admin_token(&self) -> &str {
-        &self.admin_token
-    }
-}
-
-/// Opens the store in `data_dir`, which exists, and reads all that control knows by heart.
-pub fn open(config: &Config) -> Result<Opened, OpenError> {
-    let admin_token = admin_token::load(config)?;
-    let vault = credentials::open_vault(config)?;
-    let store = store::Catalog::open(&config.server.data_dir).map_err(OpenError::Store)?;
-    let loaded = store.load()?;
-    let known_ids = KnownIds::with_room_for(loaded.keys);
-    let (mut directory, names) =
-        (Directory::new(known_ids, vault.digest_key_name()), HostNames::default());
-    directory.set_catalog(catalog::load(loaded.plans, &loaded.services, &names, vault.seal())?);
-    for row in loaded.consumers {
-        directory.set_consumer(row.id, Consumer { name: row.name.into(), plan: row.plan });
-    }
-    load_keys(&store, &mut directory)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(Opened { runtime, store, directory, names, vault, admin_token })
-}
-
-fn load_keys(store: &store::Catalog, directory: &mut Directory) -> Result<(), CatalogError> {
-    let mut page = Page { limit: KEYS_AT_ONCE, after: 0 };
-    loop {
-        let rows = store.load_keys(page)?;
-        rows.iter().for_each(|row| directory.set_key(row));
-        match rows.last() {
-            Some(last) => page.after = last.place,
-            None => return Ok(()),
-        }
-    }
-}
-
-/// What [`spawn`] needs.
-pub struct ControlArgs {
-    /// From [`open`].
-    pub opened: Opened,
-    /// The same configuration.
-    pub config: Arc<Config>,
-    /// Control's ends of the channels.
-    pub channels: ControlChannels,
-    /// All counters.
-    pub metrics: Arc<Metrics>,
-    /// Where the admin API is served.
-    pub admin_listener: TcpListener,
-    /// Names this process to the authority; a new one at each start.
-    pub instance: u128,
-    /// The shards' journals as the ledger names them, by the shards' numbers.
-    pub journals: Arc<[u128]>,
-}
-
-/// The running thread.
-pub struct ControlHandle {
-    commands: flume::Sender<run::ControlCommand>,
-    thread: JoinHandle<()>,
-}
-
-impl ControlHandle {
-    /// Asks every shard to drain. Control goes on answering them.
-    pub fn drain(&self) {
-        // A thread that has ended has no shards to ask.
-        let _ = self.commands.send(run::ControlCommand::Drain);
-    }
-
-    /// From now on, `config` and `admin_token` hold; the token is [`admin_token`]'s.
-    pub fn reload(&self, config: Arc<Config>, admin_token: String) {
-        let settings = Settings { config, admin_token };
-        let _ = self.commands.send(run::ControlCommand::Reload(settings));
-    }
-
-    /// Ends the thread and waits for its end.
-    pub fn stop(self) {
-        let _ = self.commands.send(run::ControlCommand::Stop);
-        if self.thread.join().is_err() {
-            tracing::error!("control ended by a panic");
-        }
-    }
-}
-
-/// Starts the thread.
-pub fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
-    let ControlArgs { opened, config, channels, metrics, admin_listener, instance, journals } =
-        args;
-    let Opened { runtime, store, directory, names, vault, admin_token } = opened;
-    admin_listener.set_nonblocking(true)?;
-    let senders = ShardSenders::new(channels.to_shards);
-    let process = run::Process { instance, journals };
-    let (commands, commanded) = flume::bounded(16);
-    let inbox = run::Inbox { from_shards: channels.from_shards, commanded };
-    let workers = run::Workers::start(&config, &senders)?;
-    let settings = Settings { config, admin_token };
-    let state =
-        Arc::new(AdminState::new(settings, metrics, store, (directory, names), senders, vault));
-    let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
-        runtime.block_on(run::run(state, inbox, workers, admin_listener, process));
-        runtime.shutdown_timeout(STOP_TIMEOUT);
-    })?;
-    Ok(ControlHandle { commands, thread })
-}
+pub use open_error::OpenError;
+pub use start::{ControlArgs, ControlHandle, Opened, open, spawn};

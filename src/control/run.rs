@@ -1,19 +1,19 @@
 //! Control's loop: one message, one finished check or one due timer at a time, and after each the
 //! leases. Nothing in here waits but for the next of them.
 
-use super::admin;
 use super::admin_state::{AdminState, Settings};
 use super::leases::Leases;
-use super::ledger_reads::{self, LedgerReads, MonthsToRead, Tokens};
+use super::ledger_reads::{LedgerAnswer, LedgerReads, Tokens, answer_months};
 use super::months::{MonthAnswer, MonthWords, OnRead, WordPlace};
 use super::shard_senders::ShardSenders;
 use super::tokenizer::Tokenizer;
 use super::verifier::{Checked, Verifier, VerifyQuestion};
+use super::{account, admin};
 use crate::clock;
 use crate::config::Config;
 use crate::store::Digest;
-use shard::message::{Account, ToControl, ToShard};
-use shard::units::{ConsumerId, KeyId, NanoUsd, Nanos, Period};
+use shard::message::{ToControl, ToShard};
+use shard::units::{KeyId, Nanos};
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -26,9 +26,6 @@ const BATCH_MAX: usize = 256;
 const READS_MAX: usize = 1;
 /// How often upstream hosts are looked up again.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
-/// Months that could not be read are read again after this.
-const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
-
 /// A month whose service's price came to depend on it just now is read again after this, until
 /// the ledger has what was settled before: about a batch of the writer.
 const LEDGER_CATCHES_UP: Nanos = Nanos::from_ms(5);
@@ -60,12 +57,6 @@ impl Workers {
         let (verifier, checks) = Verifier::start(&config.keys)?;
         Ok(Self { verifier, checks, tokenizer: Tokenizer::start(senders.clone())? })
     }
-}
-
-/// The ledger's answer; `None`: it could not be read.
-struct LedgerAnswer {
-    batch: MonthsToRead,
-    tokens: Option<Tokens>,
 }
 
 /// The loop's own state.
@@ -219,7 +210,7 @@ impl Loop {
             }
             ToControl::Account { shard, ticket, consumer, period } => {
                 let state = Arc::clone(&self.state);
-                tokio::spawn(answer_account(state, shard, ticket, consumer, period));
+                tokio::spawn(account::answer(state, shard, ticket, consumer, period));
             }
         }
     }
@@ -306,54 +297,7 @@ impl Loop {
         }
         if let Some(batch) = self.ledger.next() {
             let (state, journals) = (Arc::clone(&self.state), Arc::clone(&self.journals));
-            tokio::spawn(read_months(state, batch, journals, self.reads.clone()));
+            tokio::spawn(answer_months(state, batch, journals, self.reads.clone()));
         }
     }
-}
-
-async fn read_months(
-    state: Arc<AdminState>,
-    batch: MonthsToRead,
-    journals: Arc<[u128]>,
-    reads: flume::Sender<LedgerAnswer>,
-) {
-    let read = ledger_reads::read(&state.store, &batch, journals).await;
-    if let Err(failure) = &read {
-        tracing::error!(%failure, "months of the ledger were not read");
-        tokio::time::sleep(READ_AGAIN_AFTER).await;
-    }
-    // The loop has ended where it takes no answer.
-    let _ = reads.send_async(LedgerAnswer { batch, tokens: read.ok() }).await;
-}
-
-/// The month by the ledger, which lags the calls by a batch of the writer. A month that cannot
-/// be read is not answered: the shard's own timeout is.
-async fn answer_account(
-    state: Arc<AdminState>,
-    shard: u16,
-    ticket: u64,
-    consumer: ConsumerId,
-    period: Period,
-) {
-    let read = state.store.month_costs(consumer, period).await;
-    let month = match read {
-        Ok(month) => month,
-        Err(failure) => {
-            tracing::error!(%failure, "a month's cost was not read");
-            return;
-        }
-    };
-    let directory = state.directory();
-    let consumer_name =
-        directory.consumer(consumer).map_or_else(|| "".into(), |it| Arc::clone(&it.name));
-    drop(directory);
-    let (cost, fees) = (NanoUsd(0), NanoUsd(0));
-    let mut account = Account { cost, fees, calls: 0, tokens: 0, consumer_name };
-    for part in month {
-        account.cost.0 = account.cost.0.saturating_add(part.cost.0);
-        account.fees.0 = account.fees.0.saturating_add(part.fee.0);
-        account.calls += part.calls;
-        account.tokens = account.tokens.saturating_add(part.tokens);
-    }
-    state.senders.tell(shard, ToShard::Account { ticket, account });
 }
