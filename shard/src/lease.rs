@@ -15,6 +15,12 @@ pub const QUOTA_IDLE: Nanos = Nanos::from_s(1);
 /// An entry that holds nothing is forgotten after this long without use.
 pub const FORGET_AFTER: Nanos = Nanos::from_s(10);
 
+/// An authority that may have forgotten what it granted grants nothing for this long: longer than
+/// any lease lasts. A lease spans at most half a second and two round trips
+/// (`AUTHORITY_RTT_MAX`), its slots a second and a half more; the rest is for a server that goes on
+/// granting for a moment after another has taken its place.
+pub const QUARANTINE: Nanos = Nanos::from_s(5);
+
 /// What an instance asks of the authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseCall {
@@ -56,6 +62,8 @@ pub struct RateAsk {
     pub used: u64,
     /// Unspent tokens of the lease given back.
     pub returned: u64,
+    /// The holder's round trip to the authority, 99th percentile: leases are longer by twice that.
+    pub rtt: Nanos,
 }
 
 /// Wants and reports of one consumer's month.
@@ -73,10 +81,9 @@ pub struct QuotaAsk {
     pub need: u64,
     /// Tokens settled since the last call.
     pub consumed: u64,
-    /// Of those, what no grant covers.
-    pub overrun: u64,
-    /// Tokens given back.
-    pub returned: u64,
+    /// What the holder has on lease after this report: granted, neither settled nor given back.
+    /// All of it, so that an authority which has forgotten it knows it again.
+    pub held: u64,
 }
 
 /// The authority's answer.
@@ -116,6 +123,9 @@ pub enum Status {
     Stale,
     /// The month's consumption is not known yet: nothing was done. Seed it and repeat the call.
     NeedSeed,
+    /// The authority may have forgotten what it granted, and waits until that has lapsed: nothing
+    /// was done.
+    Fenced,
 }
 
 /// Tokens of a bucket.
@@ -229,10 +239,10 @@ pub fn time_to_accrue(rate_per_s: u64, tokens: u64) -> Nanos {
 }
 
 /// The span over which a bucket's tokens are leased out ahead: a quarter of what fills it, so
-/// that spent but unreported tokens leave room to accrue.
+/// that spent but unreported tokens leave room to accrue. Whole microseconds.
 pub fn lease_span(rate_per_s: u64, burst: u64) -> Nanos {
-    let quarter_ns = u128::from(burst) * 250_000_000 / u128::from(rate_per_s.max(1));
-    Nanos((quarter_ns.min(250_000_000) as u64).max(50_000_000))
+    let quarter_us = u128::from(burst) * 250_000 / u128::from(rate_per_s.max(1));
+    Nanos::from_us((quarter_us.min(250_000) as u64).max(50_000))
 }
 
 #[cfg(test)]

@@ -37,6 +37,15 @@ pub const POOL_QUOTAS_MAX: usize = 262_144;
 pub const AUTHORITY_BUCKETS_MAX: usize = 1_048_576;
 /// Months that an authority remembers; an idle one is forgotten and seeded again.
 pub const AUTHORITY_QUOTAS_MAX: usize = 1_048_576;
+/// The largest rate, and the largest burst, that an authority counts with: what an authority in
+/// Redis counts has to be exact in a double.
+pub const AUTHORITY_RATE_MAX: u64 = 1_000_000_000;
+/// More requests per second than this are one holder's demand no more than these are.
+pub const AUTHORITY_DEMAND_MAX: u64 = 1 << 22;
+/// The most tokens of a month that an authority counts with, for the same reason.
+pub const AUTHORITY_TOKENS_MAX: u64 = (1 << 53) - 1;
+/// A longer round trip does not make a lease longer.
+pub const AUTHORITY_RTT_MAX: Nanos = Nanos::from_ms(500);
 /// Instances that hold leases of one bucket or month.
 pub const HOLDERS_MAX: usize = 4_096;
 /// Not-before runs that an instance holds of one bucket; it asks for no more before one is spent.

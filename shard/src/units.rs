@@ -9,6 +9,10 @@ use core::str::FromStr;
 pub struct Nanos(pub u64);
 
 impl Nanos {
+    /// A span of whole microseconds.
+    pub const fn from_us(us: u64) -> Self {
+        Self(us.saturating_mul(1_000))
+    }
     /// A span of whole milliseconds.
     pub const fn from_ms(ms: u64) -> Self {
         Self(ms.saturating_mul(1_000_000))
@@ -16,6 +20,10 @@ impl Nanos {
     /// A span of whole seconds.
     pub const fn from_s(s: u64) -> Self {
         Self(s.saturating_mul(1_000_000_000))
+    }
+    /// Whole microseconds, what is begun left out.
+    pub const fn us(self) -> u64 {
+        self.0 / 1_000
     }
     /// `self + span`, stopping at the end of time.
     #[must_use]

@@ -4,7 +4,7 @@
 
 use super::shard_senders::ShardSenders;
 use crate::metrics::ControlMetrics;
-use shard::authority::{Authority, AuthorityConfig};
+use shard::authority::Authority;
 use shard::catalog::Catalog;
 use shard::lease::{LeaseAnswer, LeaseCall, Status};
 use shard::message::{QuotaWant, RateWant};
@@ -31,7 +31,7 @@ impl Leases {
         let (rtt, call_gap) = (Nanos(0), Nanos(0));
         Self {
             pool: Pool::new(PoolConfig { holder, shards, rtt, call_gap }),
-            authority: Authority::new(AuthorityConfig { rtt, empty_at }),
+            authority: Authority::new(empty_at),
             seeding: HashMap::new(),
         }
     }
@@ -55,7 +55,7 @@ impl Leases {
     pub(crate) fn on_seed(&mut self, month: MonthToRead, tokens: Option<u64>, now: Nanos) {
         let Some(call) = self.seeding.remove(&month) else { return };
         if let Some(tokens) = tokens {
-            self.authority.seed_quota(month.0, month.1, tokens);
+            self.authority.seed_quota(month, tokens);
             let reply = self.authority.call(&call, now);
             self.pool.on_reply(reply, now);
         }

@@ -1,5 +1,5 @@
 //! The authority: who may spend how much, over all instances. Embedded it runs inside control;
-//! a Redis script will do the same steps on the same words.
+//! a Redis script does the same steps on the same words.
 //!
 //! Its own clock alone accrues and expires; it never runs back. A call is done once, whatever the
 //! network does to it: the last answer to each holder is kept and repeated. It must never let
@@ -9,12 +9,13 @@
 mod audit;
 mod quota;
 mod rate;
+mod text;
 
 #[cfg(test)]
 pub(crate) use audit::Planted;
 
 pub use crate::lease::{LeaseAnswer, LeaseAsk, LeaseCall, LeaseReply, QuotaAsk, RateAsk, Status};
-use crate::lease::{QuotaAnswer, RateAnswer};
+use crate::lease::{QUARANTINE, QuotaAnswer, RateAnswer};
 use crate::limits::{AUTHORITY_BUCKETS_MAX, AUTHORITY_QUOTAS_MAX};
 use crate::units::{BucketId, ConsumerId, Nanos, Period};
 use foldhash::fast::FixedState;
@@ -31,21 +32,13 @@ const SWEEP_EVERY: Nanos = Nanos::from_s(10);
 /// What a holder waits that the full table has no room for.
 const NO_ROOM_DENY: Nanos = Nanos::from_s(1);
 
-/// What the authority must know of its network and of its past.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AuthorityConfig {
-    /// Round trip of a call, 99th percentile; zero where embedded.
-    pub rtt: Nanos,
-    /// Tokens may have been spent before this instant that it knows nothing of: a bucket that it
-    /// sees for the first time is taken as having been empty then. `None`: as full.
-    pub empty_at: Option<Nanos>,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Authority {
-    config: AuthorityConfig,
-    next_lease: u64,
+    /// Tokens may have been spent before this instant that it knows nothing of: a bucket that it
+    /// sees for the first time is taken as having been empty then, and nothing is granted before
+    /// it. `None`: a new bucket is full.
+    open_at: Option<Nanos>,
     buckets: HashMap<BucketId, rate::Bucket, FixedState>,
     quotas: HashMap<(ConsumerId, Period), quota::ConsumerMonth, FixedState>,
     sweep_at: Nanos,
@@ -54,11 +47,11 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// An authority that has seen nothing: every month has to be seeded.
-    pub fn new(config: AuthorityConfig) -> Self {
+    /// An authority that has seen nothing: every month has to be seeded. `empty_at`: tokens may
+    /// have been spent before that instant.
+    pub fn new(empty_at: Option<Nanos>) -> Self {
         Self {
-            config,
-            next_lease: 1,
+            open_at: empty_at,
             buckets: HashMap::default(),
             quotas: HashMap::default(),
             sweep_at: Nanos(0),
@@ -77,38 +70,62 @@ impl Authority {
     }
 
     /// Tells what the month has consumed by the ledger. Without effect once the month is known.
-    pub fn seed_quota(&mut self, consumer: ConsumerId, period: Period, consumed_tokens: u64) {
-        if let Some(month) = self.quotas.get_mut(&(consumer, period)) {
+    pub fn seed_quota(&mut self, (consumer, period): (ConsumerId, Period), consumed_tokens: u64) {
+        let month = self.quotas.get_mut(&(consumer, period));
+        if let Some(month) = month.filter(|month| !month.is_lost(self.open_at)) {
             month.seed(consumed_tokens);
         }
     }
 
     /// Grants nothing of the bucket any more. What is on lease may be spent until it lapses.
-    pub fn revoke(&mut self, bucket: BucketId) {
-        if let Some(bucket) = self.buckets.get_mut(&bucket) {
-            bucket.revoked = true;
+    pub fn revoke(&mut self, bucket: BucketId, now: Nanos) {
+        let open_at = self.open_at;
+        let new = || rate::Bucket::new((1, 1), open_at, now);
+        let bucket = self.buckets.entry(bucket).or_insert_with(new);
+        if bucket.is_lost(open_at) {
+            *bucket = new();
         }
+        bucket.revoked = true;
+    }
+
+    /// From `now` on it may have forgotten what it granted. It waits until that has lapsed, and
+    /// then begins anew: every bucket is empty, and every month has to be seeded.
+    pub fn fence(&mut self, now: Nanos) {
+        self.open_at = Some(now.after(QUARANTINE));
+    }
+
+    /// How long it grants nothing yet.
+    fn closed_for(&self, now: Nanos) -> Option<Nanos> {
+        let wait = self.open_at.map_or(Nanos(0), |open_at| open_at.since(now));
+        (wait > Nanos(0)).then_some(wait)
     }
 
     fn rate(&mut self, call: &LeaseCall, ask: &RateAsk, now: Nanos) -> RateAnswer {
+        if let Some(wait) = self.closed_for(now) {
+            return RateAnswer { status: Status::Fenced, ..rate::denied(ask.bucket, wait) };
+        }
         if self.buckets.len() >= AUTHORITY_BUCKETS_MAX && !self.buckets.contains_key(&ask.bucket) {
             self.sweep(now);
             if self.buckets.len() >= AUTHORITY_BUCKETS_MAX {
                 return rate::denied(ask.bucket, NO_ROOM_DENY);
             }
         }
-        let bucket = self
-            .buckets
-            .entry(ask.bucket)
-            .or_insert_with(|| rate::Bucket::new(ask, self.config.empty_at, now));
+        let new = || rate::Bucket::new(rate::plan_of(ask), self.open_at, now);
+        let bucket = self.buckets.entry(ask.bucket).or_insert_with(new);
+        if bucket.is_lost(self.open_at) {
+            *bucket = new();
+        }
         #[cfg(test)]
         {
             bucket.audit.planted = self.planted;
         }
-        bucket.call(call, ask, self.config.rtt, &mut self.next_lease, now)
+        bucket.call(call, ask, now)
     }
 
     fn quota(&mut self, call: &LeaseCall, ask: &QuotaAsk, now: Nanos) -> QuotaAnswer {
+        if self.closed_for(now).is_some() {
+            return quota::refused(ask, Status::Fenced);
+        }
         let key = (ask.consumer, ask.period);
         if self.quotas.len() >= AUTHORITY_QUOTAS_MAX && !self.quotas.contains_key(&key) {
             self.sweep(now);
@@ -116,7 +133,11 @@ impl Authority {
                 return quota::refused(ask, Status::Denied);
             }
         }
-        let month = self.quotas.entry(key).or_default();
+        let new = || quota::ConsumerMonth::new(self.open_at);
+        let month = self.quotas.entry(key).or_insert_with(new);
+        if month.is_lost(self.open_at) {
+            *month = new();
+        }
         #[cfg(test)]
         {
             month.planted = self.planted;

@@ -7,16 +7,18 @@
 use super::Planted;
 use super::{HOLDER_MEMORY, QUOTA_MEMORY};
 use crate::lease::{LeaseCall, QuotaAnswer, QuotaAsk, Status};
-use crate::limits::HOLDERS_MAX;
+use crate::limits::{AUTHORITY_TOKENS_MAX, HOLDERS_MAX};
 use crate::units::Nanos;
 
 #[derive(Debug, Default)]
 pub struct ConsumerMonth {
-    seeded: bool,
-    limit: u64,
-    consumed: u64,
-    called_at: Nanos,
-    holders: Vec<QuotaHolder>,
+    /// When the authority that it belongs to was opened.
+    pub(super) open_at: Option<Nanos>,
+    pub(super) seeded: bool,
+    pub(super) limit: u64,
+    pub(super) consumed: u64,
+    pub(super) called_at: Nanos,
+    pub(super) holders: Vec<QuotaHolder>,
     #[cfg(test)]
     pub planted: Planted,
     #[cfg(test)]
@@ -24,13 +26,13 @@ pub struct ConsumerMonth {
 }
 
 #[derive(Debug)]
-struct QuotaHolder {
-    id: u128,
-    seq: u64,
-    /// Granted, not returned, not consumed.
-    balance: u64,
-    called_at: Nanos,
-    reply: QuotaAnswer,
+pub(super) struct QuotaHolder {
+    pub(super) id: u128,
+    pub(super) seq: u64,
+    /// On lease by the holder's last report, and what was granted then.
+    pub(super) balance: u64,
+    pub(super) called_at: Nanos,
+    pub(super) reply: QuotaAnswer,
 }
 
 /// An answer that grants nothing.
@@ -39,10 +41,19 @@ pub fn refused(ask: &QuotaAsk, status: Status) -> QuotaAnswer {
 }
 
 impl ConsumerMonth {
+    pub fn new(open_at: Option<Nanos>) -> Self {
+        Self { open_at, ..Self::default() }
+    }
+
+    /// Is it from before a loss of memory?
+    pub fn is_lost(&self, open_at: Option<Nanos>) -> bool {
+        self.open_at != open_at
+    }
+
     pub fn seed(&mut self, consumed_tokens: u64) {
         if !self.seeded {
             self.seeded = true;
-            self.consumed = consumed_tokens;
+            self.consumed = consumed_tokens.min(AUTHORITY_TOKENS_MAX);
         }
     }
 
@@ -57,21 +68,20 @@ impl ConsumerMonth {
             Err(answer) => return answer,
         };
         if let Some(limit) = ask.limit {
-            self.limit = limit;
+            self.limit = limit.min(AUTHORITY_TOKENS_MAX);
         }
         let holder = &mut self.holders[place];
         holder.seq = call.seq;
         holder.called_at = now;
-        let gone = ask.consumed.saturating_sub(ask.overrun).saturating_add(ask.returned);
-        holder.balance = holder.balance.saturating_sub(gone);
-        self.consumed = self.consumed.saturating_add(ask.consumed);
+        holder.balance = ask.held.min(AUTHORITY_TOKENS_MAX);
+        self.consumed = self.consumed.saturating_add(ask.consumed).min(AUTHORITY_TOKENS_MAX);
         let granted = self.grant(ask);
         #[cfg(test)]
         {
             self.granted = self.granted.saturating_add(granted);
         }
         let holder = &mut self.holders[place];
-        holder.balance = holder.balance.saturating_add(granted);
+        holder.balance = holder.balance.saturating_add(granted).min(AUTHORITY_TOKENS_MAX);
         let left = self.left();
         let answer = QuotaAnswer { granted, left, ..refused(ask, Status::Done) };
         self.holders[place].reply = answer;
@@ -120,7 +130,7 @@ impl ConsumerMonth {
     /// Tokens neither spent nor on lease.
     fn left(&self) -> u64 {
         let balances = self.holders.iter().map(|holder| holder.balance);
-        let on_lease = balances.fold(0, u64::saturating_add);
+        let on_lease = balances.fold(0, u64::saturating_add).min(AUTHORITY_TOKENS_MAX);
         self.limit.saturating_sub(self.consumed).saturating_sub(on_lease)
     }
 

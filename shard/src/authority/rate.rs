@@ -11,41 +11,48 @@ use super::audit::Books;
 use super::audit::{Audit, Planted};
 use super::{HOLDER_MEMORY, TOKEN};
 use crate::lease::{LeaseCall, RateAnswer, RateAsk, Status, lease_span};
-use crate::limits::HOLDERS_MAX;
+use crate::limits::{AUTHORITY_DEMAND_MAX, AUTHORITY_RATE_MAX, AUTHORITY_RTT_MAX, HOLDERS_MAX};
 use crate::units::{BucketId, Nanos};
 
 /// What a holder waits where every token is on lease and none reported spent.
 const ALL_ON_LEASE_DENY: Nanos = Nanos::from_ms(10);
+/// What a holder of a revoked bucket waits.
+const REVOKED_DENY: Nanos = Nanos::from_s(1);
+/// No lease is shorter.
+const TTL_MIN: Nanos = Nanos::from_ms(100);
 
 #[derive(Debug)]
 pub struct Bucket {
-    rate_per_s: u64,
-    burst: u64,
+    /// When the authority that it belongs to was opened.
+    pub(super) open_at: Option<Nanos>,
+    pub(super) rate_per_s: u64,
+    pub(super) burst: u64,
     pub revoked: bool,
-    level: i128,
-    outstanding: u64,
-    last: Nanos,
-    holders: Vec<RateHolder>,
+    pub(super) level: i128,
+    pub(super) outstanding: u64,
+    pub(super) last: Nanos,
+    pub(super) last_lease: u64,
+    pub(super) holders: Vec<RateHolder>,
     pub audit: Audit,
 }
 
 #[derive(Clone, Debug)]
-struct RateHolder {
-    id: u128,
+pub(super) struct RateHolder {
+    pub(super) id: u128,
     /// Only what remains of a lease from before a decrease, until it lapses.
-    ended: bool,
-    seq: u64,
-    lease: u64,
-    outstanding: u64,
-    expires_at: Nanos,
-    called_at: Nanos,
+    pub(super) ended: bool,
+    pub(super) seq: u64,
+    pub(super) lease: u64,
+    pub(super) outstanding: u64,
+    pub(super) expires_at: Nanos,
+    pub(super) called_at: Nanos,
     /// Counts as one that wants tokens until then.
-    active_until: Nanos,
+    pub(super) active_until: Nanos,
     /// Since when it has asked, got nothing and spent nothing.
-    put_off_since: Option<Nanos>,
-    demand_per_s: u64,
-    reply: RateAnswer,
-    replied_at: Nanos,
+    pub(super) put_off_since: Option<Nanos>,
+    pub(super) demand_per_s: u64,
+    pub(super) reply: RateAnswer,
+    pub(super) replied_at: Nanos,
 }
 
 /// An answer that grants nothing.
@@ -63,36 +70,46 @@ pub fn denied(bucket: BucketId, deny_for: Nanos) -> RateAnswer {
     }
 }
 
+/// The plan's rate and burst, as far as they are counted with.
+pub fn plan_of(ask: &RateAsk) -> (u64, u64) {
+    (ask.rate_per_s.clamp(1, AUTHORITY_RATE_MAX), ask.burst.clamp(1, AUTHORITY_RATE_MAX))
+}
+
+/// How long so many nano-tokens take to accrue, in whole microseconds.
+fn time_to_accrue(nano_tokens: i128, rate_per_s: u128) -> Nanos {
+    let us = nano_tokens.max(0).unsigned_abs().div_ceil(rate_per_s * 1_000);
+    Nanos::from_us(us as u64)
+}
+
 impl Bucket {
     /// Full, or as full as it can be if it was empty at that instant.
-    pub fn new(ask: &RateAsk, empty_at: Option<Nanos>, now: Nanos) -> Self {
-        let (rate_per_s, burst) = (ask.rate_per_s.max(1), ask.burst.max(1));
+    pub fn new((rate_per_s, burst): (u64, u64), open_at: Option<Nanos>, now: Nanos) -> Self {
         let full = i128::from(burst) * TOKEN;
-        let level = empty_at.map_or(full, |empty_at| {
+        let level = open_at.map_or(full, |empty_at| {
             full.min(i128::from(rate_per_s) * i128::from(now.since(empty_at).0))
         });
         let mut audit = Audit::default();
         audit.book(|books| (books.given, books.burst) = (level, burst));
         Self {
+            open_at,
             rate_per_s,
             burst,
             revoked: false,
             level,
             outstanding: 0,
             last: now,
+            last_lease: 0,
             holders: Vec::new(),
             audit,
         }
     }
 
-    pub fn call(
-        &mut self,
-        call: &LeaseCall,
-        ask: &RateAsk,
-        rtt: Nanos,
-        next_lease: &mut u64,
-        now: Nanos,
-    ) -> RateAnswer {
+    /// Is it from before a loss of memory?
+    pub fn is_lost(&self, open_at: Option<Nanos>) -> bool {
+        self.open_at != open_at
+    }
+
+    pub fn call(&mut self, call: &LeaseCall, ask: &RateAsk, now: Nanos) -> RateAnswer {
         self.advance(now);
         let now = self.last;
         let place = match self.place_of(call, ask, now) {
@@ -102,18 +119,19 @@ impl Bucket {
         self.settle(place, ask);
         self.configure(ask);
         let span = lease_span(self.rate_per_s, self.burst);
-        let ttl = Nanos(2 * span.0 + 2 * rtt.0).max(Nanos::from_ms(100));
+        let rtt = ask.rtt.min(AUTHORITY_RTT_MAX);
+        let ttl = Nanos(2 * span.0 + 2 * rtt.0).max(TTL_MIN);
         let holder = &mut self.holders[place];
         holder.seq = call.seq;
         holder.called_at = now;
-        holder.demand_per_s = ask.demand_per_s.max(1);
+        holder.demand_per_s = ask.demand_per_s.clamp(1, AUTHORITY_DEMAND_MAX);
         if ask.want > 0 || holder.outstanding > 0 {
             holder.active_until = now.after(ttl);
         } else if holder.put_off_since.is_none() {
             holder.active_until = now;
         }
         let mut answer = if self.revoked {
-            RateAnswer { status: Status::Revoked, ..denied(ask.bucket, Nanos::from_s(1)) }
+            RateAnswer { status: Status::Revoked, ..denied(ask.bucket, REVOKED_DENY) }
         } else if ask.want == 0 {
             RateAnswer { status: Status::Done, ..denied(ask.bucket, Nanos(0)) }
         } else {
@@ -125,7 +143,7 @@ impl Bucket {
             holder.put_off_since.get_or_insert(now);
             holder.active_until = now.after(answer.deny_for).after(ttl);
         }
-        self.lease_out(place, &mut answer, ttl, next_lease);
+        self.lease_out(place, &mut answer, ttl);
         answer
     }
 
@@ -225,7 +243,7 @@ impl Bucket {
     /// A changed plan. A decrease binds once what is on lease has lapsed: so it ends the leases,
     /// which could be renewed for ever.
     fn configure(&mut self, ask: &RateAsk) {
-        let (rate_per_s, burst) = (ask.rate_per_s.max(1), ask.burst.max(1));
+        let (rate_per_s, burst) = plan_of(ask);
         if (rate_per_s, burst) == (self.rate_per_s, self.burst) {
             return;
         }
@@ -286,7 +304,8 @@ impl Bucket {
         let nothing = denied(ask.bucket, Nanos(0));
         let room = self.burst.saturating_sub(self.outstanding);
         if room == 0 {
-            let deny_for = Nanos(TOKEN as u64 / self.rate_per_s).max(ALL_ON_LEASE_DENY).min(span);
+            let one = Nanos::from_us(1_000_000 / self.rate_per_s);
+            let deny_for = one.max(ALL_ON_LEASE_DENY).min(span);
             return RateAnswer { status: Status::AllOnLease, deny_for, ..nothing };
         }
         let now = self.last;
@@ -314,18 +333,16 @@ impl Bucket {
         let debt = -self.level;
         let rate = i128::from(self.rate_per_s).unsigned_abs();
         if debt > debt_max {
-            let deny_ns = (debt - debt_max).unsigned_abs().div_ceil(rate);
-            return RateAnswer { deny_for: Nanos(deny_ns as u64), ..nothing };
+            return RateAnswer { deny_for: time_to_accrue(debt - debt_max, rate), ..nothing };
         }
         if i128::from(before_it) > (debt_max - debt) / TOKEN {
             return RateAnswer { deny_for: ALL_ON_LEASE_DENY, ..nothing };
         }
         let rate = if self.audit.has(Planted::OverGrant) { 2 * rate } else { rate };
-        let first_ns = (TOKEN - self.level).max(0).unsigned_abs().div_ceil(rate);
         RateAnswer {
             status: Status::Done,
             granted: ask.want.min(ahead).min(room),
-            not_before: Nanos(first_ns as u64),
+            not_before: time_to_accrue(TOKEN - self.level, rate),
             spacing: Nanos((u128::from(count) * TOKEN.unsigned_abs()).div_ceil(rate) as u64),
             ..nothing
         }
@@ -352,13 +369,7 @@ impl Bucket {
     }
 
     /// Books the answer's tokens on the caller's lease and keeps the answer.
-    fn lease_out(
-        &mut self,
-        place: usize,
-        answer: &mut RateAnswer,
-        ttl: Nanos,
-        next_lease: &mut u64,
-    ) {
+    fn lease_out(&mut self, place: usize, answer: &mut RateAnswer, ttl: Nanos) {
         let now = self.last;
         self.level -= i128::from(answer.granted) * TOKEN;
         self.outstanding += answer.granted;
@@ -367,14 +378,16 @@ impl Bucket {
         holder.outstanding += answer.granted;
         if holder.outstanding > 0 {
             if holder.lease == 0 {
-                holder.lease = *next_lease;
+                // By the clock, so that a bucket which was forgotten repeats no lease's number.
+                self.last_lease = now.us().max(self.last_lease + 1);
+                holder.lease = self.last_lease;
                 holder.expires_at = Nanos(0);
-                *next_lease += 1;
             }
             // The lease outlives its last token's slot by all that the clocks may differ.
             let slots = answer.spacing.0.saturating_mul(answer.granted.saturating_sub(1));
-            let last_slot = answer.not_before.after(Nanos(slots));
-            let expires_at = now.after(ttl).after(last_slot).after(Nanos(last_slot.0 / 32));
+            let last_slot = answer.not_before.after(Nanos(slots)).0.div_ceil(1_000);
+            let margin = Nanos::from_us(last_slot / 32);
+            let expires_at = now.after(ttl).after(Nanos::from_us(last_slot)).after(margin);
             holder.expires_at = holder.expires_at.max(expires_at);
             answer.lease = holder.lease;
             answer.ttl = holder.expires_at.since(now);
@@ -389,7 +402,8 @@ impl Bucket {
     pub fn is_forgettable(&mut self, now: Nanos) -> bool {
         self.advance(now);
         let now = self.last;
-        self.outstanding == 0
+        !self.revoked
+            && self.outstanding == 0
             && self.level == i128::from(self.burst) * TOKEN
             && self.holders.iter().all(|holder| holder.is_forgettable(now))
     }

@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 
 /// An answer that the authority could not give is asked for again after this long.
 const ASK_AGAIN_AFTER: Nanos = Nanos::from_ms(5);
+/// The same where the authority is known to need some seconds.
+const FENCED_AGAIN_AFTER: Nanos = Nanos::from_ms(100);
 
 #[derive(Debug)]
 pub struct QuotaLease {
@@ -66,6 +68,11 @@ impl QuotaLease {
     /// What the month has left by the authority's last word, less what it does not know of yet.
     fn left(&self) -> u64 {
         self.left.saturating_sub(self.overrun)
+    }
+
+    /// Granted by the authority, and neither settled nor given back, as far as is known here.
+    fn on_lease(&self) -> u64 {
+        self.held.iter().map(|held| held.tokens).fold(self.slack, u64::saturating_add)
     }
 
     /// Books a shard's report and notes its want.
@@ -193,15 +200,19 @@ impl QuotaLease {
             |of: fn(&QuotaWaiter) -> u64| self.pending.iter().map(of).fold(0, u64::saturating_add);
         let (want, need) = (sum(|pending| pending.want), sum(|pending| pending.need));
         self.left = self.left();
+        self.overrun = 0;
+        let (want, need) = (want.saturating_sub(self.slack), need.saturating_sub(self.slack));
+        if idle {
+            self.slack = 0;
+        }
         let ask = QuotaAsk {
             consumer,
             period,
             limit: (!idle).then_some(self.limit),
-            want: want.saturating_sub(self.slack),
-            need: need.saturating_sub(self.slack),
+            want,
+            need,
             consumed: core::mem::take(&mut self.consumed),
-            overrun: core::mem::take(&mut self.overrun),
-            returned: if idle { core::mem::take(&mut self.slack) } else { 0 },
+            held: self.on_lease(),
         };
         for pending in &mut self.pending {
             pending.asked = true;
@@ -219,9 +230,14 @@ impl QuotaLease {
     pub fn on_answer(&mut self, seq: u64, answer: &QuotaAnswer, now: Nanos) -> bool {
         match &mut self.flight {
             Some(flight) if flight.seq == seq => {
-                if answer.status == Status::NeedSeed || answer.status == Status::Denied {
-                    // Nothing was done: the same call comes again.
-                    flight.repeat_at = now.after(ASK_AGAIN_AFTER);
+                // Where nothing was done the same call comes again.
+                let again_after = match answer.status {
+                    Status::NeedSeed | Status::Denied => ASK_AGAIN_AFTER,
+                    Status::Fenced => FENCED_AGAIN_AFTER,
+                    _ => Nanos(0),
+                };
+                if again_after > Nanos(0) {
+                    flight.repeat_at = now.after(again_after);
                     return true;
                 }
             }

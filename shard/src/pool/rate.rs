@@ -265,6 +265,7 @@ impl RateLease {
             demand_per_s: self.demand_per_s,
             used: core::mem::take(&mut self.used),
             returned: core::mem::take(&mut self.returning),
+            rtt: config.rtt,
         };
         if self.pending.is_empty() && now >= self.idle_at() {
             ask.want = 0;

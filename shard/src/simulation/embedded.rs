@@ -1,8 +1,9 @@
 //! Promises to callers, with the authority embedded and every message delivered at once.
 
-use crate::authority::{Authority, AuthorityConfig, LeaseAnswer, LeaseReply, Status};
+use crate::authority::{Authority, LeaseAnswer, LeaseReply, Status};
 use crate::bucket::{Buckets, Take};
 use crate::catalog::Plan;
+use crate::limits::AUTHORITY_TOKENS_MAX;
 use crate::message::ToShard;
 use crate::pool::{Pool, PoolConfig};
 use crate::quota::{Quotas, Reserve};
@@ -28,7 +29,7 @@ impl House {
         let config = PoolConfig { holder: 1, shards, rtt: Nanos(0), call_gap: Nanos(0) };
         let when_lost = None;
         Self {
-            authority: Authority::new(AuthorityConfig::default()),
+            authority: Authority::new(None),
             pool: Pool::new(config),
             shards: (0..shards).map(|shard| (Buckets::new(shard), Quotas::new(shard))).collect(),
             plan: Plan {
@@ -65,7 +66,7 @@ impl House {
                     && answer.status == Status::NeedSeed
                 {
                     let seed = self.consumed_before;
-                    self.authority.seed_quota(answer.consumer, answer.period, seed);
+                    self.authority.seed_quota((answer.consumer, answer.period), seed);
                     reply = self.authority.call(&call, self.now);
                 }
                 self.pool.on_reply(reply, self.now);
@@ -212,8 +213,7 @@ fn a_restart_brings_no_second_burst() {
         // Killed: what it held and what it knew is gone.
         let (plan, now) = (house.plan, house.now.after(Nanos::from_ms(pause_ms)));
         house = House::new(2, plan.rate_per_s, plan.burst, 0);
-        let config = AuthorityConfig { rtt: Nanos(0), empty_at: Some(now) };
-        (house.authority, house.now) = (Authority::new(config), now);
+        (house.authority, house.now) = (Authority::new(Some(now)), now);
     }
     house.wait(Nanos::from_ms(250));
     assert_eq!((house.take(0), house.take(1)), (Take::Taken, Take::Taken));
@@ -391,11 +391,11 @@ fn a_month_is_spent_to_its_last_token() {
     assert_eq!(house.reserve(0, 70, true), Reserve::Reserved { tokens: 70 });
 }
 
-/// Of calls that ask for half of all numbers each, the month has enough for one.
+/// Of calls that ask for half of the largest quota each, the month has enough for one.
 #[test]
 fn sums_of_what_is_asked_for_do_not_wrap_around() {
-    let half = 1 << 63;
-    let mut house = House::new(2, 10, 10, half + 1_000);
+    let half = AUTHORITY_TOKENS_MAX / 2 + 1;
+    let mut house = House::new(2, 10, 10, AUTHORITY_TOKENS_MAX);
     let reserves = house.reserve_at_once(&[(0, half), (1, half)]);
     let served = Reserve::Reserved { tokens: half };
     assert_eq!(reserves.iter().filter(|reserve| **reserve == served).count(), 1, "{reserves:?}");
@@ -491,6 +491,7 @@ proptest! {
             1..12,
         ),
     ) {
+        let quota = quota.min(AUTHORITY_TOKENS_MAX);
         let mut house = House::new(3, 10, 10, quota);
         let mut left = quota;
         for (calls, actual, pause_ms) in rounds {

@@ -62,8 +62,9 @@ impl World {
     }
 
     pub(super) fn revoke(&mut self, budget: usize) {
-        self.authority.revoke(BucketId(budget as u64));
-        self.watched.revoke(BucketId(budget as u64));
+        let now = self.authority_now();
+        self.authority.revoke(BucketId(budget as u64), now);
+        self.watched.revoke(BucketId(budget as u64), now);
         if self.authority.probe(BucketId(budget as u64), self.authority_now()).is_some() {
             let stepped_back = if self.scenario.steps_back { u64::MAX / 2 } else { 0 };
             let longest = self.lease_max[budget].after(Nanos(stepped_back));

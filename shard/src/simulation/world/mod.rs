@@ -6,7 +6,7 @@ mod faults;
 
 use super::oracle::{Ideal, Month, OnePlace, Totals, lease_max};
 use super::scenario::{Random, Scenario};
-use crate::authority::{Authority, AuthorityConfig, LeaseCall, LeaseReply, Planted};
+use crate::authority::{Authority, LeaseCall, LeaseReply, Planted};
 use crate::bucket::{Buckets, Take};
 use crate::catalog::Plan;
 use crate::lease::{LeaseAsk, PARK};
@@ -138,7 +138,6 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, scenario: Scenario, planted: Planted) -> Self {
         let mut random = Random::new(seed ^ 0xabcd_ef01);
-        let config = AuthorityConfig { rtt: scenario.rtt, empty_at: None };
         let drift_ppm = scenario.drift_ppm;
         let drift = |random: &mut Random| random.within(0, 2 * drift_ppm) as i64 - drift_ppm as i64;
         let plans: Vec<Plan> = scenario
@@ -169,8 +168,8 @@ impl World {
             now: Nanos(0),
             events: BTreeMap::new(),
             next_event: 0,
-            authority: Authority::new(config),
-            watched: Authority::new(config),
+            authority: Authority::new(None),
+            watched: Authority::new(None),
             authority_stepped: 0,
             instances: Vec::new(),
             callers: vec![CallerState::default(); scenario.callers.len()],
@@ -506,8 +505,8 @@ impl World {
         self.watched.call(&call, now);
         if let LeaseAsk::Quota(ask) = &call.ask {
             // Control reads the ledger, which is empty, and calls again.
-            self.authority.seed_quota(ask.consumer, ask.period, 0);
-            self.watched.seed_quota(ask.consumer, ask.period, 0);
+            self.authority.seed_quota((ask.consumer, ask.period), 0);
+            self.watched.seed_quota((ask.consumer, ask.period), 0);
             reply = self.authority.call(&call, now);
             self.watched.call(&call, now);
         }
