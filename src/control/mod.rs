@@ -9,6 +9,8 @@ mod account;
 mod admin;
 mod admin_state;
 mod admin_token;
+#[cfg(test)]
+mod authority;
 mod catalog;
 mod credentials;
 mod directory;

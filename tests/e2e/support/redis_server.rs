@@ -1,0 +1,67 @@
+//! A Redis of a test's own: the real server, on a port and in a folder of its own, which ends
+//! with the test.
+
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+/// See the module.
+pub struct RedisServer {
+    port: u16,
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl RedisServer {
+    /// One that is empty, and keeps nothing on disk.
+    pub fn start() -> Self {
+        let any = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = any.local_addr().unwrap().port();
+        drop(any);
+        let mut server = Self { port, folder: tempfile::tempdir().unwrap(), child: None };
+        server.begin();
+        server
+    }
+
+    /// How it is reached.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    fn begin(&mut self) {
+        let mut command = Command::new(binary());
+        command
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--port", &self.port.to_string()])
+            .arg("--dir")
+            .arg(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let child = self.child.insert(command.spawn().unwrap());
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let begun = said.find(|line| line.contains("Ready to accept connections"));
+        assert!(begun.is_some(), "no Redis on port {}", self.port);
+        thread::spawn(move || said.for_each(drop));
+    }
+
+    fn end(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn binary() -> PathBuf {
+    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.cache/servers/redis-server"));
+    assert!(path.exists(), "{} is not there: run `bash tests/servers`", path.display());
+    path
+}
