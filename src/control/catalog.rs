@@ -9,7 +9,7 @@ use shard::catalog::{Catalog, Plan, Service};
 use std::net::SocketAddr;
 
 /// The whole catalog as the store has it, read once: from then on it is changed step by step.
-/// Addresses are those that `names` knows, and it hears of all hosts.
+/// Each service gets the addresses that `names` has; `names` is told of every host.
 pub(crate) fn load(
     plans: Vec<PlanRow>,
     services: &[ServiceRow],

@@ -12,7 +12,7 @@ use shard::units::{BucketId, ConsumerId, KeyId, Moment, Nanos, PlanId, ServiceId
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A key that the store does not have as revoked.
+/// A key that is not revoked in the store.
 struct DirectoryKey {
     /// It is refused already; the store is about to keep that.
     is_revoked: bool,
@@ -33,7 +33,7 @@ pub(crate) struct Consumer {
     pub(crate) plan: PlanId,
 }
 
-/// What a text of a key is held against. No `Debug`: it holds a secret's hash.
+/// What a key's text is checked against. No `Debug`: it holds a secret's hash.
 pub(crate) enum Check {
     /// The digest of the right text, which was verified before.
     Digest(KeyDigest),
@@ -159,7 +159,7 @@ impl Directory {
     }
 }
 
-/// The key's end on the shards' clock, if it has one; outer `None`: it has passed.
+/// When the key expires on the shards' clock, if ever. Outer `None`: it has expired.
 fn expires_at(key: &DirectoryKey, at: Moment) -> Option<Option<Nanos>> {
     let Some(expires_at_unix_us) = key.expires_at_unix_us else {
         return Some(None);

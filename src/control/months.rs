@@ -2,10 +2,10 @@
 //! far, shared by the shards. It begins where the ledger stood before this process's own records
 //! and is then kept by the shards, so it must be made once and never read again.
 //!
-//! A service whose price comes to depend on the month while the process runs has calls that know
-//! of no word. Each shard tells how far its journal was when it heard of the price (its cut). What
-//! was settled before is counted by the ledger, so a word is made only from a reading that reaches
-//! past every cut. What is settled behind the cut and has no word is told, and is added unless
+//! A service whose price comes to depend on the month while the process runs has calls that were
+//! admitted without a word. Each shard tells how far its journal was when it heard of the price
+//! (its cut). What was settled before is counted by the ledger, so a word is made only from a
+//! reading that reaches past every cut. What is settled behind the cut and has no word is told, and is added unless
 //! the reading had it: no call is counted twice, and none is left out.
 
 use shard::catalog::Catalog;
@@ -16,10 +16,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Words kept, as far as shards have let go of the others.
+/// Words kept; those that a shard still holds are kept beyond that.
 const MONTHS_MAX: usize = 262_144;
 
-/// Which word.
+/// Which month a word is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct WordPlace {
     /// Whose month.
@@ -51,7 +51,7 @@ pub(crate) enum OnRead {
     Nothing,
 }
 
-/// A call that no word has: see the module.
+/// A settled call that no word counts: see the module.
 #[derive(Clone, Copy, Debug)]
 struct UncountedCall {
     shard: u16,

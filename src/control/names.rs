@@ -1,6 +1,6 @@
 //! Addresses of upstream hosts. A look-up waits on a thread of its own, of which there is a bounded
 //! number and, for hosts that were not found the last time, a smaller one: a resolver that is
-//! silent holds up nobody, and hosts that it does not know keep no room from those that it does.
+//! silent holds up nobody, and hosts that it does not know never take the room of those it knows.
 //!
 //! What was found last is kept while a host is not found any more. Each change between found and
 //! not found is logged once.
@@ -16,7 +16,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Look-ups under way at once: the C library waits 10 to 30 s for a silent resolver.
 const LOOKUPS_MAX: usize = 32;
-/// Of those, such of hosts that were not found the last time.
+/// Of those, the most that hosts may have that were not found last time.
 const LOOKUPS_OF_MISSING_MAX: usize = 16;
 /// A host whose look-up takes longer counts as not found; an answer that comes later is taken.
 const ANSWERS_WITHIN: Nanos = Nanos::from_s(5);

@@ -1,5 +1,5 @@
 //! Control's loop: one message, one finished check or one due timer at a time, and after each the
-//! leases. Nothing in here waits but for the next of them.
+//! leases. The loop waits for nothing else.
 
 use super::admin_state::{AdminState, Settings};
 use super::leases::Leases;

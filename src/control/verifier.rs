@@ -1,8 +1,8 @@
-//! Answers shards that have met a key for the first time. A key that was verified before, by any
-//! process, is told by its digest, at once and whatever else waits. Only for a key without one (an
-//! earlier version's, or under another digest key) is its text hashed: Argon2id on threads of its
-//! own, a bounded number with a bounded queue, in which no key has more than its share. Each text
-//! is checked once for all shards, at the same time or later.
+//! Answers shards that meet a key for the first time. A key that was verified before, by any
+//! process, is recognized by its digest, at once, whatever else waits. Only a key without a digest
+//! (an earlier version's, or one under another digest key) has its text hashed: Argon2id, on a
+//! bounded number of threads with a bounded queue in which no key has more than its share. Each
+//! text is checked once for all shards.
 //!
 //! Wrong texts are charged to the key that they name, and to the address only within that key: no
 //! caller pays for another one's mistakes behind the same address.
@@ -27,8 +27,8 @@ use subtle::ConstantTimeEq;
 
 /// Texts that were wrong.
 const WRONG_MAX: usize = 16_384;
-/// Texts of one key that are hashed or wait for it: the right one among wrong ones, and no room
-/// that other keys need.
+/// Texts of one key that may be hashed or wait for it: room for the right one among wrong ones,
+/// and none that other keys need.
 const FLIGHTS_PER_KEY_MAX: usize = 2;
 
 /// A shard's question. No `Debug`: it holds a key.

@@ -1,5 +1,5 @@
-//! An admitted call, from its PENDING in the journal to its record there. The one place that
-//! consumes a permit, so the one place that can bill.
+//! An admitted call, from its PENDING in the journal to its record there. Nothing else consumes a
+//! permit, so nothing else can bill.
 
 use super::call::Beginning;
 use super::core::Core;
@@ -35,8 +35,8 @@ pub struct Admitted {
     checkpoint: Checkpoint,
 }
 
-/// A stream's output from one CHECKPOINT in the journal to the next, and the time: whichever comes
-/// first. What a process that is killed leaves unbilled of a stream is less than that.
+/// A stream has a CHECKPOINT in the journal after so many tokens or so much time, whichever comes
+/// first. A process that is killed leaves less than that of a stream unbilled.
 const CHECKPOINT_TOKENS: u32 = 8;
 const CHECKPOINT_EVERY: Nanos = Nanos::from_ms(100);
 

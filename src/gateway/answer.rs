@@ -33,9 +33,9 @@ pub enum AnswerFields<'a> {
 /// How long an answer's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyLength {
-    /// So many bytes. To HEAD: of what GET would have brought.
+    /// This many bytes. For HEAD: of what GET would bring.
     Known(u64),
-    /// Whoever reads it will see.
+    /// Not known yet: it ends when the upstream's does.
     Unknown,
     /// There is none, by the status or the method.
     None,
@@ -73,7 +73,8 @@ pub struct Theirs<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Writes all of a head but what frames it and its empty line; the upstream's fields go first.
+/// Writes a head without what frames the body and without the empty line; the upstream's fields
+/// go first.
 pub fn write(out: &mut Vec<u8>, answer: &AnswerHead<'_>) {
     write_status_line(out, answer.status);
     let mut is_dated = false;

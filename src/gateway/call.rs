@@ -1,5 +1,4 @@
-//! The ground that all stages of a call stand on: the call as they see it, and how each of them
-//! can end it.
+//! What all stages of a call share: the call itself, and how a stage can end it.
 
 use super::route::Route;
 use crate::channels::RequestId;

@@ -140,8 +140,8 @@ async fn attempt(
     }
 }
 
-/// Was it the caller's own patience that ended the call? Then the upstream failed in nothing, and
-/// where it may have read the prompt, that is billed, as of a client that leaves.
+/// Did the caller's own timeout end the call? Then it is no fault of the upstream, and the prompt
+/// is billed if the upstream may have read it, as for a client that leaves.
 fn own_up(relayed: &mut Relayed, wanted: &Wanted) {
     let is_own =
         |fault: &mut Fault| fault.cause == Cause::Deadline && clock::lately() >= wanted.deadline;
@@ -190,7 +190,7 @@ async fn identify(core: &Core, exchange: &Exchange<'_>) -> Result<Caller, Stop> 
         match identity {
             Identity::Known(caller) => return Ok(caller),
             Identity::Refused => return Err(ApiError::InvalidApiKey.into()),
-            // Nobody's: control is not asked, and no other caller waits behind it.
+            // Nobody has such a key: control is not asked, and no other caller waits behind it.
             Identity::Busy | Identity::Wait { .. } if !core.known_ids.may_have(id) => {
                 return Err(ApiError::InvalidApiKey.into());
             }
@@ -222,8 +222,8 @@ async fn admit(
         strict: wanted.strict,
         retry: false,
     };
-    // Reading a large call takes long enough to be no part of that patience, and a lease ends to
-    // the nanosecond. Every wait from here on reads the clock.
+    // Reading a large call took time, which is no part of that patience, and leases end to the
+    // nanosecond. Every wait from here on reads the clock.
     clock::tick();
     let deadline = clock::lately().after(GRANT_PATIENCE);
     loop {
@@ -244,7 +244,7 @@ async fn admit(
                 if clock::lately() >= deadline {
                     return Err(ApiError::AuthorityUnavailable.into());
                 }
-                // Unwoken it asks again too: a park ends by itself.
+                // It asks again even if nobody wakes it: a park ends by itself.
                 net::within(PARK, core.parking.wait(Spot::Shard(spot))).await;
                 ask.retry |= matches!(spot, WaitFor::Rate(_));
             }
@@ -280,7 +280,7 @@ async fn refuse(
     why: &Refused,
 ) -> (u16, Next) {
     if why.error.status() == 408 {
-        // Its time to send is over, and nobody knows what it sends now.
+        // The client is too slow, and what it still sends is no request.
         exchange.close_after();
     }
     (why.error.status(), exchange.refuse(core, call, why).await)

@@ -5,7 +5,7 @@ use crate::wire::time_text;
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
 
-/// A JSON object being read. Null counts as absent, but see [`Fields::has`].
+/// A JSON object being read. Null counts as absent, but see [`BodyFields::has`].
 pub(crate) struct BodyFields {
     map: Map<String, Value>,
     path: String,

@@ -142,7 +142,7 @@ async fn metrics(State(state): State<Arc<AdminState>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page)
 }
 
-/// A body of at most 64 KiB, in time.
+/// A request's body: at most 64 KiB, read within its timeout.
 struct Body(Bytes);
 
 impl FromRequest<Arc<AdminState>> for Body {

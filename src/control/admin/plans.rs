@@ -82,7 +82,7 @@ pub(super) async fn change(
     Ok(Json(shown(&row)))
 }
 
-/// Shards are not told: no key of theirs is on it, and what they count for it stands.
+/// Shards are not told: no key is on the plan, and what they have counted for it stands.
 pub(super) async fn delete(
     State(state): State<Arc<AdminState>>,
     Path(id): Path<String>,

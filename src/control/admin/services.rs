@@ -261,7 +261,7 @@ fn shown(row: &ServiceRow) -> Value {
     })
 }
 
-/// Of prices in the order of their start: that of calls admitted now.
+/// The price of calls admitted now, of prices in the order of their start.
 fn in_force(prices: &[PriceRow]) -> Option<&PriceVersion> {
     let now_unix_us = clock::unix_us();
     let begun = prices.iter().rev().find(|it| it.price.effective_at_unix_us <= now_unix_us);
