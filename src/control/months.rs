@@ -5,8 +5,8 @@
 //! A service whose price comes to depend on the month while the process runs has calls that were
 //! admitted without a word. Each shard tells how far its journal was when it heard of the price
 //! (its cut). What was settled before is counted by the ledger, so a word is made only from a
-//! reading that reaches past every cut. What is settled behind the cut and has no word is told, and is added unless
-//! the reading had it: no call is counted twice, and none is left out.
+//! reading that reaches past every cut. What is settled behind the cut and has no word is told, and
+//! is added unless the reading had it: no call is counted twice, and none is left out.
 
 use shard::catalog::Catalog;
 use shard::message::ToShard;
