@@ -1,7 +1,7 @@
 //! How a value of each type is read from the file or the environment, and written into the
 //! example. A refusal is the text of what is allowed.
 
-use super::{AuthorityUrl, Durability, Hosts, LogFormat, LogLevel, Shards, StoreUrl};
+use super::{Durability, Hosts, LogFormat, LogLevel, Shards, StoreUrl};
 use shard::catalog::WhenLost;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -193,19 +193,6 @@ impl Field for WhenLost {
             Self::Degraded => "degraded",
             Self::Open => "open",
         }))
-    }
-}
-
-impl Field for AuthorityUrl {
-    fn assign(&mut self, given: &Given<'_>, _: Range) -> Result<(), String> {
-        const ELSEWHERE: [&str; 4] = ["redis", "rediss", "redis-cluster", "redis-sentinel"];
-        embedded_only(given, &ELSEWHERE)?;
-        *self = Self::Embedded;
-        Ok(())
-    }
-
-    fn render(&self) -> Option<String> {
-        Some(quoted("embedded"))
     }
 }
 

@@ -166,7 +166,9 @@ keys! {
     }
     authority {
         url: Restart, ANY, authority_url,
-            "\"embedded\": this process counts by itself.";
+            "\"embedded\": this process counts by itself.\n\
+             \"redis://[[user]:password@]host[:port][/database]\": a Redis 7 server that all\n\
+             instances share counts for all. It needs a store that they share as well.";
         when_lost: Restart, ANY, when_lost,
             "While the authority is out of reach: \"closed\" spends what was granted and then\n\
              refuses, \"degraded\" goes on at half of the safe rate, \"open\" admits every call.\n\

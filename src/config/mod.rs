@@ -5,6 +5,7 @@
 //! It must never start with a setting it did not understand: an unknown key or a bad value is an
 //! error that names the place, and all of them are reported at once.
 
+mod authority_url;
 mod example;
 mod field;
 mod key;
@@ -14,6 +15,7 @@ mod problem;
 mod read;
 mod reload;
 
+pub use authority_url::AuthorityUrl;
 pub use example::example;
 pub use key::Reload;
 pub use key_file::{DIGEST_KEY_FILE, ENCRYPTION_KEY_FILE, KEY_BYTES, KeyFile, read_key};
@@ -57,13 +59,6 @@ pub enum Durability {
     Process,
     /// Power loss: the record is on stable storage.
     Disk,
-}
-
-/// Where limits are counted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AuthorityUrl {
-    /// In this process.
-    Embedded,
 }
 
 /// Where the catalog and the ledger are kept.

@@ -4,7 +4,7 @@
 use super::field::{Given, quoted};
 use super::key::{KEYS, SettingKey, TABLES};
 use super::problem::{ConfigErrors, Problem};
-use super::{Config, Secrets, Server, UsageConfig};
+use super::{AuthorityUrl, Config, Secrets, Server, StoreUrl, UsageConfig};
 use super::{DIGEST_KEY_FILE, ENCRYPTION_KEY_FILE, read_key};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -141,6 +141,7 @@ impl ConfigReader {
                  segments (usage.segment_bytes is {segment_bytes})"
             ));
         }
+        messages.extend(two_ledgers(&self.read.config));
         messages.extend(unusable_keys(&self.read.config));
         let source = path.map_or("configuration".to_string(), |path| path.display().to_string());
         self.problems.extend(messages.into_iter().map(|message| Problem {
@@ -275,6 +276,18 @@ fn without_password(found: &str) -> String {
         Some((cut, _)) => format!("{}…", &shown[..cut]),
         None => shown,
     }
+}
+
+/// What many instances share must not be counted by a ledger of one of them.
+fn two_ledgers(config: &Config) -> Option<String> {
+    let shares_limits = config.authority_url != AuthorityUrl::Embedded;
+    (shares_limits && config.store_url == StoreUrl::Embedded).then(|| {
+        format!(
+            "authority.url: found \"{}\", allowed: \"embedded\" while store.url is \"embedded\": \
+             each instance would have a ledger of its own, and all of them one limit",
+            config.authority_url.shown()
+        )
+    })
 }
 
 fn unknown_table(table: &str) -> String {

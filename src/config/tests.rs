@@ -231,15 +231,23 @@ fn a_bad_value_is_shown_with_what_is_allowed() {
 
 #[test]
 fn stores_of_later_versions_are_known_and_refused() {
-    let error = refusal("[authority]\nurl = \"redis://:hunter2-hunter2-hunter2@cache:6379/0\"");
+    let error = refusal("[authority]\nurl = \"rediss://:hunter2-hunter2-hunter2@cache:6379/0\"");
     assert_eq!(
         error,
-        "t.toml:2:7: authority.url: found \"redis://…@cache:6379/0\", allowed: redis:// is not \
-         in this version; use \"embedded\""
+        "t.toml:2:7: authority.url: found \"rediss://…@cache:6379/0\", allowed: rediss:// is not \
+         in this version; use redis://, a single server in the clear"
     );
     let error = refusal("[store]\nurl = \"postgres://me:hunter2-hunter2-hunter2@db/tollgate\"");
     assert!(error.contains("postgres:// is not in this version; use \"embedded\""), "{error}");
     assert!(!error.contains("hunter2-hunter2-hunter2"), "{error}");
+}
+
+#[test]
+fn an_authority_for_all_needs_a_store_for_all() {
+    let error = refusal("[authority]\nurl = \"redis://:hunter2-hunter2@cache:6379/0\"");
+    let told =
+        "found \"redis://…@cache:6379/0\", allowed: \"embedded\" while store.url is \"embedded\"";
+    assert!(error.contains(told) && !error.contains("hunter2"), "{error}");
 }
 
 #[test]

@@ -1,16 +1,21 @@
-//! The instance's pool of leases and the authority it leases from, which in the embedded default
-//! run here, in the same thread: a call is a function call. A month that the authority does not
-//! know is read from the ledger first; until then its calls stay unanswered, as if on the way.
+//! The instance's pool of leases, and what goes between it and the authority. A month that the
+//! authority does not know is read from the ledger first; until then its calls stay unanswered, as
+//! if on the way.
 
+use super::authority::{Answered, Authority, Event};
 use super::shard_senders::ShardSenders;
 use crate::metrics::ControlMetrics;
-use shard::authority::Authority;
 use shard::catalog::Catalog;
-use shard::lease::{LeaseAnswer, LeaseCall, Status};
+use shard::lease::{LeaseAnswer, LeaseAsk, LeaseCall, Status};
 use shard::message::{QuotaWant, RateWant};
 use shard::pool::{Pool, PoolConfig};
 use shard::units::{ConsumerId, Nanos, Period};
 use std::collections::HashMap;
+
+/// How long a call of the authority in Redis is taken to last until one is measured.
+const FIRST_ROUND_TRIP: Nanos = Nanos::from_ms(2);
+/// Least time between two calls of it about one bucket, whatever is asked of us.
+const CALL_GAP: Nanos = Nanos::from_ms(10);
 
 /// A month whose consumption the ledger has to tell.
 pub(crate) type MonthToRead = (ConsumerId, Period);
@@ -19,19 +24,24 @@ pub(crate) type MonthToRead = (ConsumerId, Period);
 pub(crate) struct Leases {
     pool: Pool,
     authority: Authority,
+    /// Months that have to be read.
+    unknown: Vec<MonthToRead>,
     /// Months being read, each with the call that waits for it.
     seeding: HashMap<MonthToRead, LeaseCall>,
 }
 
 impl Leases {
-    /// No leases. `holder` names the process and is never used again. `empty_at`: when this
-    /// process began, if another has served from the same data before and may have spent tokens.
-    pub(crate) fn new(holder: u128, shards: u16, empty_at: Option<Nanos>) -> Self {
-        // Embedded: no network, so no round trip and nothing to be spared.
-        let (rtt, call_gap) = (Nanos(0), Nanos(0));
+    /// No leases. `holder` names the process and is never used again.
+    pub(crate) fn new(holder: u128, shards: u16, authority: Authority) -> Self {
+        let (rtt, call_gap) = match &authority {
+            // No network, so no round trip and nothing to be spared.
+            Authority::Embedded(_) => (Nanos(0), Nanos(0)),
+            Authority::Redis(_) => (FIRST_ROUND_TRIP, CALL_GAP),
+        };
         Self {
             pool: Pool::new(PoolConfig { holder, shards, rtt, call_gap }),
-            authority: Authority::new(empty_at),
+            authority,
+            unknown: Vec::new(),
             seeding: HashMap::new(),
         }
     }
@@ -56,8 +66,34 @@ impl Leases {
         let Some(call) = self.seeding.remove(&month) else { return };
         if let Some(tokens) = tokens {
             self.authority.seed_quota(month, tokens);
-            let reply = self.authority.call(&call, now);
-            self.pool.on_reply(reply, now);
+            self.call(&call, now);
+        }
+    }
+
+    /// What has come from Redis; [`Leases::advance`] goes on from there.
+    pub(crate) fn on_event(&mut self, event: Event, now: Nanos) {
+        let (answered, round_trip) = self.authority.on_event(event);
+        if let Some(round_trip) = round_trip {
+            self.pool.on_round_trip(round_trip);
+        }
+        answered.into_iter().for_each(|answered| self.on_answer(answered, now));
+    }
+
+    fn call(&mut self, call: &LeaseCall, now: Nanos) {
+        if let Some(reply) = self.authority.call(call, now) {
+            self.on_answer((*call, reply), now);
+        }
+    }
+
+    fn on_answer(&mut self, (call, reply): Answered, now: Nanos) {
+        match reply.answer {
+            LeaseAnswer::Quota(answer) if answer.status == Status::NeedSeed => {
+                let month = (answer.consumer, answer.period);
+                if self.seeding.insert(month, call).is_none() {
+                    self.unknown.push(month);
+                }
+            }
+            _ => self.pool.on_reply(reply, now),
         }
     }
 
@@ -73,25 +109,26 @@ impl Leases {
         senders: &ShardSenders,
         metrics: &ControlMetrics,
     ) -> Vec<MonthToRead> {
-        let mut unknown = Vec::new();
         self.pool.on_timeout(now);
         while let Some(call) = self.pool.poll_call(now) {
             metrics.authority_calls.add(1);
-            let reply = self.authority.call(&call, now);
-            match reply.answer {
-                LeaseAnswer::Quota(answer) if answer.status == Status::NeedSeed => {
-                    let month = (answer.consumer, answer.period);
-                    if self.seeding.insert(month, call).is_none() {
-                        unknown.push(month);
-                    }
-                }
-                _ => self.pool.on_reply(reply, now),
+            if !self.is_being_read(&call) {
+                self.call(&call, now);
             }
         }
+        self.authority.send();
         while let Some((shard, message)) = self.pool.poll_shard() {
             senders.tell(shard, message);
         }
-        unknown
+        std::mem::take(&mut self.unknown)
+    }
+
+    /// Is it about a month that the ledger is being asked for?
+    fn is_being_read(&self, call: &LeaseCall) -> bool {
+        match call.ask {
+            LeaseAsk::Rate(_) => false,
+            LeaseAsk::Quota(ask) => self.seeding.contains_key(&(ask.consumer, ask.period)),
+        }
     }
 }
 
@@ -141,7 +178,7 @@ mod tests {
     fn rate_is_granted_in_the_same_turn() {
         let (to_shard, inbox) = flume::unbounded();
         let (senders, metrics) = (ShardSenders::new(vec![to_shard]), ControlMetrics::default());
-        let (mut leases, now) = (Leases::new(1, 1, None), Nanos::from_s(100));
+        let (mut leases, now) = (Leases::new(1, 1, Authority::embedded(None)), Nanos::from_s(100));
         let want = RateWant {
             shard: 0,
             bucket: BucketId(1),
@@ -168,7 +205,7 @@ mod tests {
     fn a_month_goes_on_where_the_ledger_says() {
         let (to_shard, inbox) = flume::unbounded();
         let (senders, metrics) = (ShardSenders::new(vec![to_shard]), ControlMetrics::default());
-        let (mut leases, now) = (Leases::new(1, 1, None), Nanos::from_s(100));
+        let (mut leases, now) = (Leases::new(1, 1, Authority::embedded(None)), Nanos::from_s(100));
         leases.on_quota(quota_want(10), &catalog(), now);
         assert_eq!(leases.advance(now, &senders, &metrics), [MONTH]);
         assert_eq!(quota_grant(&inbox), None);
@@ -185,7 +222,7 @@ mod tests {
     fn a_month_that_could_not_be_read_is_asked_for_again() {
         let (to_shard, inbox) = flume::unbounded();
         let (senders, metrics) = (ShardSenders::new(vec![to_shard]), ControlMetrics::default());
-        let (mut leases, now) = (Leases::new(1, 1, None), Nanos::from_s(100));
+        let (mut leases, now) = (Leases::new(1, 1, Authority::embedded(None)), Nanos::from_s(100));
         leases.on_quota(quota_want(10), &catalog(), now);
         assert_eq!(leases.advance(now, &senders, &metrics), [MONTH]);
         leases.on_seed(MONTH, None, now);

@@ -9,7 +9,6 @@ mod account;
 mod admin;
 mod admin_state;
 mod admin_token;
-#[cfg(test)]
 mod authority;
 mod catalog;
 mod credentials;

@@ -2,6 +2,7 @@
 //! leases. The loop waits for nothing else.
 
 use super::admin_state::{AdminState, Settings};
+use super::authority::{Authority, RedisAddress};
 use super::leases::Leases;
 use super::ledger_reads::{LedgerAnswer, LedgerReads, Tokens, answer_months};
 use super::months::{MonthAnswer, MonthWords, OnRead, WordPlace};
@@ -81,6 +82,8 @@ pub(super) struct Process {
     pub(super) instance: u128,
     /// The shards' journals, to the ledger.
     pub(super) journals: Arc<[u128]>,
+    /// Where the authority is; `None`: here.
+    pub(super) redis: Option<RedisAddress>,
 }
 
 /// Runs until told to stop.
@@ -98,7 +101,12 @@ pub(super) async fn run(
     state.find_hosts(false);
     let (reads, read) = flume::bounded(READS_MAX);
     let shards = state.senders.shards();
-    let leases = Leases::new(process.instance, shards as u16, empty_at(&state));
+    let (authority, from_redis) = match process.redis {
+        // From nowhere comes nothing.
+        None => (Authority::embedded(empty_at(&state)), flume::bounded(1).1),
+        Some(at) => Authority::redis(at, process.instance),
+    };
+    let leases = Leases::new(process.instance, shards as u16, authority);
     let months = MonthWords::new(shards, state.directory().catalog());
     let Workers { verifier, checks, tokenizer } = workers;
     let (verified, unsaved) = flume::bounded(UNSAVED_MAX);
@@ -125,6 +133,7 @@ pub(super) async fn run(
             },
             Ok(checked) = checks.recv_async() => running.on_checked(checked),
             Ok(read) = read.recv_async() => running.on_read(read),
+            Ok(event) = from_redis.recv_async() => running.leases.on_event(event, clock::now()),
             command = inbox.commanded.recv_async() => match command {
                 Ok(ControlCommand::Drain) => running.state.senders.tell_all(&ToShard::Drain).await,
                 Ok(ControlCommand::Reload(settings)) => running.reload(settings),

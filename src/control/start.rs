@@ -2,6 +2,7 @@
 //! the thread follows once the shards' journals are there.
 
 use super::admin_state::{AdminState, Settings};
+use super::authority::RedisAddress;
 use super::directory::{Consumer, Directory};
 use super::names::HostNames;
 use super::open_error::OpenError;
@@ -9,7 +10,7 @@ use super::shard_senders::ShardSenders;
 use super::vault::Vault;
 use super::{admin_token, catalog, credentials, run};
 use crate::channels::ControlChannels;
-use crate::config::{Config, KEY_BYTES};
+use crate::config::{AuthorityUrl, Config, KEY_BYTES};
 use crate::metrics::Metrics;
 use crate::store::{self, CatalogError, Page};
 use shard::catalog::Catalog;
@@ -142,7 +143,11 @@ pub fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
     let Opened { runtime, store, directory, names, vault, admin_token } = opened;
     admin_listener.set_nonblocking(true)?;
     let senders = ShardSenders::new(channels.to_shards);
-    let process = run::Process { instance, journals };
+    let redis = match &config.authority_url {
+        AuthorityUrl::Embedded => None,
+        AuthorityUrl::Redis(url) => Some(RedisAddress::new(url).map_err(io::Error::other)?),
+    };
+    let process = run::Process { instance, journals, redis };
     let (commands, commanded) = flume::bounded(16);
     let inbox = run::Inbox { from_shards: channels.from_shards, commanded };
     let workers = run::Workers::start(&config, &senders)?;

@@ -7,16 +7,18 @@
 
 mod quota;
 mod rate;
+mod round_trip;
 
 #[cfg(test)]
 use crate::authority::Planted;
 use crate::catalog::Plan;
 use crate::lease::{FORGET_AFTER, LeaseAnswer, LeaseAsk, LeaseCall, LeaseReply};
-use crate::limits::{POOL_BUCKETS_MAX, POOL_QUOTAS_MAX};
+use crate::limits::{AUTHORITY_RTT_MAX, POOL_BUCKETS_MAX, POOL_QUOTAS_MAX};
 use crate::message::{QuotaGrant, QuotaWant, RateGrant, RateWant, ToShard};
 use crate::units::{BucketId, ConsumerId, Nanos, Period};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use round_trip::RoundTrip;
 use std::collections::{BTreeSet, VecDeque};
 
 /// What a shard waits that the full pool has no room for.
@@ -31,7 +33,7 @@ pub struct PoolConfig {
     pub holder: u128,
     /// Shards that share the leases.
     pub shards: u16,
-    /// Round trip of a call, 99th percentile; zero where the authority is embedded.
+    /// Round trip of a call until one is measured; zero where the authority is embedded.
     pub rtt: Nanos,
     /// Least time between two calls about one bucket; zero where the authority is embedded.
     pub call_gap: Nanos,
@@ -87,6 +89,7 @@ impl QueuePlace {
 #[derive(Debug)]
 pub struct Pool {
     config: PoolConfig,
+    round_trip: RoundTrip,
     next_seq: u64,
     rates: HashMap<BucketId, (QueuePlace, rate::RateLease), FixedState>,
     months: HashMap<(ConsumerId, Period), (QueuePlace, quota::QuotaLease), FixedState>,
@@ -102,6 +105,7 @@ impl Pool {
     pub fn new(config: PoolConfig) -> Self {
         Self {
             config,
+            round_trip: RoundTrip::new(config.rtt),
             next_seq: 1,
             rates: HashMap::default(),
             months: HashMap::default(),
@@ -180,6 +184,13 @@ impl Pool {
                 }
             }
         }
+    }
+
+    /// How long a call took, from its sending to its answer: leases last longer by what calls take,
+    /// and are repeated later.
+    pub fn on_round_trip(&mut self, span: Nanos) {
+        self.round_trip.add(span);
+        self.config.rtt = self.round_trip.at_most().min(AUTHORITY_RTT_MAX);
     }
 
     /// The next call to send, if any.

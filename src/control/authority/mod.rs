@@ -1,6 +1,70 @@
-//! The authority in Redis.
+//! The authority that the instance leases from: in this process, or in a Redis that all instances
+//! share. A call of the first is a function call; one of the second is answered later, by
+//! [`Authority::on_event`].
 
+mod link;
 mod script;
+
+pub(crate) use link::{Answered, Event, Link, RedisAddress};
+
+use shard::lease::{LeaseCall, LeaseReply};
+use shard::units::{ConsumerId, Nanos, Period};
+
+/// See the module.
+pub(crate) enum Authority {
+    /// In this process.
+    Embedded(Box<shard::authority::Authority>),
+    /// In Redis.
+    Redis(Box<Link>),
+}
+
+impl Authority {
+    /// One in this process. `empty_at`: when this process began, if another has served from the
+    /// same data before and may have spent tokens.
+    pub(crate) fn embedded(empty_at: Option<Nanos>) -> Self {
+        Self::Embedded(Box::new(shard::authority::Authority::new(empty_at)))
+    }
+
+    /// One in Redis, and what comes from there. Runs tasks, so a runtime has to be there.
+    pub(crate) fn redis(at: RedisAddress, holder: u128) -> (Self, flume::Receiver<Event>) {
+        let (link, events) = Link::new(at, holder);
+        (Self::Redis(Box::new(link)), events)
+    }
+
+    /// Does the call, or takes it along to [`Authority::send`].
+    pub(crate) fn call(&mut self, call: &LeaseCall, now: Nanos) -> Option<LeaseReply> {
+        match self {
+            Self::Embedded(authority) => Some(authority.call(call, now)),
+            Self::Redis(link) => {
+                link.call(call);
+                None
+            }
+        }
+    }
+
+    /// Tells what the month has consumed by the ledger.
+    pub(crate) fn seed_quota(&mut self, month: (ConsumerId, Period), tokens: u64) {
+        match self {
+            Self::Embedded(authority) => authority.seed_quota(month, tokens),
+            Self::Redis(link) => link.seed(month, tokens),
+        }
+    }
+
+    /// Sends all calls since the last time, in one go. Waits for nothing.
+    pub(crate) fn send(&mut self) {
+        if let Self::Redis(link) = self {
+            link.send();
+        }
+    }
+
+    /// Takes in what has come from Redis: the answers, and how long they took.
+    pub(crate) fn on_event(&mut self, event: Event) -> (Vec<Answered>, Option<Nanos>) {
+        match self {
+            Self::Embedded(_) => (Vec::new(), None),
+            Self::Redis(link) => link.on_event(event),
+        }
+    }
+}
 
 #[cfg(test)]
 mod differential_tests;
@@ -8,3 +72,5 @@ mod differential_tests;
 #[path = "../../../tests/e2e/support/redis_server.rs"]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod redis_server;
+#[cfg(test)]
+mod tests;

@@ -12,18 +12,34 @@ use shard::units::{BucketId, ConsumerId, Nanos, Period};
 /// The script.
 pub(super) const TEXT: &str = include_str!("lease.lua");
 
+/// Groups of keys, each with a slot and a marker of its own: enough to spread over many masters,
+/// few enough that all are opened in one go.
+pub(super) const GROUPS: u8 = 128;
+
 /// What the script does for one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ScriptAsk {
+pub(crate) enum ScriptAsk {
     /// A call of the pool.
     Call(LeaseCall),
     /// The ledger's word on what a month has consumed.
     Seed { consumer: ConsumerId, period: Period, tokens: u64 },
     /// Nothing is to be granted of the bucket any more.
+    #[cfg_attr(not(test), expect(dead_code, reason = "shards forget a revoked key first"))]
     Revoke(BucketId),
 }
 
 impl ScriptAsk {
+    /// The group that its key belongs to.
+    pub(super) fn group(&self) -> u8 {
+        let id = match self {
+            Self::Call(LeaseCall { ask: LeaseAsk::Rate(ask), .. }) => ask.bucket.0,
+            Self::Call(LeaseCall { ask: LeaseAsk::Quota(ask), .. }) => ask.consumer.0,
+            Self::Seed { consumer, .. } => consumer.0,
+            Self::Revoke(bucket) => bucket.0,
+        };
+        (crc32c::crc32c(&id.to_le_bytes()) % u32::from(GROUPS)) as u8
+    }
+
     fn key(&self, group: u8) -> String {
         match self {
             Self::Call(LeaseCall { ask: LeaseAsk::Rate(RateAsk { bucket, .. }), .. })

@@ -1,6 +1,7 @@
 //! A Redis of a test's own: the real server, on a port and in a folder of its own, which ends
 //! with the test.
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
@@ -28,6 +29,27 @@ impl RedisServer {
     /// How it is reached.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Kills it and starts it anew: empty.
+    pub fn restart(&mut self) {
+        self.end();
+        self.begin();
+    }
+
+    /// It says nothing any more, though its connections stay.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// It goes on after [`Self::pause`].
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = self.child.as_ref().unwrap().id();
+        kill_process(Pid::from_raw(id as i32).unwrap(), signal).unwrap();
     }
 
     fn begin(&mut self) {

@@ -1,0 +1,283 @@
+//! Instances that lease from one real Redis: together they keep to the plan, whatever happens to
+//! the server.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use super::redis_server::RedisServer;
+use super::{Authority, Event, RedisAddress};
+use crate::clock;
+use crate::control::leases::Leases;
+use crate::control::shard_senders::ShardSenders;
+use crate::metrics::ControlMetrics;
+use shard::catalog::{Catalog, Plan};
+use shard::message::{QuotaWant, RateWant, ToShard};
+use shard::units::{BucketId, ConsumerId, Nanos, Period, PlanId};
+use std::time::Duration;
+
+const RATE: u64 = 1_000;
+const BURST: u64 = 100;
+const QUOTA: u64 = 5_000;
+
+/// An instance with one shard: it spends what it is granted, at once.
+struct Instance {
+    leases: Leases,
+    events: flume::Receiver<Event>,
+    senders: ShardSenders,
+    mail: flume::Receiver<ToShard>,
+    metrics: ControlMetrics,
+    catalog: Catalog,
+    lease: u64,
+    used: u32,
+    /// Instants at which its tokens may be spent, one each.
+    slots: Vec<Nanos>,
+    spent_at: Vec<Nanos>,
+    deny_until: Nanos,
+    asked_at: Option<Nanos>,
+    tokens: u64,
+    exhausted: bool,
+    /// Months that it was asked to read.
+    read: u32,
+}
+
+impl Instance {
+    fn new(server: &RedisServer, holder: u128) -> Self {
+        let at = RedisAddress::new(&server.url()).unwrap();
+        let (authority, events) = Authority::redis(at, holder);
+        let (to_shard, mail) = flume::unbounded();
+        let plan = Plan {
+            id: PlanId(1),
+            name: "p".into(),
+            rate_per_s: RATE,
+            burst: BURST,
+            quota_tokens: QUOTA,
+            when_lost: None,
+        };
+        Self {
+            leases: Leases::new(holder, 1, authority),
+            events,
+            senders: ShardSenders::new(vec![to_shard]),
+            mail,
+            metrics: ControlMetrics::default(),
+            catalog: Catalog::new(1, vec![plan], Vec::new()),
+            lease: 0,
+            used: 0,
+            slots: Vec::new(),
+            spent_at: Vec::new(),
+            deny_until: Nanos(0),
+            asked_at: None,
+            tokens: 0,
+            exhausted: false,
+            read: 0,
+        }
+    }
+
+    fn rate_want(&mut self, want: u32) -> RateWant {
+        let used = std::mem::take(&mut self.used);
+        RateWant {
+            shard: 0,
+            bucket: BucketId(1),
+            plan: 0,
+            lease: self.lease,
+            want,
+            need: want.min(1),
+            demand: want.max(used),
+            used,
+            returned: 0,
+        }
+    }
+
+    /// One turn of control's loop: asks for tokens whenever it has none.
+    fn turn(&mut self) {
+        let now = clock::now();
+        for event in self.events.try_iter().collect::<Vec<_>>() {
+            self.leases.on_event(event, now);
+        }
+        self.spend(now);
+        if self.slots.is_empty() && self.asked_at.is_none() && now >= self.deny_until {
+            self.asked_at = Some(now);
+            let want = self.rate_want(20);
+            self.leases.on_rate(want, &self.catalog, now);
+        }
+        for month in self.leases.advance(now, &self.senders, &self.metrics) {
+            self.read += 1;
+            self.leases.on_seed(month, Some(1_000), now);
+        }
+        for message in self.mail.try_iter().collect::<Vec<_>>() {
+            self.hear(&message, now);
+        }
+    }
+
+    fn hear(&mut self, message: &ToShard, now: Nanos) {
+        match message {
+            ToShard::Rate(grant) => {
+                self.asked_at = None;
+                if grant.lease != self.lease {
+                    self.slots.clear();
+                    self.lease = grant.lease;
+                }
+                self.deny_until = grant.deny_until;
+                let slot = |place: u64| grant.not_before.after(Nanos(grant.spacing.0 * place));
+                self.slots.extend((0..u64::from(grant.granted)).map(slot));
+                self.spend(now);
+            }
+            ToShard::Quota(grant) => {
+                self.tokens += grant.granted;
+                self.exhausted = grant.exhausted;
+            }
+            _ => {}
+        }
+    }
+
+    fn spend(&mut self, now: Nanos) {
+        let before = self.slots.len();
+        self.slots.retain(|slot| *slot > now);
+        let spent = before - self.slots.len();
+        self.used += spent as u32;
+        self.spent_at.extend(std::iter::repeat_n(now, spent));
+    }
+
+    fn want_quota(&mut self, need: u64) {
+        let want = QuotaWant {
+            shard: 0,
+            consumer: ConsumerId(1),
+            plan: 0,
+            period: Period(202_611),
+            want: need,
+            need,
+            consumed: 0,
+            returned: 0,
+            overrun: 0,
+        };
+        self.leases.on_quota(want, &self.catalog, clock::now());
+    }
+}
+
+/// Turns all of them until `done`, for so long at most.
+async fn turn_until(
+    instances: &mut [Instance],
+    span: Duration,
+    done: impl Fn(&[Instance]) -> bool,
+) -> bool {
+    let until = clock::now().after(Nanos::from_us(span.as_micros() as u64));
+    let mut turns = tokio::time::interval(Duration::from_millis(1));
+    while clock::now() < until {
+        if done(instances) {
+            return true;
+        }
+        instances.iter_mut().for_each(Instance::turn);
+        turns.tick().await;
+    }
+    done(instances)
+}
+
+/// The most that was spent over what an ideal bucket would have admitted.
+fn over_the_plan(instances: &[Instance]) -> f64 {
+    let mut spent: Vec<u64> =
+        instances.iter().flat_map(|it| it.spent_at.iter().map(|at| at.0)).collect();
+    spent.sort_unstable();
+    let (mut level, mut last, mut worst) = (BURST as f64, 0, 0f64);
+    for at in spent {
+        level = (level + (at - last) as f64 * RATE as f64 / 1e9).min(BURST as f64) - 1.0;
+        last = at;
+        worst = worst.max(-level);
+    }
+    worst
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn any_spent(instances: &[Instance]) -> bool {
+    instances.iter().all(|it| !it.spent_at.is_empty())
+}
+
+#[test]
+fn three_instances_keep_to_one_plan() {
+    let server = RedisServer::start();
+    runtime().block_on(async {
+        let mut instances: Vec<_> = (1..4).map(|id| Instance::new(&server, id)).collect();
+        assert!(turn_until(&mut instances, PATIENCE, any_spent).await, "nobody was granted any");
+        let from = clock::now();
+        turn_until(&mut instances, Duration::from_secs(2), |_| false).await;
+        assert!(over_the_plan(&instances) <= 0.0, "{}", over_the_plan(&instances));
+        let spent = instances.iter().flat_map(|it| &it.spent_at).filter(|at| **at > from).count();
+        let span_s = clock::now().since(from).0 as f64 / 1e9;
+        let calls: u64 = instances.iter().map(|it| it.metrics.authority_calls.get()).sum();
+        println!("{spent} spent of {:.0}, {calls} calls", RATE as f64 * span_s);
+    });
+}
+
+#[test]
+fn a_month_ends_to_the_token_over_instances() {
+    let server = RedisServer::start();
+    runtime().block_on(async {
+        let mut instances: Vec<_> = (1..4).map(|id| Instance::new(&server, id)).collect();
+        for need in [1_200, 1_300, 1_500] {
+            let place = (need % 7) as usize % 3;
+            let before = instances[place].tokens;
+            instances[place].want_quota(need);
+            let served = |all: &[Instance]| all[place].tokens >= before + need;
+            while !turn_until(&mut instances, Duration::from_millis(300), served).await {
+                // A new Redis grants after its quarantine; a shard asks again, as a caller would.
+                instances[place].want_quota(need);
+            }
+        }
+        assert_eq!(instances.iter().map(|it| it.tokens).sum::<u64>(), QUOTA - 1_000);
+        instances[0].want_quota(1);
+        assert!(turn_until(&mut instances, PATIENCE, |all| all[0].exhausted).await);
+        assert_eq!(instances.iter().map(|it| it.read).sum::<u32>(), 1, "the ledger is asked once");
+    });
+}
+
+/// Both are granted some after this.
+async fn served_again(instances: &mut [Instance]) -> bool {
+    let before: Vec<_> = instances.iter().map(|it| it.spent_at.len()).collect();
+    let served =
+        |all: &[Instance]| all.iter().zip(&before).all(|(it, before)| it.spent_at.len() > *before);
+    turn_until(instances, PATIENCE, served).await
+}
+
+#[test]
+fn a_redis_that_forgets_all_grants_nothing_twice() {
+    let mut server = RedisServer::start();
+    runtime().block_on(async {
+        let mut instances: Vec<_> = (1..3).map(|id| Instance::new(&server, id)).collect();
+        assert!(turn_until(&mut instances, PATIENCE, any_spent).await, "nobody was granted any");
+        server.restart();
+        turn_until(&mut instances, Duration::from_secs(1), |_| false).await;
+        assert!(served_again(&mut instances).await, "nobody was granted any after the restart");
+        turn_until(&mut instances, Duration::from_millis(500), |_| false).await;
+        assert!(over_the_plan(&instances) <= 0.0, "{}", over_the_plan(&instances));
+    });
+}
+
+#[test]
+fn a_silent_redis_is_waited_for_by_nobody() {
+    let server = RedisServer::start();
+    runtime().block_on(async {
+        let mut instances: Vec<_> = (1..3).map(|id| Instance::new(&server, id)).collect();
+        assert!(turn_until(&mut instances, PATIENCE, any_spent).await, "nobody was granted any");
+        server.pause();
+        // Past the bound for an answer: the connection is given up, and another one is tried.
+        turn_until(&mut instances, Duration::from_secs(1), |_| false).await;
+        server.resume();
+        assert!(served_again(&mut instances).await, "nobody was granted any afterwards");
+        assert!(over_the_plan(&instances) <= 0.0, "{}", over_the_plan(&instances));
+    });
+}
+
+#[test]
+fn a_script_that_is_forgotten_is_made_known_again() {
+    let server = RedisServer::start();
+    runtime().block_on(async {
+        let mut instances: Vec<_> = (1..3).map(|id| Instance::new(&server, id)).collect();
+        assert!(turn_until(&mut instances, PATIENCE, any_spent).await, "nobody was granted any");
+        let mut other = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+        redis::cmd("SCRIPT").arg("FLUSH").exec(&mut other).unwrap();
+        turn_until(&mut instances, Duration::from_millis(100), |_| false).await;
+        assert!(served_again(&mut instances).await, "nobody was granted any afterwards");
+        assert!(over_the_plan(&instances) <= 0.0, "{}", over_the_plan(&instances));
+    });
+}
