@@ -24,6 +24,8 @@ pub mod units;
 
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;
 
 pub use key_cache::{Caller, Identity};
 pub use permit::Permit;

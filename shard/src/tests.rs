@@ -2,15 +2,15 @@
 //! costs.
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
-use proptest::prelude::*;
-use shard::catalog::{Catalog, Item, Plan, PriceModel, PriceVersion, Service, Tier, TokenPrices};
-use shard::limits::{KEY_TTL, MONTH_RETRY, VERIFIES_MAX};
-use shard::message::{KeyDigest, KeyGrant, QuotaGrant, RateGrant, ToControl, ToShard, Verdict};
-use shard::record::Usage;
-use shard::units::{
+use crate::catalog::{Catalog, Item, Plan, PriceModel, PriceVersion, Service, Tier, TokenPrices};
+use crate::limits::{KEY_TTL, MONTH_RETRY, VERIFIES_MAX};
+use crate::message::{KeyDigest, KeyGrant, QuotaGrant, RateGrant, ToControl, ToShard, Verdict};
+use crate::record::Usage;
+use crate::units::{
     BucketId, ConsumerId, KeyId, Moment, NanoUsd, Nanos, Period, PlanId, ServiceId,
 };
-use shard::{Admission, Ask, Caller, Identity, Permit, Refusal, Shard, ShardConfig, WaitFor};
+use crate::{Admission, Ask, Caller, Identity, Permit, Refusal, Shard, ShardConfig, WaitFor};
+use proptest::prelude::*;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -181,7 +181,7 @@ fn an_unknown_key_is_asked_about_once_and_then_known() {
     }
     assert!(shard.poll_action().is_none());
     let wake = shard.handle(verdict(1, None), now);
-    assert_eq!(wake, Some(WaitFor::Key(shard::key_cache::fingerprint(&digest(1)))));
+    assert_eq!(wake, Some(WaitFor::Key(crate::key_cache::fingerprint(&digest(1)))));
     assert_eq!(known(&mut shard, 1, now).consumer, ConsumerId(7));
     let lapsed = now.after(KEY_TTL);
     assert_eq!(shard.identify(&digest(1), lapsed), Identity::Wait { verify: true });
