@@ -1,11 +1,12 @@
 //! Keeps the house in order: which part may name which and what the pure parts must never touch
 //! (`tidy/walls.rs`), that nothing goes in a circle (`tidy/circles.rs`), that the documents name
-//! what is there (`tidy/documents.rs`), how large a file and a function may be, and what is banned.
-//! It reads the sources as text, so that a rule holds for code that no compiler has seen yet; each
-//! refusal says what to do instead.
+//! what is there (`tidy/documents.rs`), where files stand (`tidy/places.rs`), how large a file and
+//! a function may be, and what is banned. It reads the sources as text, so that a rule holds for
+//! code that no compiler has seen yet; each refusal says what to do instead.
 
 mod circles;
 mod documents;
+mod places;
 mod source;
 mod walls;
 
@@ -82,6 +83,7 @@ fn the_sources_are_tidy() {
     findings.extend(parts.unused(&sources));
     findings.extend(circles::rules(&sources));
     findings.extend(documents::rules(root, &sources));
+    findings.extend(places::rules(&sources));
     findings.extend(walls::shard_dependencies(&read(root, "shard/Cargo.toml")));
     findings.extend(migrations(&migration_files(root), &read(root, "src/store/sqlite/file.rs")));
     for source in &sources {
