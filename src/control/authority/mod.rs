@@ -67,10 +67,10 @@ impl Authority {
 }
 
 #[cfg(test)]
-mod differential_tests;
-#[cfg(test)]
 #[path = "../../../tests/e2e/support/redis_server.rs"]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod redis_server;
+#[cfg(test)]
+mod script_tests;
 #[cfg(test)]
 mod tests;
