@@ -7,13 +7,17 @@
 mod batch;
 mod catalog;
 mod credentials;
+mod day_sums;
 mod error;
+mod in_use;
 mod ledger;
 mod price_text;
+mod refused;
 mod rows;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod usage;
 
 pub use batch::{Advance, Batch, Dead, Origin, Price, Written};

@@ -36,6 +36,20 @@ pub(crate) struct PlanRow {
     pub(crate) created_at: String,
 }
 
+/// The plans that a new store comes with: the contract's, part 4.
+pub(super) fn contract_plans() -> Result<Vec<Plan>, CatalogError> {
+    let terms = [
+        ("basic", 10, 100_000),
+        ("premium", 100, 10_000_000),
+        ("enterprise", 1_000, 1_000_000_000),
+    ];
+    let plan = |(name, rate, quota_tokens): (&str, u64, u64)| {
+        let (id, name) = (PlanId(new_id()?), name.into());
+        Ok(Plan { id, name, rate_per_s: rate, burst: rate, quota_tokens, when_lost: None })
+    };
+    terms.into_iter().map(plan).collect()
+}
+
 /// What a change of a plan sets; `None` leaves a column as it is.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PlanChange {

@@ -1,14 +1,14 @@
 //! How the catalog's values stand in their columns.
 
-use super::row;
 use crate::clock;
+use crate::store::texts;
 use rusqlite::types::Type;
 use rusqlite::{Error, Row};
 use shard::units::id_from_text;
 
 /// `created_at` of a row made now.
 pub(super) fn created_now() -> String {
-    row::time(clock::unix_us()).as_str().to_owned()
+    texts::time(clock::unix_us()).as_str().to_owned()
 }
 
 /// SQLite's integers are signed; what the API takes in fits.

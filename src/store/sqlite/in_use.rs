@@ -1,10 +1,8 @@
-//! What is in use is not deleted, and whoever asks is told by whom.
+//! Who uses what is to be deleted.
 
 use crate::store::error::CatalogError;
+use crate::store::in_use::{self, USERS_NAMED};
 use rusqlite::{Connection, Params};
-
-/// Of those that use an object, a refusal names so many and counts the rest.
-const USERS_NAMED: usize = 3;
 
 /// Refuses to let an object go that `users`, a query for their names, finds in use. Changes come
 /// one after another: nobody begins to use it between this and its deletion.
@@ -22,13 +20,5 @@ pub(super) fn refuse_used(
         names.push(row.get(0)?);
         count = row.get(1)?;
     }
-    let plural = if count > 1 { "s" } else { "" };
-    let more = match count - names.len() as i64 {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    match names.is_empty() {
-        true => Ok(()),
-        false => Err(CatalogError::InUse(format!("{kind}{plural} {}{more}", names.join(", ")))),
-    }
+    in_use::refuse_used(kind, &names, count)
 }

@@ -4,13 +4,15 @@
 use super::checkpoints::Checkpoints;
 use super::file::{self, FILE_NAME};
 use super::refused::{self, is_refusal};
-use super::sums::{Fees, Sums};
+use super::sums::{self, Fees};
 use super::turns::take_turn;
 use super::wide::{sum_at, wide_sum};
-use super::{records, retention, row, services};
+use super::{records, retention, services};
 use crate::channels::Settled;
 use crate::store::batch::{Batch, Dead, Origin, Price, Written};
+use crate::store::day_sums::DaySums;
 use crate::store::error::{CatalogError, LedgerError, StoreError};
+use crate::store::texts;
 use crate::store::usage::{RecordTotals, Room};
 use rusqlite::TransactionBehavior;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Statement, Transaction};
@@ -69,7 +71,7 @@ impl SqliteLedger {
         let _turn = take_turn();
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let (sums, written) = (Sums::default(), Written::default());
+        let (sums, written) = (DaySums::default(), Written::default());
         let fees = &mut self.fees;
         let mut adding = Adding { transaction: &transaction, fees, batch, sums, written };
         add(&mut adding)?;
@@ -137,7 +139,7 @@ pub(super) fn watermark(
 ) -> rusqlite::Result<(u64, bool)> {
     let found = connection
         .prepare_cached("SELECT next_seq, closed FROM ingest_watermark WHERE journal_id = ?1")?
-        .query_row([row::uuid(journal_id).as_str()], |row| {
+        .query_row([texts::uuid(journal_id).as_str()], |row| {
             Ok((row.get::<_, i64>(0)? as u64, row.get(1)?))
         })
         .optional()?;
@@ -152,7 +154,7 @@ fn advance_all(transaction: &Transaction<'_>, batch: &Batch<'_>) -> rusqlite::Re
     )?;
     for advance in batch.advances {
         upsert.execute((
-            row::uuid(batch.origins[advance.origin].journal_id).as_str(),
+            texts::uuid(batch.origins[advance.origin].journal_id).as_str(),
             advance.next_seq as i64,
             advance.closed,
         ))?;
@@ -166,7 +168,7 @@ struct Adding<'a> {
     fees: &'a mut Fees,
     batch: &'a Batch<'a>,
     /// Of the rows that are in, not yet added to the ledger's.
-    sums: Sums,
+    sums: DaySums,
     written: Written,
 }
 
@@ -205,7 +207,7 @@ impl Adding<'_> {
                 return Err(error);
             }
             self.transaction.execute_batch("ROLLBACK TO one")?;
-            (self.sums, self.written) = (Sums::default(), before);
+            (self.sums, self.written) = (DaySums::default(), before);
             self.refuse(settled, &error)?;
         }
         self.transaction.execute_batch("RELEASE one")
@@ -223,7 +225,7 @@ impl Adding<'_> {
              ON CONFLICT DO UPDATE SET instance_id = instance_id RETURNING number",
         )?;
         let mut number = |origin: &Origin| {
-            add.query_row([row::uuid(origin.instance_id).as_str()], |row| row.get(0))
+            add.query_row([texts::uuid(origin.instance_id).as_str()], |row| row.get(0))
         };
         self.batch.origins.iter().map(&mut number).collect()
     }
@@ -268,7 +270,7 @@ impl Adding<'_> {
             )?
             .exists((
                 record_id.to_be_bytes().as_slice(),
-                row::uuid(journal_id).as_str(),
+                texts::uuid(journal_id).as_str(),
                 record_id.to_le_bytes().as_slice(),
             ))?;
         if known {
@@ -292,7 +294,7 @@ impl Adding<'_> {
     }
 
     fn flush(&mut self) -> rusqlite::Result<()> {
-        self.written.saturated += self.sums.flush(self.transaction, self.fees)?;
+        self.written.saturated += sums::flush(&mut self.sums, self.transaction, self.fees)?;
         Ok(())
     }
 
@@ -312,9 +314,9 @@ fn month_tokens(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Res
     );
     let tokens = transaction.prepare_cached(&sql)?.query_row(
         (
-            row::period(record.period).as_str(),
-            row::id(record.consumer.0).as_str(),
-            row::id(record.service.0).as_str(),
+            texts::period(record.period).as_str(),
+            texts::id(record.consumer.0).as_str(),
+            texts::id(record.service.0).as_str(),
         ),
         |row| Ok(sum_at(row, 0)? + sum_at(row, 2)?),
     )?;
@@ -341,9 +343,9 @@ impl Shared {
     }
 
     fn bind(&self, insert: &mut Statement<'_>, instance: i64) -> rusqlite::Result<()> {
-        insert.raw_bind_parameter(4, row::id(self.consumer.0).as_str())?;
-        insert.raw_bind_parameter(5, row::id(self.key.0).as_str())?;
-        insert.raw_bind_parameter(6, row::id(self.service.0).as_str())?;
+        insert.raw_bind_parameter(4, texts::id(self.consumer.0).as_str())?;
+        insert.raw_bind_parameter(5, texts::id(self.key.0).as_str())?;
+        insert.raw_bind_parameter(6, texts::id(self.service.0).as_str())?;
         insert.raw_bind_parameter(20, instance)
     }
 }

@@ -16,7 +16,6 @@ mod plans;
 mod records;
 mod refused;
 mod retention;
-mod row;
 mod services;
 mod sums;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::columns::{created_now, id_at, signed, unsigned};
 use super::in_use::refuse_used;
 use crate::store::error::CatalogError;
-use crate::store::rows::{Page, PlanChange, PlanRow, new_id, when_lost_name, when_lost_of};
+use crate::store::rows::{Page, PlanChange, PlanRow, contract_plans, when_lost_name, when_lost_of};
 use rusqlite::{Connection, OptionalExtension, Row};
 use shard::catalog::Plan;
 use shard::units::PlanId;
@@ -15,22 +15,10 @@ pub(super) fn seed(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     let count: i64 = transaction.query_row("SELECT count(*) FROM plans", (), |row| row.get(0))?;
     if count == 0 {
-        for (name, rate, quota_tokens) in [
-            ("basic", 10, 100_000),
-            ("premium", 100, 10_000_000),
-            ("enterprise", 1_000, 1_000_000_000),
-        ] {
-            let id = new_id().map_err(|failure| {
-                rusqlite::Error::ToSqlConversionFailure(failure.to_string().into())
-            })?;
-            let plan = Plan {
-                id: PlanId(id),
-                name: name.into(),
-                rate_per_s: rate,
-                burst: rate,
-                quota_tokens,
-                when_lost: None,
-            };
+        let plans = contract_plans().map_err(|failure| {
+            rusqlite::Error::ToSqlConversionFailure(failure.to_string().into())
+        })?;
+        for plan in plans {
             insert_row(&transaction, &plan)?;
         }
     }

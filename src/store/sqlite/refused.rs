@@ -1,15 +1,12 @@
-//! Records that the store will not have. No single one may stop the writer: it is kept aside in
-//! `usage_dlq`, whole, in the transaction that moves the watermark past it, and told.
+//! The table `usage_dlq`, and what makes a record end there.
 
-use super::row;
 use crate::channels::Settled;
-use crate::journal::format::{Entry, SLOT_BYTES, Slot};
 use crate::store::batch::Dead;
 use crate::store::error::LedgerError;
+use crate::store::refused::{record_in, slot_of, tell};
+use crate::store::texts;
 use rusqlite::{Connection, ErrorCode, Row, Transaction};
-use shard::record::Record;
 use std::fmt::Display;
-use uuid::Uuid;
 
 /// Is the record at fault, and not the store? What the store may take later (it is locked, full,
 /// or its disk fails) is tried again; whatever else it says, it will always say of this record.
@@ -44,24 +41,18 @@ pub(super) fn keep(
     settled: &Settled,
     reason: &dyn Display,
 ) -> rusqlite::Result<()> {
-    let slot = Entry::Post(settled.record, settled.prev_end).encode(settled.seq);
-    let record_id = row::uuid(settled.record.record_id);
+    let (slot, reason) = (slot_of(settled), reason.to_string());
+    let record_id = texts::uuid(settled.record.record_id);
     transaction
         .prepare_cached("INSERT OR REPLACE INTO usage_dlq VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute((
-            row::uuid(journal_id).as_str(),
+            texts::uuid(journal_id).as_str(),
             settled.seq as i64,
-            reason.to_string(),
+            &reason,
             slot.as_slice(),
             settled.request_id_or(record_id.as_str()),
         ))?;
-    tracing::error!(
-        record = record_id.as_str(),
-        journal = %Uuid::from_u128(journal_id),
-        seq = settled.seq,
-        %reason,
-        "the ledger refused a record; it is kept aside: see `tollgate journal dead`"
-    );
+    tell(journal_id, settled, &reason);
     Ok(())
 }
 
@@ -86,19 +77,11 @@ pub(super) fn each<E: From<LedgerError>>(
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Dead> {
-    let slot: Option<[u8; SLOT_BYTES]> = row.get::<_, Vec<u8>>(4)?.try_into().ok();
     Ok(Dead {
         journal_id: row.get(0)?,
         seq: row.get(1)?,
         reason: row.get(2)?,
         request_id: row.get(3)?,
-        record: slot.as_ref().and_then(record_in),
+        record: record_in(row.get(4)?),
     })
-}
-
-fn record_in(slot: &Slot) -> Option<Record> {
-    match Entry::decode(slot)?.1 {
-        Entry::Post(record, _) => Some(record),
-        _ => None,
-    }
 }

@@ -2,85 +2,51 @@
 //! the monthly fees that the rows make due. No addition here can leave SQLite's 64 bits: a count
 //! stops at the largest integer, and is told; a cost is carried over into a second column.
 
-use super::row;
+use crate::store::day_sums::{DAY_US, Day, DaySum, DaySums};
+use crate::store::texts;
 use rusqlite::{CachedStatement, OptionalExtension, Transaction, params};
-use shard::record::Record;
-use shard::units::{ConsumerId, Period, ServiceId};
+use shard::units::{Period, ServiceId};
 use std::collections::HashMap;
 
-const DAY_US: i64 = 86_400_000_000;
 /// One in `cost_carry`, nano-USD.
 const CARRY_NANOUSD: i128 = 1_000_000_000_000_000_000;
-
-/// One day of a consumer on a service.
-type Day = (ConsumerId, ServiceId, i64);
-
-/// What the rows of a batch add.
-#[derive(Default)]
-pub(super) struct Sums(HashMap<Day, SumRow>);
-
-#[derive(Default)]
-struct SumRow {
-    calls: i64,
-    input_tokens: i64,
-    cached_tokens: i64,
-    output_tokens: i64,
-    cost_nanousd: i128,
-    /// The versions of the price that were used, each with its first call's time.
-    prices: Vec<(u32, i64)>,
-}
 
 /// Fees by price, cached: a price never changes. `None`: it is no subscription.
 #[derive(Default)]
 pub(super) struct Fees(HashMap<(ServiceId, u32), Option<i64>>);
 
-impl Sums {
-    /// Takes a row in.
-    pub(super) fn count(&mut self, record: &Record) {
-        let day = record.occurred_at_unix_us.div_euclid(DAY_US);
-        let sum = self.0.entry((record.consumer, record.service, day)).or_default();
-        sum.calls += 1;
-        sum.input_tokens += i64::from(record.usage.input_tokens);
-        sum.cached_tokens += i64::from(record.usage.cached_tokens);
-        sum.output_tokens += i64::from(record.usage.output_tokens);
-        sum.cost_nanousd += i128::from(record.cost.0);
-        if sum.prices.iter().all(|(version, _)| *version != record.price_version) {
-            sum.prices.push((record.price_version, record.occurred_at_unix_us));
-        }
-    }
-
-    /// Adds everything to the ledger. Returns how many of its sums stand at the largest integer.
-    pub(super) fn flush(&mut self, transaction: &Transaction<'_>, fees: &mut Fees) -> Flushed {
-        let mut upsert = transaction.prepare_cached(UPSERT)?;
-        let (mut saturated, mut due) = (0, Vec::new());
-        for ((consumer, service, day), sum) in self.0.drain() {
-            saturated += u64::from(add_day(&mut upsert, (consumer, service, day), &sum)?);
-            for (version, at_unix_us) in sum.prices {
-                if let Some(fee) = fees.of(transaction, service, version)? {
-                    due.push((at_unix_us, consumer, service, version, fee));
-                }
+/// Adds everything to the ledger. Returns how many of its sums stand at the largest integer.
+pub(super) fn flush(
+    sums: &mut DaySums,
+    transaction: &Transaction<'_>,
+    fees: &mut Fees,
+) -> rusqlite::Result<u64> {
+    let mut upsert = transaction.prepare_cached(UPSERT)?;
+    let (mut saturated, mut due) = (0, Vec::new());
+    for ((consumer, service, day), sum) in sums.drain() {
+        saturated += u64::from(add_day(&mut upsert, (consumer, service, day), &sum)?);
+        for (version, at_unix_us) in sum.prices {
+            if let Some(fee) = fees.of(transaction, service, version)? {
+                due.push((at_unix_us, consumer, service, version, fee));
             }
         }
-        // Whichever came first decides on the month.
-        due.sort_unstable_by_key(|(at_unix_us, ..)| *at_unix_us);
-        let mut insert = transaction
-            .prepare_cached("INSERT OR IGNORE INTO usage_fees VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
-        for (at_unix_us, consumer, service, version, fee) in due {
-            insert.execute(params![
-                row::id(consumer.0).as_str(),
-                row::id(service.0).as_str(),
-                row::period(Period::of(at_unix_us)).as_str(),
-                row::time(at_unix_us).as_str(),
-                version,
-                fee,
-            ])?;
-        }
-        Ok(saturated)
     }
+    // Whichever came first decides on the month.
+    due.sort_unstable_by_key(|(at_unix_us, ..)| *at_unix_us);
+    let mut insert = transaction
+        .prepare_cached("INSERT OR IGNORE INTO usage_fees VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+    for (at_unix_us, consumer, service, version, fee) in due {
+        insert.execute(params![
+            texts::id(consumer.0).as_str(),
+            texts::id(service.0).as_str(),
+            texts::period(Period::of(at_unix_us)).as_str(),
+            texts::time(at_unix_us).as_str(),
+            version,
+            fee,
+        ])?;
+    }
+    Ok(saturated)
 }
-
-/// See [`Sums::flush`].
-pub(super) type Flushed = rusqlite::Result<u64>;
 
 /// The last column tells whether a count has stopped at the largest integer.
 const UPSERT: &str = "INSERT INTO usage_daily (consumer_id, service_id, day, period, calls,
@@ -103,15 +69,15 @@ const UPSERT: &str = "INSERT INTO usage_daily (consumer_id, service_id, day, per
 fn add_day(
     upsert: &mut CachedStatement<'_>,
     (consumer, service, day): Day,
-    sum: &SumRow,
+    sum: &DaySum,
 ) -> rusqlite::Result<bool> {
     let starts_at = day * DAY_US;
     upsert.query_row(
         params![
-            row::id(consumer.0).as_str(),
-            row::id(service.0).as_str(),
-            &row::time(starts_at).as_str()[..10],
-            row::period(Period::of(starts_at)).as_str(),
+            texts::id(consumer.0).as_str(),
+            texts::id(service.0).as_str(),
+            &texts::time(starts_at).as_str()[..10],
+            texts::period(Period::of(starts_at)).as_str(),
             sum.calls,
             sum.input_tokens,
             sum.cached_tokens,
@@ -139,7 +105,7 @@ impl Fees {
                      WHEN 'subscription' THEN json_extract(price, '$.fee_nanousd') END
                  FROM prices WHERE service_id = ?1 AND version = ?2",
             )?
-            .query_row((row::id(service.0).as_str(), version), |row| row.get(0))
+            .query_row((texts::id(service.0).as_str(), version), |row| row.get(0))
             .optional()?;
         // A price that is not there may come yet.
         if let Some(fee) = found {

@@ -1,5 +1,5 @@
-//! A record as the ledger's text: identities, times and months, written into fixed buffers so
-//! that a row costs no allocation.
+//! Identities, times and months as text, written into fixed buffers so that a row costs no
+//! allocation.
 
 use shard::units::{Period, id_to_text};
 use std::str;
