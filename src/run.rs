@@ -124,7 +124,7 @@ impl Instance {
         }
         let config = Arc::new(config);
         let data_dir = &config.server.data_dir;
-        let mut ledger = Ledger::open(data_dir).map_err(|why| RunError(why.to_string()))?;
+        let mut ledger = Ledger::open(&*config).map_err(|why| RunError(why.to_string()))?;
         let opened = control::open(&config).map_err(|why| RunError(why.to_string()))?;
         let (catalog, known_ids) = (opened.catalog(), opened.known_ids());
         let digest_key = opened.digest_key();

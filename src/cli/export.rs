@@ -36,7 +36,7 @@ pub fn run(args: &ExportArgs) -> Result<String, CommandError> {
     if args.out.exists() {
         return Err(CommandError::WrongUse(format!("{} is there already", args.out.display())));
     }
-    let mut ledger = Ledger::open_for_reading(&args.dir)
+    let mut ledger = Ledger::open_for_reading(&*args.dir)
         .map_err(|error| format!("the ledger in {}: {error}", args.dir.display()))?;
     let part = part_of(&args.out);
     let (written, digest) = write(&mut ledger, before_us, &part).map_err(failed)?;

@@ -167,7 +167,7 @@ fn scans(target: &Target) -> Result<Vec<(String, Scan)>, JournalError> {
         scans.push((path.display().to_string(), Scan::open_segment(path)?));
     }
     // Without a store nothing can have been deleted behind its watermark.
-    let store = Ledger::open_for_reading(&target.data_dir).ok();
+    let store = Ledger::open_for_reading(&*target.data_dir).ok();
     for dir in &target.journals {
         let mark = match (&store, journal_id(dir)) {
             (Some(store), Some(id)) => store.watermark(id).map_or(0, |mark| mark.0),
@@ -228,7 +228,7 @@ fn verify(place: &JournalPlace, out: &mut impl Write) -> Result<bool, JournalErr
     for note in &notes {
         writeln!(out, "{note}")?;
     }
-    let store = Ledger::open_for_reading(&target.data_dir);
+    let store = Ledger::open_for_reading(&*target.data_dir);
     let aside = store.map_or(0, |store| store.count_refused().unwrap_or(0));
     if aside > 0 {
         writeln!(out, "{aside} records are kept aside, unbilled: see `tollgate journal dead`")?;
@@ -336,7 +336,7 @@ fn record_as_value(it: &Record) -> serde_json::Value {
 
 fn dead(place: &JournalPlace, as_json: bool, out: &mut impl Write) -> Result<bool, JournalError> {
     let target = target(place)?;
-    let store = Ledger::open_for_reading(&target.data_dir).map_err(|error| {
+    let store = Ledger::open_for_reading(&*target.data_dir).map_err(|error| {
         let path = target.data_dir.join(store::FILE_NAME);
         JournalError::Failed(format!("the store {} can't be read: {error}", path.display()))
     })?;
@@ -385,7 +385,7 @@ fn replay(place: &JournalPlace, out: &mut impl Write) -> Result<bool, JournalErr
         true => None,
         false => Some(journal::lock(&target.data_dir).map_err(failed)?),
     };
-    let mut ledger = Ledger::open(&target.data_dir).map_err(failed)?;
+    let mut ledger = Ledger::open(&*target.data_dir).map_err(failed)?;
     let price = pricer(&ledger).map_err(failed)?;
     let mut report = ReplayReport::default();
     for dir in &target.journals {

@@ -1,7 +1,7 @@
 //! `tollgate secrets rotate`: a new key for the upstream credentials, offline.
 
 use super::CommandError;
-use crate::config::Config;
+use crate::config::{Config, StoreUrl};
 use crate::control::{self, Rotated};
 use crate::{journal, store};
 use clap::{Args, Subcommand};
@@ -47,7 +47,8 @@ pub fn run(args: &SecretsArgs) -> Result<String, CommandError> {
         config.server.data_dir.clone_from(data_dir);
     }
     let data_dir = &config.server.data_dir;
-    if !data_dir.join(store::FILE_NAME).is_file() {
+    let is_embedded = config.store_url == StoreUrl::Embedded;
+    if is_embedded && !data_dir.join(store::FILE_NAME).is_file() {
         let message = format!("{} holds no store: give --data-dir or --config", data_dir.display());
         return Err(CommandError::WrongUse(message));
     }

@@ -1,7 +1,7 @@
 //! How a value of each type is read from the file or the environment, and written into the
 //! example. A refusal is the text of what is allowed.
 
-use super::{Durability, Hosts, LogFormat, LogLevel, Shards, StoreUrl};
+use super::{Durability, Hosts, LogFormat, LogLevel, Shards};
 use shard::catalog::WhenLost;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,7 +22,8 @@ pub enum Given<'a> {
 }
 
 impl Given<'_> {
-    fn text(&self) -> Option<&str> {
+    /// A string.
+    pub fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) | Self::Variable(text) => Some(text),
             Self::Integer(_) | Self::List(_) | Self::Other => None,
@@ -196,18 +197,6 @@ impl Field for WhenLost {
     }
 }
 
-impl Field for StoreUrl {
-    fn assign(&mut self, given: &Given<'_>, _: Range) -> Result<(), String> {
-        embedded_only(given, &["postgres", "postgresql"])?;
-        *self = Self::Embedded;
-        Ok(())
-    }
-
-    fn render(&self) -> Option<String> {
-        Some(quoted("embedded"))
-    }
-}
-
 impl Field for LogLevel {
     fn assign(&mut self, given: &Given<'_>, _: Range) -> Result<(), String> {
         *self = given.text().unwrap_or_default().parse()?;
@@ -253,16 +242,14 @@ impl Field for Option<String> {
     }
 }
 
-fn embedded_only(given: &Given<'_>, elsewhere: &[&str]) -> Result<(), String> {
-    let text = given.text().unwrap_or_default();
-    if text == "embedded" {
-        return Ok(());
+/// `scheme://user:password@host` without what stands before the `@`.
+pub fn without_password(shown: &str) -> String {
+    match (shown.find("://"), shown.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => {
+            format!("{}://…{}", &shown[..scheme], &shown[at..])
+        }
+        _ => shown.to_string(),
     }
-    let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
-    Err(match elsewhere.contains(&scheme) {
-        true => format!("{scheme}:// is not in this version; use \"embedded\""),
-        false => "\"embedded\"".to_string(),
-    })
 }
 
 /// A TOML basic string.

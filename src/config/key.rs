@@ -3,7 +3,7 @@
 //! and stands in the example with its default.
 
 use super::Config;
-use super::field::{Field, Range};
+use super::field::{Field, Range, without_password};
 use Reload::{Live, Restart};
 use std::fmt;
 
@@ -54,7 +54,7 @@ impl SettingKey {
     /// The value as TOML, unless nobody may see it; `None`: it is not set.
     pub fn shown(&self, config: &mut Config) -> Option<String> {
         let value = (self.field)(config).render()?;
-        Some(if self.secret { "(not shown)".to_string() } else { value })
+        Some(if self.secret { "(not shown)".to_string() } else { without_password(&value) })
     }
 
     /// `TOLLGATE_SECTION__KEY`
@@ -176,7 +176,9 @@ keys! {
     }
     store {
         url: Restart, ANY, store_url,
-            "\"embedded\": SQLite, in data_dir/tollgate.db.";
+            "\"embedded\": SQLite, in data_dir/tollgate.db.\n\
+             \"postgres://user[:password]@host/database\": Postgres 15 or later, in the\n\
+             clear; the user may create tables in it, and one instance uses it.";
     }
     usage {
         durability: Restart, ANY, usage.durability,
@@ -194,7 +196,7 @@ keys! {
             "A batch is written when its oldest record is this old, full or not.";
         keep_days: Live, (0, 36_500), usage.keep_days,
             "Days that a call's record is kept for; then it is dropped, and only its day's sums\n\
-             stay. 0: for ever.";
+             stay (in Postgres once all of its month is due). 0: for ever.";
         default_reserve_tokens: Live, (1, 1 << 24), usage.default_reserve_tokens,
             "Tokens held back from the quota for the answer to a call without max_tokens, until\n\
              the true number is known.";

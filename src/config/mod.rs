@@ -14,6 +14,7 @@ mod log;
 mod problem;
 mod read;
 mod reload;
+mod store_url;
 
 pub use authority_url::AuthorityUrl;
 pub use example::example;
@@ -22,6 +23,7 @@ pub use key_file::{DIGEST_KEY_FILE, ENCRYPTION_KEY_FILE, KEY_BYTES, KeyFile, rea
 pub use log::{Log, LogFormat, LogLevel};
 pub use problem::{ConfigErrors, Problem};
 pub use reload::Change;
+pub use store_url::StoreUrl;
 
 pub use field::TOKEN_CHARS_MIN;
 use field::{Field as _, Given};
@@ -59,13 +61,6 @@ pub enum Durability {
     Process,
     /// Power loss: the record is on stable storage.
     Disk,
-}
-
-/// Where the catalog and the ledger are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreUrl {
-    /// SQLite in `data_dir`.
-    Embedded,
 }
 
 /// `[server]`

@@ -1,7 +1,7 @@
 //! Reads the file and the environment against the table of settings, and reports all that is
 //! wrong with either. A value that may carry a secret is never repeated in a report.
 
-use super::field::{Given, quoted};
+use super::field::{Given, quoted, without_password};
 use super::key::{KEYS, SettingKey, TABLES};
 use super::problem::{ConfigErrors, Problem};
 use super::{AuthorityUrl, Config, Secrets, Server, StoreUrl, UsageConfig};
@@ -107,7 +107,7 @@ impl ConfigReader {
         let key = &KEYS[at];
         let field = (key.field)(&mut self.read.config);
         field.assign(given, key.range).map_err(|allowed| {
-            let found = if key.secret { "a value (not shown)" } else { &without_password(&found) };
+            let found = if key.secret { "a value (not shown)" } else { &shown(&found) };
             format!("{}: found {found}, allowed: {allowed}", key.path())
         })?;
         self.read.origins.insert(at, origin);
@@ -264,14 +264,9 @@ fn place(text: &str, offset: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
-/// `scheme://user:password@host` without what stands before the `@`, and cut to a line.
-fn without_password(found: &str) -> String {
-    let shown = match (found.find("://"), found.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => {
-            format!("{}://…{}", &found[..scheme], &found[at..])
-        }
-        _ => found.to_string(),
-    };
+/// What may be shown of a value that was found: without a password, and cut to a line.
+fn shown(found: &str) -> String {
+    let shown = without_password(found);
     match shown.char_indices().nth(80) {
         Some((cut, _)) => format!("{}…", &shown[..cut]),
         None => shown,

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::key::KEYS;
-use super::{Config, Durability, Shards, example, read, settings_of};
+use super::{Config, Durability, Shards, StoreUrl, example, read, settings_of};
 use std::path::Path;
 
 /// Reads `text` as the file `t.toml`, with `variables` for the environment.
@@ -221,7 +221,7 @@ fn a_bad_value_is_shown_with_what_is_allowed() {
         ("[log]\nlevel = \"inof\"", "found \"inof\", allowed: error, warn, info"),
         ("[log]\nlevel = 3", "found 3, allowed: error, warn, info"),
         ("[log]\nformat = \"xml\"", "found \"xml\", allowed: \"text\" or \"json\""),
-        ("[store]\nurl = \"sqlite\"", "found \"sqlite\", allowed: \"embedded\""),
+        ("[store]\nurl = \"sqlite\"", "found \"sqlite\", allowed: \"embedded\" or \"postgres://"),
     ] {
         let error = refusal(text);
         assert!(error.contains(expected), "{text:?} gave {error:?}");
@@ -237,8 +237,15 @@ fn stores_of_later_versions_are_known_and_refused() {
         "t.toml:2:7: authority.url: found \"rediss://…@cache:6379/0\", allowed: rediss:// is not \
          in this version; use redis://, a single server in the clear"
     );
-    let error = refusal("[store]\nurl = \"postgres://me:hunter2-hunter2-hunter2@db/tollgate\"");
-    assert!(error.contains("postgres:// is not in this version; use \"embedded\""), "{error}");
+    let url = "postgres://me:hunter2-hunter2-hunter2@db/tollgate";
+    let error = refusal(&format!("[store]\nurl = \"{url}?sslmode=require\""));
+    assert!(error.contains("TLS to Postgres is not in this version"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+    refusal("[store]\nurl = \"postgres://db/tollgate?password=hunter2\"");
+    refusal("[store]\nurl = \"postgres:///tollgate\"");
+    let config = load(&format!("[store]\nurl = \"{url}\""), &[]).unwrap();
+    assert_eq!(config.store_url, StoreUrl::Postgres(url.to_owned()));
+    assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
     assert!(!error.contains("hunter2-hunter2-hunter2"), "{error}");
 }
 

@@ -9,8 +9,7 @@ use std::io;
 /// Opens the vault that opens what is in the store, and seals what an earlier version wrote there
 /// in the clear, of which every trace is removed.
 pub(crate) fn open_vault(config: &Config) -> Result<Vault, super::OpenError> {
-    let mut credentials =
-        Credentials::open(&config.server.data_dir).map_err(super::OpenError::Store)?;
+    let mut credentials = Credentials::open(config).map_err(super::OpenError::Store)?;
     let vault = Vault::open(config, any(&credentials)?.as_deref())?;
     seal_plain(&mut credentials, vault.seal())?;
     Ok(vault)
@@ -57,8 +56,7 @@ pub fn rotate(config: &Config, drop_unreadable: bool) -> Result<Rotated, String>
 
 fn rotate_in(config: &Config, drop_unreadable: bool) -> Result<Rotated, CatalogError> {
     let internal = |error: &dyn std::fmt::Display| CatalogError::Internal(error.to_string());
-    let mut credentials =
-        Credentials::open(&config.server.data_dir).map_err(|error| internal(&error))?;
+    let mut credentials = Credentials::open(config).map_err(|error| internal(&error))?;
     let old = match Vault::open(config, any(&credentials)?.as_deref()) {
         Ok(vault) => {
             seal_plain(&mut credentials, vault.seal())?;

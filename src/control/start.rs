@@ -64,7 +64,7 @@ impl Opened {
 pub fn open(config: &Config) -> Result<Opened, OpenError> {
     let admin_token = admin_token::load(config)?;
     let vault = credentials::open_vault(config)?;
-    let store = store::Catalog::open(&config.server.data_dir).map_err(OpenError::Store)?;
+    let store = store::Catalog::open(config).map_err(OpenError::Store)?;
     let loaded = store.load()?;
     let known_ids = KnownIds::with_room_for(loaded.keys);
     let (mut directory, names) =

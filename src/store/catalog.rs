@@ -6,6 +6,8 @@
 //! An operation does nothing until it is awaited for the first time.
 
 use super::error::{CatalogError, StoreError};
+use super::location::StoreLocation;
+use super::postgres::PostgresCatalog;
 use super::rows::{
     ConsumerChange, ConsumerRow, Digest, KeyRow, Loaded, NewKey, NewService, Page, PlanChange,
     PlanRow, ServiceChange, ServiceRow,
@@ -14,26 +16,30 @@ use super::sqlite::SqliteCatalog;
 use super::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
 use shard::catalog::{Plan, PriceModel};
 use shard::units::{ConsumerId, KeyId, Period, PlanId, ServiceId};
-use std::path::Path;
 use std::sync::Arc;
 
 /// The catalog, in one of the databases that a store can be in.
 pub(crate) enum Catalog {
     /// The embedded file.
     Sqlite(SqliteCatalog),
+    /// A Postgres server.
+    Postgres(PostgresCatalog),
 }
 
 impl Catalog {
-    /// Opens the store in `data_dir` and brings its schema up to date; a new one gets the plans of
-    /// the contract.
-    pub(crate) fn open(data_dir: &Path) -> Result<Self, StoreError> {
-        SqliteCatalog::open(data_dir).map(Self::Sqlite)
+    /// Opens the store and brings its schema up to date; a new one gets the plans of the contract.
+    pub(crate) fn open(at: impl Into<StoreLocation>) -> Result<Self, StoreError> {
+        match at.into() {
+            StoreLocation::Embedded(data_dir) => SqliteCatalog::open(&data_dir).map(Self::Sqlite),
+            StoreLocation::Postgres(url) => PostgresCatalog::open(&url).map(Self::Postgres),
+        }
     }
 
     /// Reads all but the keys, while this thread waits: for a start.
     pub(crate) fn load(&self) -> Result<Loaded, CatalogError> {
         match self {
             Self::Sqlite(store) => store.load(),
+            Self::Postgres(store) => store.load(),
         }
     }
 
@@ -41,6 +47,7 @@ impl Catalog {
     pub(crate) fn load_keys(&self, page: Page) -> Result<Vec<KeyRow>, CatalogError> {
         match self {
             Self::Sqlite(store) => store.load_keys(page),
+            Self::Postgres(store) => store.load_keys(page),
         }
     }
 
@@ -48,6 +55,7 @@ impl Catalog {
     pub(crate) fn has_records(&self) -> Result<bool, CatalogError> {
         match self {
             Self::Sqlite(store) => store.has_records(),
+            Self::Postgres(store) => store.has_records(),
         }
     }
 }
@@ -60,6 +68,7 @@ macro_rules! operations {
             pub(crate) async fn $name(&self, $($arg: $type),*) -> Result<$answer, CatalogError> {
                 match self {
                     Self::Sqlite(store) => store.$name($($arg),*).await,
+                    Self::Postgres(store) => store.$name($($arg),*).await,
                 }
             })*
         }

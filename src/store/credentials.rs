@@ -2,27 +2,39 @@
 //! what an earlier version kept in the clear, and a rotation of their key. This thread waits.
 
 use super::error::{CatalogError, StoreError};
+use super::location::StoreLocation;
+use super::postgres::PostgresCredentials;
 use super::rows::SealedCredential;
 use super::sqlite::SqliteCredentials;
 use shard::units::ServiceId;
-use std::path::Path;
 
 /// The credentials, in one of the databases that a store can be in.
 pub(crate) enum Credentials {
     /// The embedded file.
     Sqlite(SqliteCredentials),
+    /// A Postgres server.
+    Postgres(Box<PostgresCredentials>),
 }
 
 impl Credentials {
-    /// Opens the store in `data_dir` and brings its schema up to date.
-    pub(crate) fn open(data_dir: &Path) -> Result<Self, StoreError> {
-        SqliteCredentials::open(data_dir).map(Self::Sqlite)
+    /// Opens the store and brings its schema up to date.
+    pub(crate) fn open(at: impl Into<StoreLocation>) -> Result<Self, StoreError> {
+        match at.into() {
+            StoreLocation::Embedded(data_dir) => {
+                SqliteCredentials::open(&data_dir).map(Self::Sqlite)
+            }
+            StoreLocation::Postgres(url) => {
+                PostgresCredentials::open(&url).map(|store| Self::Postgres(Box::new(store)))
+            }
+        }
     }
 
     /// Those of services that an earlier version kept in the clear.
     pub(crate) fn plain(&self) -> Result<Vec<(ServiceId, String)>, CatalogError> {
         match self {
             Self::Sqlite(store) => store.plain(),
+            // None was ever kept there in the clear.
+            Self::Postgres(_) => Ok(Vec::new()),
         }
     }
 
@@ -30,6 +42,7 @@ impl Credentials {
     pub(crate) fn sealed(&self) -> Result<Vec<SealedCredential>, CatalogError> {
         match self {
             Self::Sqlite(store) => store.sealed(),
+            Self::Postgres(store) => store.sealed(),
         }
     }
 
@@ -41,6 +54,7 @@ impl Credentials {
     ) -> Result<(), CatalogError> {
         match self {
             Self::Sqlite(store) => store.replace(credentials),
+            Self::Postgres(store) => store.replace(credentials),
         }
     }
 
@@ -49,6 +63,7 @@ impl Credentials {
     pub(crate) fn scrub(&self) -> Result<(), CatalogError> {
         match self {
             Self::Sqlite(store) => store.scrub(),
+            Self::Postgres(store) => store.scrub(),
         }
     }
 }

@@ -54,6 +54,8 @@ pub(crate) enum CatalogError {
     Busy,
     /// It took longer than it may.
     TooSlow,
+    /// The store cannot be reached, or not for now. A change may have been made all the same.
+    Away(String),
     /// The store, the host's randomness or a thread failed.
     Internal(String),
 }
@@ -68,7 +70,7 @@ impl fmt::Display for CatalogError {
             Self::Dropped(day) => write!(f, "the records of before {day} were dropped"),
             Self::Busy => f.write_str("too many others wait for the store"),
             Self::TooSlow => f.write_str("it took longer than it may"),
-            Self::Internal(cause) => f.write_str(cause),
+            Self::Away(cause) | Self::Internal(cause) => f.write_str(cause),
         }
     }
 }

@@ -2,40 +2,56 @@
 //! each journal is in. What is below a watermark is skipped, so a batch may be written again after
 //! any doubt: nothing is lost, nothing is there twice.
 //!
-//! A batch that the store refuses is written again record by record, and what it refuses then is
-//! kept aside: whatever a record says, those behind it go in. So the writer need not tell the two
-//! kinds of [`LedgerError`] apart: what it gets back is to be tried again.
+//! A batch that the store refuses is written again in parts, down to single records, and what it
+//! refuses then is kept aside: whatever a record says, those behind it go in. So the writer need
+//! not tell the two kinds of [`LedgerError`] apart: what it gets back is to be tried again.
 
 use super::batch::{Batch, Dead, Written};
 use super::error::{CatalogError, LedgerError, StoreError};
+use super::location::StoreLocation;
+use super::postgres::PostgresLedger;
 use super::sqlite::SqliteLedger;
 use super::usage::{RecordTotals, Room};
 use shard::catalog::PriceModel;
 use shard::units::ServiceId;
 use std::collections::HashMap;
-use std::path::Path;
 
 /// The ledger, in one of the databases that a store can be in.
 pub enum Ledger {
     /// The embedded file.
     Sqlite(SqliteLedger),
+    /// A Postgres server.
+    Postgres(Box<PostgresLedger>),
 }
 
 impl Ledger {
-    /// Opens the store in `data_dir`, and brings its schema up to date.
-    pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
-        SqliteLedger::open(data_dir).map(Self::Sqlite)
+    /// Opens the store, and brings its schema up to date.
+    pub fn open(at: impl Into<StoreLocation>) -> Result<Self, StoreError> {
+        match at.into() {
+            StoreLocation::Embedded(data_dir) => SqliteLedger::open(&data_dir).map(Self::Sqlite),
+            StoreLocation::Postgres(url) => {
+                PostgresLedger::open(&url).map(|ledger| Self::Postgres(Box::new(ledger)))
+            }
+        }
     }
 
-    /// Opens the store that is in `data_dir`, whatever its schema, to read only.
-    pub fn open_for_reading(data_dir: &Path) -> Result<Self, LedgerError> {
-        SqliteLedger::open_for_reading(data_dir).map(Self::Sqlite)
+    /// Opens the store, whatever its schema, to read only.
+    pub fn open_for_reading(at: impl Into<StoreLocation>) -> Result<Self, LedgerError> {
+        match at.into() {
+            StoreLocation::Embedded(data_dir) => {
+                SqliteLedger::open_for_reading(&data_dir).map(Self::Sqlite)
+            }
+            StoreLocation::Postgres(url) => PostgresLedger::open_for_reading(&url)
+                .map(|ledger| Self::Postgres(Box::new(ledger))),
+        }
     }
 
     /// Fits it to a writer of large batches, who calls [`Self::maintain`] after each.
     pub fn tune(&mut self) -> Result<(), LedgerError> {
         match self {
             Self::Sqlite(ledger) => ledger.tune(),
+            // Its connection is nobody else's and has the settings that it needs.
+            Self::Postgres(_) => Ok(()),
         }
     }
 
@@ -43,15 +59,21 @@ impl Ledger {
     pub fn watermark(&self, journal_id: u128) -> Result<(u64, bool), LedgerError> {
         match self {
             Self::Sqlite(ledger) => ledger.watermark(journal_id),
+            Self::Postgres(ledger) => ledger.watermark(journal_id),
         }
     }
 
     /// Writes a batch, all of it in one transaction. Waits for its turn among those who write.
     pub fn write(&mut self, batch: &Batch<'_>) -> Result<Written, LedgerError> {
-        let Self::Sqlite(ledger) = self;
-        match ledger.write(batch) {
-            Err(LedgerError::Row(_)) => ledger.write_one_by_one(batch),
-            done => done,
+        match self {
+            Self::Sqlite(ledger) => match ledger.write(batch) {
+                Err(LedgerError::Row(_)) => ledger.write_one_by_one(batch),
+                done => done,
+            },
+            Self::Postgres(ledger) => match ledger.write(batch) {
+                Err(LedgerError::Row(_)) => ledger.write_by_halves(batch),
+                done => done,
+            },
         }
     }
 
@@ -60,6 +82,7 @@ impl Ledger {
     pub fn maintain(&mut self) -> Result<(), LedgerError> {
         match self {
             Self::Sqlite(ledger) => ledger.maintain(),
+            Self::Postgres(ledger) => ledger.maintain(),
         }
     }
 
@@ -67,6 +90,7 @@ impl Ledger {
     pub fn count_refused(&self) -> Result<u64, LedgerError> {
         match self {
             Self::Sqlite(ledger) => ledger.count_refused(),
+            Self::Postgres(ledger) => ledger.count_refused(),
         }
     }
 
@@ -77,6 +101,7 @@ impl Ledger {
     ) -> Result<(), E> {
         match self {
             Self::Sqlite(ledger) => ledger.each_refused(take),
+            Self::Postgres(ledger) => ledger.each_refused(take),
         }
     }
 
@@ -85,6 +110,7 @@ impl Ledger {
     pub(crate) fn drop_before(&mut self, before_us: i64) -> Result<bool, LedgerError> {
         match self {
             Self::Sqlite(ledger) => ledger.drop_before(before_us),
+            Self::Postgres(ledger) => ledger.drop_before(before_us),
         }
     }
 
@@ -92,6 +118,7 @@ impl Ledger {
     pub(crate) fn room(&self) -> Result<Option<Room>, LedgerError> {
         match self {
             Self::Sqlite(ledger) => ledger.room().map(Some),
+            Self::Postgres(_) => Ok(None),
         }
     }
 
@@ -104,6 +131,7 @@ impl Ledger {
     ) -> Result<Result<(), E>, LedgerError> {
         match self {
             Self::Sqlite(ledger) => ledger.each_record_before(before_us, take),
+            Self::Postgres(ledger) => ledger.each_record_before(before_us, take),
         }
     }
 
@@ -111,6 +139,7 @@ impl Ledger {
     pub(crate) fn totals_before(&self, before_us: i64) -> Result<RecordTotals, LedgerError> {
         match self {
             Self::Sqlite(ledger) => ledger.totals_before(before_us),
+            Self::Postgres(ledger) => ledger.totals_before(before_us),
         }
     }
 
@@ -119,6 +148,7 @@ impl Ledger {
     pub(crate) fn prices(&self) -> Result<HashMap<(ServiceId, u32), PriceModel>, CatalogError> {
         match self {
             Self::Sqlite(ledger) => ledger.prices(),
+            Self::Postgres(ledger) => ledger.prices(),
         }
     }
 }

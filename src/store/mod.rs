@@ -11,6 +11,9 @@ mod day_sums;
 mod error;
 mod in_use;
 mod ledger;
+mod location;
+mod migrations;
+mod postgres;
 mod price_text;
 mod refused;
 mod rows;
@@ -26,6 +29,7 @@ pub(crate) use credentials::Credentials;
 pub(crate) use error::CatalogError;
 pub use error::{LedgerError, StoreError};
 pub use ledger::Ledger;
+pub use location::StoreLocation;
 pub(crate) use price_text::to_json as price_to_json;
 pub(crate) use rows::{
     ConsumerChange, ConsumerRow, Digest, KeyName, KeyRow, NewKey, NewService, Page, PlanChange,

@@ -96,7 +96,7 @@ fn ids(dir: &Path) -> Vec<u128> {
 }
 
 fn connection(ledger: &Ledger) -> &Connection {
-    let Ledger::Sqlite(ledger) = ledger;
+    let Ledger::Sqlite(ledger) = ledger else { unreachable!("these tests are about SQLite") };
     ledger.connection()
 }
 

@@ -11,7 +11,17 @@ pub const ARCHITECTURE: &str = "ARCHITECTURE.md";
 
 /// Crates that only some files may name.
 const CRATES: &[(&str, &[&str])] = &[
-    ("tokio", &["src/control/", "src/store/sqlite/lane.rs"]),
+    (
+        "tokio",
+        &[
+            "src/control/",
+            "src/store/sqlite/lane.rs",
+            "src/store/postgres/",
+            "src/store/tests/",
+            "tests/e2e/support/",
+        ],
+    ),
+    ("tokio_postgres", &["src/store/postgres/", "src/config/store_url.rs", "tests/e2e/support/"]),
     ("axum", &["src/control/"]),
     ("hyper", &["src/control/", "src/wire/tests.rs"]),
     ("hyper_util", &["src/control/"]),

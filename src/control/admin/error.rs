@@ -98,6 +98,14 @@ impl AdminError {
         Self::of(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
     }
 
+    /// 503: the store cannot be reached; `cause` goes to the log.
+    pub(crate) fn store_away(cause: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%cause, "an admin call failed");
+        let message = "The store cannot be reached now, and a change may have been made or not. \
+                       Look, and try again in a moment.";
+        Self::of(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
+    }
+
     /// 503: a sum over more records than can be added up in time.
     pub(crate) fn too_slow() -> Self {
         let message = "This took longer than 10 s and was given up. Ask for whole days, or for \

@@ -201,6 +201,7 @@ fn refuse(kind: &'static str, id: impl ToString) -> impl FnOnce(CatalogError) ->
         ),
         CatalogError::Busy => AdminError::store_busy(),
         CatalogError::TooSlow => AdminError::too_slow(),
+        CatalogError::Away(cause) => AdminError::store_away(&cause),
         CatalogError::Internal(cause) => AdminError::internal(&cause),
     }
 }

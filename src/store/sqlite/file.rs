@@ -2,11 +2,9 @@
 //! `writer`, each with connections of its own: WAL lets readers and the one that writes work side
 //! by side. Two write, control's lane of changes and the writer; each transaction of theirs begins
 //! by taking its turn (`IMMEDIATE`), so none fails for what another has done meanwhile.
-//!
-//! Migrations only go forward and are never edited: each is kept with its checksum, and a file
-//! that no longer matches what was applied is refused.
 
 use crate::store::error::StoreError;
+use crate::store::migrations::{Migration, checksum_of, pending};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +13,7 @@ use std::time::Duration;
 pub const FILE_NAME: &str = "tollgate.db";
 
 /// Every migration in order: its name and its text.
-const MIGRATIONS: &[(&str, &str)] = &[
+const MIGRATIONS: &[Migration] = &[
     ("0001_create_catalog", include_str!("../../../migrations/sqlite/0001_create_catalog.sql")),
     ("0002_create_usage", include_str!("../../../migrations/sqlite/0002_create_usage.sql")),
     (
@@ -77,7 +75,7 @@ fn wait_for_turn(asked: i32) -> bool {
     asked < TURN_ASKED_MAX
 }
 
-fn migrate(connection: &mut Connection, migrations: &[(&str, &str)]) -> Result<(), StoreError> {
+fn migrate(connection: &mut Connection, migrations: &[Migration]) -> Result<(), StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(
         "CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -88,16 +86,7 @@ fn migrate(connection: &mut Connection, migrations: &[(&str, &str)]) -> Result<(
         .prepare("SELECT name, checksum FROM schema_migrations ORDER BY name")?
         .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
-    for (name, checksum) in &applied {
-        match migrations.iter().find(|(known, _)| known == name) {
-            None => return Err(StoreError::FromTheFuture(name.clone())),
-            Some((_, text)) if checksum_of(text) != *checksum => {
-                return Err(StoreError::MigrationChanged(name.clone()));
-            }
-            Some(_) => {}
-        }
-    }
-    for (name, text) in migrations.iter().skip(applied.len()) {
+    for (name, text) in pending(migrations, &applied)? {
         transaction.execute_batch(text)?;
         transaction.execute(
             "INSERT INTO schema_migrations VALUES (?1, ?2, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
@@ -106,10 +95,6 @@ fn migrate(connection: &mut Connection, migrations: &[(&str, &str)]) -> Result<(
     }
     transaction.commit()?;
     Ok(())
-}
-
-fn checksum_of(text: &str) -> String {
-    blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
 #[cfg(test)]

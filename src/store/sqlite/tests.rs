@@ -4,17 +4,17 @@
 
 use super::ledger::SqliteLedger;
 use super::turns::take_turn;
-use super::usage::{month_costs, month_tokens, sums};
-use super::{consumers, file, keys, plans, services};
+use super::usage::sums;
+use super::{file, plans, services};
 use crate::channels::Settled;
 use crate::store::batch::{Advance, Batch, Origin};
 use crate::store::error::CatalogError;
-use crate::store::rows::{ConsumerChange, Digest, NewKey, NewService, Page, ServiceRow};
-use crate::store::usage::{By, MonthOfConsumer, SumSpan};
+use crate::store::rows::{NewService, ServiceRow};
+use crate::store::usage::{By, SumSpan};
 use rusqlite::Connection;
 use shard::catalog::{PriceModel, TokenPrices};
 use shard::record::{Record, Usage};
-use shard::units::{BucketId, ConsumerId, KeyId, NanoUsd, Period, PlanId, ServiceId};
+use shard::units::{ConsumerId, KeyId, NanoUsd, ServiceId};
 use std::cell::RefCell;
 use std::path::Path;
 
@@ -54,232 +54,6 @@ fn new_service(id: u64, name: &str) -> NewService {
     }
 }
 
-#[test]
-fn a_new_store_has_the_contracts_plans_and_keeps_them() {
-    let dir = tempfile::tempdir().unwrap();
-    let list = |store: &Store| {
-        let rows = store.run_here(|db| plans::list(db, Page::EVERYTHING)).unwrap();
-        rows.into_iter().map(|row| row.plan).collect::<Vec<_>>()
-    };
-    let first = list(&Store::open(dir.path()));
-    let terms: Vec<_> = first
-        .iter()
-        .map(|plan| (&*plan.name, plan.rate_per_s, plan.burst, plan.quota_tokens))
-        .collect();
-    assert_eq!(
-        terms,
-        [
-            ("basic", 10, 10, 100_000),
-            ("premium", 100, 100, 10_000_000),
-            ("enterprise", 1_000, 1_000, 1_000_000_000),
-        ]
-    );
-    assert_eq!(list(&Store::open(dir.path())), first);
-}
-
-#[test]
-fn names_are_taken_once_and_lists_are_paged_in_order_of_creation() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path());
-    store
-        .run_here(|db| {
-            for (id, name) in [(9, "z"), (3, "a"), (5, "m")] {
-                services::insert(db, &new_service(id, name))?;
-            }
-            let again = services::insert(db, &new_service(6, "a")).err();
-            assert!(matches!(again, Some(CatalogError::Duplicate)));
-            let page = services::list(db, Page { limit: 2, after: 0 })?;
-            let names: Vec<&str> = page.iter().map(|row| row.name.as_str()).collect();
-            assert_eq!(names, ["z", "a"]);
-            let rest = services::list(db, Page { limit: 2, after: page[1].place })?;
-            assert_eq!(rest.len(), 1);
-            assert!(matches!(services::get(db, ServiceId(1)).err(), Some(CatalogError::Missing)));
-            Ok(())
-        })
-        .unwrap();
-}
-
-#[test]
-fn prices_are_versions_in_order_of_their_start() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path());
-    let versions = store
-        .run_here(|db| {
-            services::insert(db, &new_service(1, "a"))?;
-            let free = PriceModel::PerToken(TokenPrices::default());
-            assert_eq!(newest(services::add_price(db, ServiceId(1), &free, 9)?), 2);
-            assert_eq!(newest(services::add_price(db, ServiceId(1), &free, 7)?), 3);
-            assert_eq!(newest(services::add_price(db, ServiceId(1), &free, 9)?), 4);
-            let missing = services::add_price(db, ServiceId(2), &free, 9).err();
-            assert!(matches!(missing, Some(CatalogError::Missing)));
-            Ok(services::get(db, ServiceId(1))?.prices)
-        })
-        .unwrap();
-    let versions: Vec<u32> = versions.iter().map(|row| row.price.version).collect();
-    assert_eq!(versions, [1, 3, 2, 4]);
-}
-
-#[test]
-fn sums_are_apart_by_what_was_asked() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path());
-    let (one, two) = (ConsumerId(1), ConsumerId(2));
-    let (chat, flat) = (ServiceId(7), ServiceId(8));
-    store
-        .run_here(move |db| {
-            for (consumer, service, day, tokens) in [
-                (one, chat, "2026-10-31", 1),
-                (one, chat, "2026-11-01", 10),
-                (one, flat, "2026-11-02", 100),
-                (two, chat, "2026-11-02", 1_000),
-            ] {
-                db.execute(
-                    "INSERT INTO usage_daily
-                     VALUES (?1, ?2, ?3, substr(?3, 1, 7), 2, ?4, 0, ?4, ?4, 0)",
-                    (consumer.to_string(), service.to_string(), day, tokens),
-                )?;
-            }
-            let tokens = |by: &[By], span: &SumSpan| {
-                let rows = sums(db, by, span, 100, 0).unwrap();
-                rows.into_iter().map(|sum| (sum.group, sum.input_tokens)).collect::<Vec<_>>()
-            };
-            let all = SumSpan::default();
-            assert_eq!(tokens(&[], &all), [(vec![], 1_111)]);
-            let by_consumer = [(vec![one.to_string()], 111), (vec![two.to_string()], 1_000)];
-            assert_eq!(tokens(&[By::Consumer], &all), by_consumer);
-            let november = SumSpan {
-                from_day: Some("2026-11-01".to_owned()),
-                to_day: Some("2026-11-02".to_owned()),
-                ..SumSpan::default()
-            };
-            let days = [
-                (vec!["2026-11-01".to_owned(), chat.to_string()], 10),
-                (vec!["2026-11-02".to_owned(), chat.to_string()], 1_000),
-                (vec!["2026-11-02".to_owned(), flat.to_string()], 100),
-            ];
-            assert_eq!(tokens(&[By::Day, By::Service], &november), days);
-            assert_eq!(sums(db, &[By::Day], &all, 1, 1)?[0].group, ["2026-11-01"]);
-            let period = Period(202_611);
-            let month = |service| MonthOfConsumer { consumer: one, service, period };
-            assert_eq!(month_tokens(db, month(None))?, 220);
-            assert_eq!(month_tokens(db, month(Some(chat)))?, 20);
-            let costs = month_costs(db, one, period)?;
-            let costs: Vec<_> = costs.iter().map(|it| (it.cost, it.calls, it.tokens)).collect();
-            assert_eq!(costs, [(NanoUsd(10), 2, 20), (NanoUsd(100), 2, 200)]);
-            Ok(())
-        })
-        .unwrap();
-}
-
-fn new_key(id: u64, consumer: u64, service: Option<u64>) -> NewKey {
-    NewKey {
-        id: KeyId(id),
-        consumer: ConsumerId(consumer),
-        bucket: BucketId(id),
-        name: None,
-        secret_hash: "x".to_owned(),
-        digest: Digest { key_name: [1; 8], digest: [2; 32] },
-        services: service.map(|id| [ServiceId(id)].into()),
-        expires_at_unix_us: None,
-    }
-}
-
-#[test]
-fn what_is_used_stays_and_what_is_deleted_is_used_by_nobody_any_more() {
-    fn in_use<T>(refused: Result<T, CatalogError>) -> String {
-        match refused.err() {
-            Some(CatalogError::InUse(by)) => by,
-            other => format!("{other:?}"),
-        }
-    }
-    fn deleted<T>(refused: Result<T, CatalogError>) -> &'static str {
-        match refused.err() {
-            Some(CatalogError::Deleted(field)) => field,
-            _ => "nothing",
-        }
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path());
-    store
-        .run_here(|db| {
-            let plan = plans::find(db, "basic")?.unwrap_or(PlanId(0));
-            for id in 1..=5 {
-                consumers::insert(db, ConsumerId(id), &format!("c{id}"), plan)?;
-            }
-            services::insert(db, &new_service(8, "s"))?;
-            let first = keys::insert(db, &new_key(1, 1, Some(8)))?;
-            keys::insert(db, &new_key(2, 1, None))?;
-            assert_eq!(in_use(plans::delete(db, plan)), "consumers c1, c2, c3 and 2 more");
-            let (one, two) = (KeyId(1), KeyId(2));
-            let both = format!("keys {one}, {two}");
-            assert_eq!(in_use(consumers::delete(db, ConsumerId(1))), both);
-            assert_eq!(in_use(services::delete(db, ServiceId(8))), format!("key {one}"));
-
-            // A key ends, and so does a revoked one.
-            keys::rotate(db, first.id, &new_key(3, 1, Some(8)), Some(1))?;
-            assert_eq!(in_use(services::delete(db, ServiceId(8))), format!("key {}", KeyId(3)));
-            keys::revoke(db, KeyId(3))?;
-            keys::revoke(db, two)?;
-            assert_eq!(services::delete(db, ServiceId(8))?.name, "s");
-            assert_eq!(consumers::delete(db, ConsumerId(1))?.name, "c1");
-            (2..=5).try_for_each(|id| consumers::delete(db, ConsumerId(id)).map(drop))?;
-            assert_eq!(&*plans::delete(db, plan)?.plan.name, "basic");
-
-            // Whoever had looked them up before.
-            assert_eq!(deleted(consumers::insert(db, ConsumerId(6), "c6", plan)), "plan");
-            assert_eq!(deleted(keys::insert(db, &new_key(4, 1, None))), "consumer_id");
-            let premium = plans::find(db, "premium")?.unwrap_or(PlanId(0));
-            consumers::insert(db, ConsumerId(7), "c1", premium)?;
-            assert_eq!(deleted(keys::insert(db, &new_key(4, 7, Some(8)))), "services");
-            let renamed = ConsumerChange { name: Some("x".to_owned()), plan: None };
-            let missing = consumers::update(db, ConsumerId(1), &renamed).err();
-            assert!(matches!(missing, Some(CatalogError::Missing)));
-            let missing = services::add_price(db, ServiceId(8), &new_service(8, "s").price, 9);
-            assert!(matches!(missing.err(), Some(CatalogError::Missing)));
-
-            services::insert(db, &new_service(9, "s"))?;
-            let again = services::insert(db, &new_service(10, "s")).err();
-            assert!(matches!(again, Some(CatalogError::Duplicate)));
-            assert_eq!(services::list(db, Page::EVERYTHING)?.len(), 1);
-            assert_eq!(services::every_price(db)?.len(), 2);
-            Ok(())
-        })
-        .unwrap();
-}
-
-#[test]
-fn a_rotated_key_ends_no_later_than_it_would_have() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path());
-    store
-        .run_here(|db| {
-            let plan = plans::find(db, "basic")?.unwrap_or(PlanId(0));
-            consumers::insert(db, ConsumerId(1), "c", plan)?;
-            services::insert(db, &new_service(3, "s"))?;
-            let key = |id, expires_at_unix_us| NewKey {
-                bucket: BucketId(4),
-                expires_at_unix_us,
-                ..new_key(id, 1, Some(3))
-            };
-            let first = keys::insert(db, &key(1, Some(50)))?;
-            assert_eq!(first.services.as_deref(), Some(&[ServiceId(3)][..]));
-            let [old, _] = keys::rotate(db, first.id, &key(2, None), Some(70))?;
-            assert_eq!(old.expires_at_unix_us, Some(50));
-            let [old, new] = keys::rotate(db, first.id, &key(3, None), Some(30))?;
-            assert_eq!((old.expires_at_unix_us, new.expires_at_unix_us), (Some(30), None));
-            let [old, _] = keys::rotate(db, first.id, &key(5, None), None)?;
-            assert!(old.revoked_at.is_some());
-            let living = keys::unrevoked(db, Page::EVERYTHING)?;
-            let living: Vec<u64> = living.iter().map(|row| row.id.0).collect();
-            assert_eq!(living, [2, 3, 5]);
-            assert_eq!(keys::list(db, Some(ConsumerId(1)), Page::EVERYTHING)?.len(), 4);
-            assert_eq!(keys::list(db, Some(ConsumerId(2)), Page::EVERYTHING)?.len(), 0);
-            assert_eq!(keys::list(db, None, Page { limit: 1, after: 2 })?[0].id.0, 3);
-            Ok(())
-        })
-        .unwrap();
-}
-
 /// A ledger of whole days, each with `per_day` records and their daily sums.
 fn ledger_of(days: u32, per_day: u32) -> impl FnOnce(&mut Connection) -> Result<(), CatalogError> {
     move |db| {
@@ -303,31 +77,6 @@ fn ledger_of(days: u32, per_day: u32) -> impl FnOnce(&mut Connection) -> Result<
 
 fn instant(text: &str) -> Option<String> {
     Some(format!("2026-11-{text}.000000Z"))
-}
-
-#[test]
-fn bounds_with_a_time_of_day_cut_their_days_exactly() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path());
-    store.run_here(ledger_of(4, 24)).unwrap();
-    let calls = |span: SumSpan| {
-        let summed = store.run_here(move |db| sums(db, &[], &span, 1, 0)).unwrap();
-        let sum = &summed[0];
-        assert_eq!((sum.input_tokens, sum.cost.0), (sum.calls, sum.calls * 3));
-        sum.calls
-    };
-    let day = |text: &str| Some(format!("2026-11-{text}"));
-    let from = |text| SumSpan { from_instant: instant(text), ..SumSpan::default() };
-    let before = |text| SumSpan { before_instant: instant(text), ..SumSpan::default() };
-    assert_eq!(calls(SumSpan::default()), 96);
-    assert_eq!(calls(from("01T01:00:00")), 95);
-    assert_eq!(calls(from("02T12:30:00")), 11 + 48);
-    assert_eq!(calls(before("02T12:00:00")), 24 + 12);
-    let both = |first, last| SumSpan { before_instant: instant(last), ..from(first) };
-    assert_eq!(calls(both("01T23:00:00", "03T00:00:01")), 1 + 24 + 1);
-    assert_eq!(calls(both("02T10:00:00", "02T12:00:00")), 2);
-    assert_eq!(calls(SumSpan { to_day: day("02"), ..from("02T20:00:00") }), 4);
-    assert_eq!(calls(SumSpan { from_day: day("02"), ..before("03T02:00:00") }), 24 + 2);
 }
 
 #[test]

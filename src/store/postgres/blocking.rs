@@ -1,0 +1,84 @@
+//! A connection for a thread that waits for it: the writer's, and those of commands.
+
+use super::schema;
+use super::session::{Access, CONNECT_WITHIN, Session};
+use crate::store::error::{CatalogError, LedgerError, StoreError};
+use std::cell::RefCell;
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+
+/// What a statement may take: a batch takes milliseconds, a look at all that was refused longer.
+const WITHIN: Duration = Duration::from_secs(30);
+/// What a whole piece of work may: a batch whose records are tried one by one.
+const WORK_WITHIN: Duration = Duration::from_secs(120);
+
+/// A connection for a thread that waits for it. It is opened again by whoever finds it closed.
+pub(super) struct Blocking {
+    runtime: Runtime,
+    access: Access,
+    session: RefCell<Option<Session>>,
+}
+
+impl Blocking {
+    /// Connects, and brings the schema up to date.
+    pub(super) fn open(url: &str) -> Result<Self, StoreError> {
+        let server = Self::new(url)?;
+        let session = server.runtime.block_on(schema::open(&server.access))?;
+        *server.session.borrow_mut() = Some(session);
+        Ok(server)
+    }
+
+    /// Connects when it is first used.
+    pub(super) fn new(url: &str) -> Result<Self, StoreError> {
+        let runtime =
+            Builder::new_current_thread().enable_all().build().map_err(StoreError::Thread)?;
+        let access = Access::new(url, WITHIN)?;
+        Ok(Self { runtime, access, session: RefCell::new(None) })
+    }
+
+    /// Does `work` on the session. What fails is undone, and what is cut short costs the session,
+    /// which undoes it too.
+    pub(super) fn run<T, E: From<tokio_postgres::Error> + From<TooLong>>(
+        &self,
+        work: impl AsyncFnOnce(&Session) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let kept = self.session.borrow_mut().take().filter(|session| !session.is_closed());
+        let (done, session) = self.runtime.block_on(async {
+            let session = match kept {
+                Some(session) => session,
+                None => match timeout(CONNECT_WITHIN, Session::open(&self.access)).await {
+                    Ok(opened) => opened?,
+                    Err(_) => return Err(TooLong.into()),
+                },
+            };
+            match timeout(WORK_WITHIN, work(&session)).await {
+                Ok(Err(failure)) => {
+                    let undone = timeout(CONNECT_WITHIN, session.batch("ROLLBACK")).await;
+                    Ok((Err(failure), Some(session).filter(|_| matches!(undone, Ok(Ok(()))))))
+                }
+                Ok(done) => Ok((done, Some(session))),
+                Err(_) => Err(E::from(TooLong)),
+            }
+        })?;
+        *self.session.borrow_mut() = session;
+        done
+    }
+}
+
+/// The server did not answer in time.
+pub(super) struct TooLong;
+
+const TOO_LONG: &str = "the store (Postgres) does not answer";
+
+impl From<TooLong> for LedgerError {
+    fn from(_: TooLong) -> Self {
+        Self::Unavailable(TOO_LONG.to_owned())
+    }
+}
+
+impl From<TooLong> for CatalogError {
+    fn from(_: TooLong) -> Self {
+        Self::Away(TOO_LONG.to_owned())
+    }
+}

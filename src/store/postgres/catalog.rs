@@ -1,0 +1,200 @@
+//! The catalog's and the ledger's tables as control uses them, over four lanes, each a connection
+//! of its own: changes, the lease loop's reads, the admin API's lists, its reports. None waits for
+//! another. The connections live on a thread of their own.
+//!
+//! Changes come one after another, over all instances: each begins by taking the one lock that
+//! they have in common. A change whose commit was not answered may have been made all the same;
+//! whoever asked is told that the store is away, and sees by a read which it was.
+
+use super::lane::{Lane, Work};
+use super::session::{Access, Session};
+use super::{consumers, keys, plans, schema, services, usage};
+use crate::store::error::{CatalogError, StoreError};
+use crate::store::rows::{
+    ConsumerChange, ConsumerRow, Digest, KeyRow, Loaded, NewKey, NewService, Page, PlanChange,
+    PlanRow, ServiceChange, ServiceRow,
+};
+use crate::store::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
+use shard::catalog::{Plan, PriceModel};
+use shard::units::{ConsumerId, KeyId, Period, PlanId, ServiceId};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::{Builder, Handle};
+
+type Done<T> = Result<T, CatalogError>;
+
+/// Work that waits for a lane; reports, of which each may take [`WITHIN`], fewer.
+const WAITING_MAX: usize = 1_024;
+const REPORTS_WAITING_MAX: usize = 16;
+/// What any work may take, waiting for its turn included.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// The lanes.
+#[derive(Clone)]
+pub(crate) struct PostgresCatalog {
+    changes: Arc<Lane>,
+    ledger: Arc<Lane>,
+    lists: Arc<Lane>,
+    reports: Arc<Lane>,
+    runtime: Handle,
+    /// The thread ends when the last clone is dropped.
+    _thread: flume::Sender<()>,
+}
+
+impl PostgresCatalog {
+    pub(crate) fn open(url: &str) -> Result<Self, StoreError> {
+        let access = Access::new(url, WITHIN)?;
+        let (thread, ended) = flume::bounded::<()>(1);
+        let runtime =
+            Builder::new_current_thread().enable_all().build().map_err(StoreError::Thread)?;
+        let handle = runtime.handle().clone();
+        std::thread::Builder::new()
+            .name("store-postgres".to_owned())
+            .spawn(move || runtime.block_on(async { _ = ended.recv_async().await }))
+            .map_err(StoreError::Thread)?;
+        let (answer, answered) = flume::bounded(1);
+        let for_changes = access.clone();
+        handle.spawn(async move { answer.send(schema::open(&for_changes).await) });
+        let session = answered
+            .recv()
+            .unwrap_or_else(|_| Err(StoreError::Failed("the store's thread has ended".into())))?;
+        let lane = |session, waiting_max| Lane::new(access.clone(), session, WITHIN, waiting_max);
+        Ok(Self {
+            changes: lane(Some(session), WAITING_MAX),
+            ledger: lane(None, WAITING_MAX),
+            lists: lane(None, WAITING_MAX),
+            reports: lane(None, REPORTS_WAITING_MAX),
+            runtime: handle,
+            _thread: thread,
+        })
+    }
+
+    /// Carries out a change, after those before it, wholly or not at all. It happens even if
+    /// nobody waits for it.
+    async fn change<T: Send + 'static>(
+        &self,
+        work: impl for<'a> FnOnce(&'a Session) -> Work<'a, T> + Send + 'static,
+    ) -> Done<T> {
+        let in_transaction = self.changes.run(&self.runtime, move |db| {
+            Box::pin(async move {
+                db.batch(&schema::begin_change()).await?;
+                let done = work(db).await;
+                let end = if done.is_ok() { "NOTIFY tollgate_catalog; COMMIT" } else { "ROLLBACK" };
+                db.batch(end).await?;
+                done
+            })
+        });
+        in_transaction.await
+    }
+
+    /// Reads an object or a page of them.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl for<'a> FnOnce(&'a Session) -> Work<'a, T> + Send + 'static,
+    ) -> Done<T> {
+        self.lists.run_for_caller(&self.runtime, work).await
+    }
+
+    async fn report<T: Send + 'static>(
+        &self,
+        work: impl for<'a> FnOnce(&'a Session) -> Work<'a, T> + Send + 'static,
+    ) -> Done<T> {
+        self.reports.run_for_caller(&self.runtime, work).await
+    }
+
+    /// Reads what shards wait for.
+    async fn read_ledger<T: Send + 'static>(
+        &self,
+        work: impl for<'a> FnOnce(&'a Session) -> Work<'a, T> + Send + 'static,
+    ) -> Done<T> {
+        self.ledger.run(&self.runtime, work).await
+    }
+
+    pub(crate) fn load(&self) -> Done<Loaded> {
+        self.changes.run_here(&self.runtime, |db| {
+            Box::pin(async move {
+                Ok(Loaded {
+                    keys: keys::count(db).await?,
+                    plans: plans::list(db, Page::EVERYTHING).await?,
+                    services: services::list(db, Page::EVERYTHING).await?,
+                    consumers: consumers::list(db, Page::EVERYTHING).await?,
+                })
+            })
+        })
+    }
+
+    pub(crate) fn load_keys(&self, page: Page) -> Done<Vec<KeyRow>> {
+        self.changes.run_here(&self.runtime, move |db| Box::pin(keys::unrevoked(db, page)))
+    }
+
+    pub(crate) fn has_records(&self) -> Done<bool> {
+        self.changes.run_here(&self.runtime, |db| Box::pin(usage::has_records(db)))
+    }
+}
+
+/// Writes each operation as a method that gives its work to a lane.
+macro_rules! operations {
+    ($($lane:ident $name:ident($($arg:ident: $type:ty),*) -> $answer:ty
+        { |$db:ident| $work:expr })*) => {
+        impl PostgresCatalog {
+            $(pub(crate) async fn $name(&self, $($arg: $type),*) -> Done<$answer> {
+                self.$lane(move |$db| Box::pin(async move { $work.await })).await
+            })*
+        }
+    };
+}
+
+operations! {
+    read plan(id: PlanId) -> PlanRow { |db| plans::get(db, id) }
+    read plans(page: Page) -> Vec<PlanRow> { |db| plans::list(db, page) }
+    read find_plan(text: String) -> Option<PlanId> { |db| plans::find(db, &text) }
+    change insert_plan(plan: Plan) -> PlanRow { |db| plans::insert(db, &plan) }
+    change update_plan(id: PlanId, change: PlanChange) -> PlanRow {
+        |db| plans::update(db, id, change)
+    }
+    change delete_plan(id: PlanId) -> PlanRow { |db| plans::delete(db, id) }
+
+    read consumer(id: ConsumerId) -> ConsumerRow { |db| consumers::get(db, id) }
+    read consumers(page: Page) -> Vec<ConsumerRow> { |db| consumers::list(db, page) }
+    change insert_consumer(id: ConsumerId, name: String, plan: PlanId) -> ConsumerRow {
+        |db| consumers::insert(db, id, &name, plan)
+    }
+    change update_consumer(id: ConsumerId, change: ConsumerChange) -> ConsumerRow {
+        |db| consumers::update(db, id, &change)
+    }
+    change delete_consumer(id: ConsumerId) -> ConsumerRow { |db| consumers::delete(db, id) }
+
+    read key(id: KeyId) -> KeyRow { |db| keys::get(db, id) }
+    read keys(of: Option<ConsumerId>, page: Page) -> Vec<KeyRow> { |db| keys::list(db, of, page) }
+    change insert_key(key: NewKey) -> KeyRow { |db| keys::insert(db, &key) }
+    change rotate_key(old: KeyId, successor: NewKey, old_ends_at_unix_us: Option<i64>)
+        -> [KeyRow; 2]
+    {
+        |db| keys::rotate(db, old, &successor, old_ends_at_unix_us)
+    }
+    change revoke_key(id: KeyId) -> KeyRow { |db| keys::revoke(db, id) }
+    change set_digests(digests: Vec<(KeyId, Digest)>) -> () {
+        |db| keys::set_digests(db, &digests)
+    }
+
+    read service(id: ServiceId) -> ServiceRow { |db| services::get(db, id) }
+    read services(page: Page) -> Vec<ServiceRow> { |db| services::list(db, page) }
+    change insert_service(new: NewService) -> ServiceRow { |db| services::insert(db, &new) }
+    change update_service(id: ServiceId, change: ServiceChange) -> ServiceRow {
+        |db| services::update(db, id, &change)
+    }
+    change delete_service(id: ServiceId) -> ServiceRow { |db| services::delete(db, id) }
+    change add_price(id: ServiceId, price: PriceModel, effective_at_unix_us: i64) -> ServiceRow {
+        |db| services::add_price(db, id, &price, effective_at_unix_us)
+    }
+
+    report sums(by: Vec<By>, span: SumSpan, limit: u32, offset: i64) -> Vec<Sum> {
+        |db| usage::sums(db, &by, &span, limit, offset)
+    }
+    read_ledger months(months: Vec<MonthOfConsumer>, journals: Arc<[u128]>) -> MonthsUsed {
+        |db| usage::months(db, &months, &journals)
+    }
+    read_ledger month_costs(consumer: ConsumerId, period: Period) -> Vec<ServiceMonth> {
+        |db| usage::month_costs(db, consumer, period)
+    }
+}

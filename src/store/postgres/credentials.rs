@@ -1,0 +1,65 @@
+//! Upstream credentials in Postgres. None was ever kept there in the clear.
+
+use super::blocking::Blocking;
+use super::columns::{signed, unsigned};
+use crate::store::error::{CatalogError, StoreError};
+use crate::store::rows::SealedCredential;
+use shard::units::ServiceId;
+
+/// The credentials by a connection of its own.
+pub(crate) struct PostgresCredentials {
+    server: Blocking,
+    replaced: bool,
+}
+
+impl PostgresCredentials {
+    pub(crate) fn open(url: &str) -> Result<Self, StoreError> {
+        Ok(Self { server: Blocking::open(url)?, replaced: false })
+    }
+
+    pub(crate) fn sealed(&self) -> Result<Vec<SealedCredential>, CatalogError> {
+        let rows = self.server.run::<_, CatalogError>(async |db| {
+            let select = "SELECT id, name, credential_sealed FROM services
+                WHERE credential_sealed IS NOT NULL ORDER BY place";
+            Ok(db.rows(select, &[]).await?)
+        })?;
+        let read = |row: &tokio_postgres::Row| SealedCredential {
+            service: ServiceId(unsigned(row.get(0))),
+            service_name: row.get(1),
+            sealed: row.get(2),
+        };
+        Ok(rows.iter().map(read).collect())
+    }
+
+    pub(crate) fn replace(
+        &mut self,
+        credentials: &[(ServiceId, Option<Vec<u8>>)],
+    ) -> Result<(), CatalogError> {
+        let ids: Vec<i64> = credentials.iter().map(|(service, _)| signed(service.0)).collect();
+        let sealed: Vec<Option<&[u8]>> =
+            credentials.iter().map(|(_, sealed)| sealed.as_deref()).collect();
+        self.server.run::<_, CatalogError>(async |db| {
+            // One statement: all of them or none.
+            db.execute(
+                "UPDATE services SET credential_sealed = given.sealed,
+                     changed = nextval('catalog_changes')
+                 FROM unnest($1::bigint[], $2::bytea[]) AS given (id, sealed)
+                 WHERE services.id = given.id",
+                &[&ids, &sealed],
+            )
+            .await?;
+            Ok(())
+        })?;
+        self.replaced = true;
+        Ok(())
+    }
+
+    /// Removes what the table's pages still hold of credentials that were replaced. The server's
+    /// write-ahead log and backups keep them for as long as it is told to.
+    pub(crate) fn scrub(&self) -> Result<(), CatalogError> {
+        match self.replaced {
+            true => self.server.run(async |db| Ok(db.batch("VACUUM services").await?)),
+            false => Ok(()),
+        }
+    }
+}

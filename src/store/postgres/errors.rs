@@ -1,0 +1,60 @@
+//! Postgres' errors, as the store's.
+
+use crate::store::error::{CatalogError, LedgerError, StoreError};
+use std::error::Error as _;
+use tokio_postgres::Error;
+use tokio_postgres::error::SqlState;
+
+impl From<Error> for StoreError {
+    fn from(error: Error) -> Self {
+        Self::Failed(told(&error))
+    }
+}
+
+impl From<Error> for CatalogError {
+    fn from(error: Error) -> Self {
+        match error.code() {
+            Some(&SqlState::UNIQUE_VIOLATION) => Self::Duplicate,
+            Some(&SqlState::QUERY_CANCELED | &SqlState::LOCK_NOT_AVAILABLE) => Self::TooSlow,
+            Some(code) if !is_away(code) => Self::Internal(told(&error)),
+            _ => Self::Away(told(&error)),
+        }
+    }
+}
+
+impl From<Error> for LedgerError {
+    fn from(error: Error) -> Self {
+        let why = reason(&error);
+        if is_refusal(&error) { Self::Row(why) } else { Self::Unavailable(why) }
+    }
+}
+
+/// The server, and not what it was asked: a connection (08), resources (53), an operator (57), or
+/// a server that only reads at the moment (a replica that is to be promoted).
+fn is_away(code: &SqlState) -> bool {
+    matches!(code.code().get(..2), Some("08" | "53" | "57"))
+        || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+}
+
+/// Is the record at fault, and not the store? So it is where its data is (22), where it breaks a
+/// constraint (23) or where a trigger refuses it (P0). All else is tried again: a lost connection,
+/// a full disk, a deadlock, a missing right.
+pub(super) fn is_refusal(error: &Error) -> bool {
+    let class = error.code().and_then(|code| code.code().get(..2));
+    matches!(class, Some("22" | "23" | "P0"))
+}
+
+/// What the server says, or what became of the connection.
+pub(super) fn reason(error: &Error) -> String {
+    match error.as_db_error() {
+        Some(said) => said.message().to_owned(),
+        None => match error.source() {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        },
+    }
+}
+
+fn told(error: &Error) -> String {
+    format!("the store (Postgres) failed: {}", reason(error))
+}

@@ -1,0 +1,143 @@
+//! The ledger in Postgres: a batch of settled records, its sums and the watermarks of the journals
+//! that it came from, in one transaction.
+//!
+//! Server lost, at whatever point: the transaction is undone, and the batch comes again. Where the
+//! answer to a commit was lost, the watermarks say whether it happened.
+
+use super::blocking::Blocking;
+use super::write::{self, Adding, LookUps};
+use super::{partitions, records, refused, schema, services};
+use crate::clock;
+use crate::store::batch::{Batch, Dead, Written};
+use crate::store::error::{CatalogError, LedgerError, StoreError};
+use crate::store::usage::RecordTotals;
+use shard::catalog::PriceModel;
+use shard::units::{Period, ServiceId};
+use std::collections::HashMap;
+use uuid::Uuid;
+
+/// Records kept aside that are read at once.
+const PAGE_ROWS: i64 = 512;
+
+/// The ledger by a connection of its own.
+pub struct PostgresLedger {
+    server: Blocking,
+    known: LookUps,
+    /// The month that partitions were last made in.
+    partitions_of: Period,
+}
+
+impl PostgresLedger {
+    pub(crate) fn open(url: &str) -> Result<Self, StoreError> {
+        Blocking::open(url).map(Self::new)
+    }
+
+    pub(crate) fn open_for_reading(url: &str) -> Result<Self, LedgerError> {
+        let opened = Blocking::new(url).map(Self::new);
+        opened.map_err(|error| LedgerError::Unavailable(error.to_string()))
+    }
+
+    fn new(server: Blocking) -> Self {
+        Self { server, known: LookUps::default(), partitions_of: Period::of(clock::unix_us()) }
+    }
+
+    pub(crate) fn watermark(&self, journal_id: u128) -> Result<(u64, bool), LedgerError> {
+        self.server.run(async |db| Ok(write::watermark(db, journal_id).await?))
+    }
+
+    pub(crate) fn write(&mut self, batch: &Batch<'_>) -> Result<Written, LedgerError> {
+        let known = &mut self.known;
+        let done = self.server.run(async |db| Adding::new(db, known, batch).write(false).await);
+        self.resolved(batch, done)
+    }
+
+    /// The same; what the server refuses is looked for by halves, and kept aside.
+    pub(crate) fn write_by_halves(&mut self, batch: &Batch<'_>) -> Result<Written, LedgerError> {
+        let known = &mut self.known;
+        let done = self.server.run(async |db| Adding::new(db, known, batch).write(true).await);
+        self.resolved(batch, done)
+    }
+
+    /// A commit without an answer has happened if its watermarks are there.
+    fn resolved(
+        &self,
+        batch: &Batch<'_>,
+        done: Result<Written, write::Failure>,
+    ) -> Result<Written, LedgerError> {
+        match done {
+            Ok(written) => Ok(written),
+            Err(write::Failure::Undone(error)) => Err(error),
+            Err(write::Failure::Unanswered(written, error)) => {
+                let there: Result<bool, LedgerError> =
+                    self.server.run(async |db| write::is_there(db, batch).await);
+                if there? { Ok(written) } else { Err(error) }
+            }
+        }
+    }
+
+    /// Makes the next months' partitions once a month has begun.
+    pub(crate) fn maintain(&mut self) -> Result<(), LedgerError> {
+        let month = Period::of(clock::unix_us());
+        if month == self.partitions_of {
+            return Ok(());
+        }
+        let strayed = self.server.run(async |db| {
+            db.batch(&schema::begin_schema_change()).await?;
+            partitions::make(db).await?;
+            db.batch("COMMIT").await?;
+            Ok::<_, LedgerError>(partitions::count_strayed(db).await?)
+        })?;
+        if strayed > 0 {
+            tracing::error!(
+                records = strayed,
+                "records lie in usage_rows_default: their time is of no month that has a \
+                 partition; is a clock wrong?"
+            );
+        }
+        self.partitions_of = month;
+        Ok(())
+    }
+
+    pub(crate) fn drop_before(&mut self, before_us: i64) -> Result<bool, LedgerError> {
+        self.server.run(async |db| Ok(records::drop_before(db, before_us).await?))
+    }
+
+    pub(crate) fn each_record_before<E>(
+        &self,
+        before_us: i64,
+        take: impl FnMut(&[String], RecordTotals) -> Result<(), E>,
+    ) -> Result<Result<(), E>, LedgerError> {
+        self.server.run(async |db| records::each_before(db, before_us, take).await)
+    }
+
+    pub(crate) fn totals_before(&self, before_us: i64) -> Result<RecordTotals, LedgerError> {
+        self.server.run(async |db| Ok(records::totals_before(db, before_us).await?))
+    }
+
+    pub(crate) fn count_refused(&self) -> Result<u64, LedgerError> {
+        self.server.run(async |db| Ok(refused::count(db).await?))
+    }
+
+    pub(crate) fn each_refused<E: From<LedgerError>>(
+        &self,
+        mut take: impl FnMut(Dead) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut after = (Uuid::nil(), i64::MIN);
+        loop {
+            let page = self
+                .server
+                .run(async |db| Ok::<_, LedgerError>(refused::page(db, after, PAGE_ROWS).await?))?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for (place, dead) in page.iter().map(refused::read) {
+                after = place;
+                take(dead)?;
+            }
+        }
+    }
+
+    pub(crate) fn prices(&self) -> Result<HashMap<(ServiceId, u32), PriceModel>, CatalogError> {
+        self.server.run(async |db| services::every_price(db).await)
+    }
+}

@@ -1,0 +1,27 @@
+//! The store in Postgres: the catalog by a few connections of control's, on a thread of their own,
+//! the ledger by a connection of its writer's. All SQL is in here.
+
+mod blocking;
+mod catalog;
+mod columns;
+mod consumers;
+mod copy;
+mod credentials;
+mod errors;
+mod keys;
+mod lane;
+mod ledger;
+mod partitions;
+mod plans;
+mod records;
+mod refused;
+mod schema;
+mod services;
+mod session;
+mod sums;
+mod usage;
+mod write;
+
+pub(crate) use catalog::PostgresCatalog;
+pub(crate) use credentials::PostgresCredentials;
+pub use ledger::PostgresLedger;

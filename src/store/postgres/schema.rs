@@ -1,0 +1,73 @@
+//! The schema, brought up to date at each start, by one instance at a time.
+
+use super::session::{Access, Session};
+use super::{partitions, plans};
+use crate::store::error::{CatalogError, StoreError};
+use crate::store::migrations::{Migration, checksum_of, pending};
+
+/// Every migration in order.
+const MIGRATIONS: &[Migration] = &[
+    ("0001_create_catalog", include_str!("../../../migrations/postgres/0001_create_catalog.sql")),
+    ("0002_create_usage", include_str!("../../../migrations/postgres/0002_create_usage.sql")),
+];
+
+/// The advisory locks of this program are its name's first letters and these.
+const LOCK_CLASS: i32 = 0x746f_6c6c;
+const SCHEMA_LOCK: i32 = 1;
+const CHANGES_LOCK: i32 = 2;
+
+/// Begins a change of the catalog: no other instance makes one before this one is over.
+pub(super) fn begin_change() -> String {
+    begin(CHANGES_LOCK)
+}
+
+/// Begins a change of the schema, likewise.
+pub(super) fn begin_schema_change() -> String {
+    begin(SCHEMA_LOCK)
+}
+
+fn begin(lock: i32) -> String {
+    format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK_CLASS}, {lock})")
+}
+
+/// Connects, and brings the schema up to date: instances that start at the same time do it one
+/// after the other. A new store gets the plans of the contract; the months' partitions are made.
+pub(super) async fn open(access: &Access) -> Result<Session, StoreError> {
+    let db = Session::open(access).await?;
+    // Another instance may be at it, with as long a migration as there may ever be.
+    db.batch("SET lock_timeout = 0; SET statement_timeout = 0").await?;
+    db.batch(&begin_schema_change()).await?;
+    let done = match migrate(&db).await {
+        Ok(()) => plans::seed(&db).await.map_err(|failure| as_store_error(&failure)),
+        failed => failed,
+    };
+    // A failure's own word matters more than its rollback's; the session is dropped with it.
+    done?;
+    partitions::make(&db).await?;
+    db.batch("COMMIT").await?;
+    Session::open(access).await.map_err(StoreError::from)
+}
+
+async fn migrate(db: &Session) -> Result<(), StoreError> {
+    db.batch(
+        "CREATE TABLE IF NOT EXISTS schema_migrations (
+             name text PRIMARY KEY, checksum text NOT NULL,
+             applied_at timestamptz NOT NULL DEFAULT now()
+         )",
+    )
+    .await?;
+    let applied =
+        db.rows("SELECT name, checksum FROM schema_migrations ORDER BY name", &[]).await?;
+    let applied: Vec<(String, String)> =
+        applied.iter().map(|row| (row.get(0), row.get(1))).collect();
+    for (name, text) in pending(MIGRATIONS, &applied)? {
+        db.batch(text).await?;
+        let insert = "INSERT INTO schema_migrations (name, checksum) VALUES ($1, $2)";
+        db.execute(insert, &[name, &checksum_of(text)]).await?;
+    }
+    Ok(())
+}
+
+fn as_store_error(failure: &CatalogError) -> StoreError {
+    StoreError::Failed(failure.to_string())
+}

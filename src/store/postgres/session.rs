@@ -1,0 +1,125 @@
+//! One connection to Postgres, its statements prepared once. It is good until something of it was
+//! cut short: then it is closed, and the server undoes what was not committed.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls, Row, Statement};
+
+/// To connect, sign in and set the session up.
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// A server that has vanished is noticed by its silence after this.
+const SILENT_MAX: Duration = Duration::from_secs(15);
+/// A transaction that this program has begun and does not go on with is ended by the server.
+const SESSION: &str = "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '10s';
+    SET client_min_messages = warning; SET default_transaction_isolation = 'read committed';
+    SET timezone = 'UTC'; SET datestyle = 'ISO'";
+
+/// The values of a statement.
+pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// What a connection is opened by.
+#[derive(Clone)]
+pub(super) struct Access {
+    pub(super) config: Config,
+    /// Ends any statement.
+    pub(super) statement_within: Duration,
+    /// Told of each notification.
+    pub(super) notified: Option<flume::Sender<()>>,
+}
+
+impl Access {
+    pub(super) fn new(url: &str, statement_within: Duration) -> Result<Self, Error> {
+        let mut config: Config = url.parse()?;
+        config.connect_timeout(CONNECT_WITHIN).tcp_user_timeout(SILENT_MAX);
+        config.keepalives_idle(SILENT_MAX).keepalives_interval(SILENT_MAX / 3);
+        if config.get_application_name().is_none() {
+            config.application_name("tollgate");
+        }
+        Ok(Self { config, statement_within, notified: None })
+    }
+}
+
+/// See the module.
+pub(super) struct Session {
+    client: Client,
+    statements: Mutex<HashMap<String, Statement>>,
+}
+
+impl Session {
+    /// Connects. What drives the connection is spawned on the runtime that this runs on.
+    pub(super) async fn open(access: &Access) -> Result<Self, Error> {
+        let (client, mut connection) = access.config.connect(NoTls).await?;
+        let notified = access.notified.clone();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) =
+                std::future::poll_fn(|context| connection.poll_message(context)).await
+            {
+                if let (AsyncMessage::Notification(_), Some(notified)) = (message, &notified) {
+                    // Where it is full, whoever is told has not looked since.
+                    let _ = notified.try_send(());
+                }
+            }
+        });
+        let listen = if access.notified.is_some() { "; LISTEN tollgate_catalog" } else { "" };
+        let within = access.statement_within.as_millis();
+        client
+            .batch_execute(&format!("{SESSION}; SET statement_timeout = {within}{listen}"))
+            .await?;
+        Ok(Self { client, statements: Mutex::default() })
+    }
+
+    /// Is it of no use any more?
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Ends what the server is doing for this session, from wherever it is dropped.
+    pub(super) fn canceller(&self) -> tokio_postgres::CancelToken {
+        self.client.cancel_token()
+    }
+
+    /// For what has a protocol of its own.
+    pub(super) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// A statement, prepared when it is first asked for. There are as many as the program has
+    /// texts.
+    pub(super) async fn prepared(&self, sql: &str) -> Result<Statement, Error> {
+        let known = self.known().get(sql).cloned();
+        if let Some(statement) = known {
+            return Ok(statement);
+        }
+        let statement = self.client.prepare(sql).await?;
+        self.known().insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Statement>> {
+        self.statements.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All rows.
+    pub(super) async fn rows(&self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, Error> {
+        let statement = self.prepared(sql).await?;
+        self.client.query(&statement, values).await
+    }
+
+    /// The first row, if there is one.
+    pub(super) async fn row(&self, sql: &str, values: Values<'_>) -> Result<Option<Row>, Error> {
+        Ok(self.rows(sql, values).await?.into_iter().next())
+    }
+
+    /// How many rows it touched.
+    pub(super) async fn execute(&self, sql: &str, values: Values<'_>) -> Result<u64, Error> {
+        let statement = self.prepared(sql).await?;
+        self.client.execute(&statement, values).await
+    }
+
+    /// Statements without values or answers.
+    pub(super) async fn batch(&self, sql: &str) -> Result<(), Error> {
+        self.client.batch_execute(sql).await
+    }
+}

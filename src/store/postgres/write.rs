@@ -1,0 +1,295 @@
+//! One transaction of the writer's.
+
+use super::blocking::TooLong;
+use super::columns::{signed, unsigned};
+use super::copy::CopyRows;
+use super::errors::is_refusal;
+use super::session::{Session, Values};
+use super::sums::KnownFees;
+use super::{errors, records, refused, sums};
+use crate::channels::Settled;
+use crate::store::batch::{Batch, Price, Written};
+use crate::store::day_sums::DaySums;
+use crate::store::error::LedgerError;
+use shard::record::Record;
+use std::collections::{BTreeSet, HashMap};
+use tokio_postgres::Error;
+use uuid::Uuid;
+
+/// What has been looked up before and never changes: fees of prices, numbers of instances.
+#[derive(Default)]
+pub(super) struct LookUps {
+    pub(super) fees: KnownFees,
+    pub(super) instances: HashMap<u128, i32>,
+}
+
+/// What became of a transaction that failed.
+pub(super) enum Failure {
+    /// Nothing of it is there.
+    Undone(LedgerError),
+    /// Whether it is there is not known: its commit was not answered.
+    Unanswered(Written, LedgerError),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Undone(error.into())
+    }
+}
+
+impl From<TooLong> for Failure {
+    fn from(too_long: TooLong) -> Self {
+        Self::Undone(too_long.into())
+    }
+}
+
+/// The journal's watermark, and whether it is closed.
+pub(super) async fn watermark(db: &Session, journal_id: u128) -> Result<(u64, bool), Error> {
+    let select = "SELECT next_seq, closed FROM ingest_watermark WHERE journal_id = $1";
+    let row = db.row(select, &[&Uuid::from_u128(journal_id)]).await?;
+    Ok(row.map_or((0, false), |row| (unsigned(row.get(0)), row.get(1))))
+}
+
+/// Are all of a batch's watermarks there? Whoever may still be moving one is waited for.
+pub(super) async fn is_there(db: &Session, batch: &Batch<'_>) -> Result<bool, LedgerError> {
+    for advance in batch.advances {
+        let lock = "SELECT next_seq, closed FROM ingest_watermark WHERE journal_id = $1 FOR SHARE";
+        let journal = Uuid::from_u128(batch.origins[advance.origin].journal_id);
+        let row = db.row(lock, &[&journal]).await?;
+        let (next_seq, closed) = row.map_or((0, false), |row| (unsigned(row.get(0)), row.get(1)));
+        if next_seq < advance.next_seq || (advance.closed && !closed) {
+            return Ok(false);
+        }
+    }
+    Ok(!batch.advances.is_empty())
+}
+
+/// A transaction on its way.
+pub(super) struct Adding<'a> {
+    db: &'a Session,
+    known: &'a mut LookUps,
+    batch: &'a Batch<'a>,
+    /// Of each origin, the number of its instance.
+    instances: Vec<i32>,
+    /// Of the rows that are in, not yet added to the ledger's.
+    sums: DaySums,
+    written: Written,
+}
+
+impl<'a> Adding<'a> {
+    pub(super) fn new(db: &'a Session, known: &'a mut LookUps, batch: &'a Batch<'a>) -> Self {
+        let (sums, written) = (DaySums::default(), Written::default());
+        Self { db, known, batch, instances: Vec::new(), sums, written }
+    }
+
+    /// Writes the batch. `by_halves`: what the server refuses is looked for, and kept aside.
+    pub(super) async fn write(mut self, by_halves: bool) -> Result<Written, Failure> {
+        self.db.batch("BEGIN").await?;
+        let marks = self.lock_marks().await?;
+        let new = self.not_below(&marks);
+        self.instances = self.instances().await?;
+        match by_halves {
+            true => self.insert_by_halves(&new).await?,
+            false => self.insert(&new).await?,
+        }
+        for (settled, price) in self.batch.recovered {
+            self.recover(settled, *price, by_halves).await?;
+        }
+        self.advance_all().await?;
+        match self.db.batch("COMMIT").await {
+            Ok(()) => {
+                // Not before: a number that was rolled back is nobody's.
+                let origins = self.batch.origins.iter().map(|origin| origin.instance_id);
+                self.known.instances.extend(origins.zip(self.instances));
+                Ok(self.written)
+            }
+            Err(error) if error.as_db_error().is_some() => Err(error.into()),
+            Err(error) => Err(Failure::Unanswered(self.written, error.into())),
+        }
+    }
+
+    /// The watermarks of the batch's journals, which nobody else moves until this is over. In the
+    /// order of their ids, so that two who share some never wait for each other in a circle.
+    async fn lock_marks(&self) -> Result<HashMap<Uuid, u64>, Error> {
+        let journals: BTreeSet<Uuid> =
+            self.batch.origins.iter().map(|it| Uuid::from_u128(it.journal_id)).collect();
+        let journals: Vec<Uuid> = journals.into_iter().collect();
+        let lock = "SELECT journal_id, next_seq FROM ingest_watermark
+             WHERE journal_id = ANY ($1) ORDER BY journal_id FOR UPDATE";
+        let mut rows = self.db.rows(lock, &[&journals]).await?;
+        if rows.len() < journals.len() {
+            // A lock needs a row.
+            let insert = "INSERT INTO ingest_watermark (journal_id, next_seq, closed)
+                SELECT id, 0, false FROM unnest($1::uuid[]) AS named (id) ON CONFLICT DO NOTHING";
+            self.db.execute(insert, &[&journals]).await?;
+            rows = self.db.rows(lock, &[&journals]).await?;
+        }
+        Ok(rows.iter().map(|row| (row.get(0), unsigned(row.get(1)))).collect())
+    }
+
+    /// The records that are not in yet.
+    fn not_below(&mut self, marks: &HashMap<Uuid, u64>) -> Vec<&'a Settled> {
+        let mark = |it: &crate::store::batch::Origin| {
+            marks.get(&Uuid::from_u128(it.journal_id)).copied().unwrap_or(0)
+        };
+        let marks: Vec<u64> = self.batch.origins.iter().map(mark).collect();
+        let is_new = |settled: &&Settled| settled.seq >= marks[usize::from(settled.shard)];
+        let new: Vec<&Settled> = self.batch.records.iter().filter(is_new).collect();
+        self.written.skipped += (self.batch.records.len() - new.len()) as u64;
+        new
+    }
+
+    /// The numbers of the instances that the batch comes from.
+    async fn instances(&mut self) -> Result<Vec<i32>, Error> {
+        let mut numbers = Vec::with_capacity(self.batch.origins.len());
+        for origin in self.batch.origins {
+            let known = self.known.instances.get(&origin.instance_id).copied();
+            let number = match known {
+                Some(number) => number,
+                None => number_of(self.db, origin.instance_id).await?,
+            };
+            numbers.push(number);
+        }
+        Ok(numbers)
+    }
+
+    /// Adds the rows and what they add to sums.
+    async fn insert(&mut self, records: &[&Settled]) -> Result<(), Error> {
+        let mut rows = CopyRows::with_room_for(records.len());
+        let (mut count, mut misfits) = (0, Vec::new());
+        for settled in records {
+            match rows.add(settled, self.instances[usize::from(settled.shard)]) {
+                Ok(()) => {
+                    self.sums.count(&settled.record);
+                    count += 1;
+                }
+                Err(reason) => misfits.push((settled, reason)),
+            }
+        }
+        if count > 0 {
+            rows.send(self.db).await?;
+        }
+        for (settled, reason) in misfits {
+            self.refuse(settled, &reason).await?;
+        }
+        self.written.rows += count;
+        self.flush().await
+    }
+
+    /// The same; where the server refuses them, each half by itself, down to the one at fault.
+    async fn insert_by_halves(&mut self, records: &[&Settled]) -> Result<(), Error> {
+        let mut parts = vec![records];
+        while let Some(part) = parts.pop() {
+            let before = self.written;
+            self.db.batch("SAVEPOINT part").await?;
+            let Err(error) = self.insert(part).await else {
+                self.db.batch("RELEASE part").await?;
+                continue;
+            };
+            if !is_refusal(&error) {
+                return Err(error);
+            }
+            self.db.batch("ROLLBACK TO part; RELEASE part").await?;
+            (self.sums, self.written) = (DaySums::default(), before);
+            match part {
+                [one] => self.refuse(one, &errors::reason(&error)).await?,
+                _ => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A request that died with its process: billed unless its settlement is in after all (which
+    /// may have lain in a segment that is deleted by now).
+    async fn recover(
+        &mut self,
+        settled: &Settled,
+        price: Price<'_>,
+        by_halves: bool,
+    ) -> Result<(), Error> {
+        let record = &settled.record;
+        let journal = Uuid::from_u128(self.batch.origins[usize::from(settled.shard)].journal_id);
+        let known = "SELECT 1 FROM usage_rows WHERE record_id = $1 AND consumer_id = $2
+             UNION ALL SELECT 1 FROM usage_dlq WHERE journal_id = $3
+                 AND substr(slot, 17, 16) = $4 LIMIT 1";
+        let (id, in_slot) = (Uuid::from_u128(record.record_id), record.record_id.to_le_bytes());
+        let values: Values<'_> = &[&id, &signed(record.consumer.0), &journal, &in_slot.as_slice()];
+        if self.db.row(known, values).await?.is_some() {
+            self.written.skipped += 1;
+            return Ok(());
+        }
+        if record.occurred_at_unix_us < records::kept_from_us(self.db).await? {
+            // Its record may have been dropped with those of its time: nobody can tell.
+            return self.refuse(settled, "it is older than the records that are kept").await;
+        }
+        // Its price may depend on what the month has so far, this batch included.
+        let before = month_tokens(self.db, record).await?;
+        let mut priced = *settled;
+        priced.record.cost = price(record, before);
+        let rows = self.written.rows;
+        match by_halves {
+            true => self.insert_by_halves(&[&priced]).await?,
+            false => self.insert(&[&priced]).await?,
+        }
+        self.written.recovered += self.written.rows - rows;
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), Error> {
+        self.written.saturated +=
+            sums::flush(&mut self.sums, self.db, &mut self.known.fees).await?;
+        Ok(())
+    }
+
+    async fn refuse(&mut self, settled: &Settled, reason: &str) -> Result<(), Error> {
+        let journal_id = self.batch.origins[usize::from(settled.shard)].journal_id;
+        refused::keep(self.db, journal_id, settled, reason).await?;
+        self.written.refused += 1;
+        Ok(())
+    }
+
+    async fn advance_all(&self) -> Result<(), Error> {
+        for advance in self.batch.advances {
+            self.db
+                .execute(
+                    "UPDATE ingest_watermark SET next_seq = greatest(next_seq, $2),
+                         closed = closed OR $3 WHERE journal_id = $1",
+                    &[
+                        &Uuid::from_u128(self.batch.origins[advance.origin].journal_id),
+                        &(advance.next_seq as i64),
+                        &advance.closed,
+                    ],
+                )
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// The number of an instance, which gets one here if it has none.
+async fn number_of(db: &Session, instance_id: u128) -> Result<i32, Error> {
+    let instance = Uuid::from_u128(instance_id);
+    let select = "SELECT number FROM usage_instances WHERE instance_id = $1";
+    if let Some(row) = db.row(select, &[&instance]).await? {
+        return Ok(row.get(0));
+    }
+    let insert = "INSERT INTO usage_instances (instance_id) VALUES ($1)
+        ON CONFLICT (instance_id) DO UPDATE SET instance_id = excluded.instance_id
+        RETURNING number";
+    let rows = db.rows(insert, &[&instance]).await?;
+    Ok(rows.first().map_or(0, |row| row.get(0)))
+}
+
+/// Tokens of the record's month on its service so far. The month is this transaction's until it
+/// is over: what another instance prices by it comes before or after.
+async fn month_tokens(db: &Session, record: &Record) -> Result<u64, Error> {
+    let select = "SELECT (input_tokens::numeric + output_tokens)::text FROM usage_monthly
+         WHERE consumer_id = $1 AND service_id = $2 AND period = $3 FOR UPDATE";
+    let values: Values<'_> =
+        &[&signed(record.consumer.0), &signed(record.service.0), &(record.period.0 as i32)];
+    let row = db.row(select, values).await?;
+    Ok(row.map_or(0, |row| row.get::<_, &str>(0).parse().unwrap_or(u64::MAX)))
+}

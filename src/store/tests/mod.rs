@@ -1,0 +1,77 @@
+//! The store's promises, the same in whatever database it lies: each test runs on every one.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod catalog;
+mod ledger;
+mod postgres;
+#[path = "../../../tests/e2e/support/postgres.rs"]
+mod server;
+
+use super::{Advance, Batch, Catalog, Ledger, LedgerError, Origin, StoreLocation, Written};
+use crate::channels::Settled;
+use server::Database;
+use shard::record::Record;
+use tempfile::TempDir;
+
+/// Writes each test once for every database.
+macro_rules! on_every_store {
+    ($($name:ident)*) => {
+        mod sqlite {
+            $(#[test] fn $name() { super::$name(&super::super::TestStore::sqlite()) })*
+        }
+        mod postgres {
+            $(#[test] fn $name() { super::$name(&super::super::TestStore::postgres()) })*
+        }
+    };
+}
+use on_every_store;
+
+/// An empty store, gone at the end of the test.
+enum TestStore {
+    Sqlite(TempDir),
+    Postgres(Database),
+}
+
+impl TestStore {
+    fn sqlite() -> Self {
+        Self::Sqlite(tempfile::tempdir().unwrap())
+    }
+
+    fn postgres() -> Self {
+        Self::Postgres(Database::create())
+    }
+
+    fn location(&self) -> StoreLocation {
+        match self {
+            Self::Sqlite(dir) => StoreLocation::from(dir.path()),
+            Self::Postgres(database) => StoreLocation::Postgres(database.url.clone()),
+        }
+    }
+
+    fn catalog(&self) -> Catalog {
+        Catalog::open(self.location()).unwrap()
+    }
+
+    fn ledger(&self) -> Ledger {
+        Ledger::open(self.location()).unwrap()
+    }
+}
+
+/// Waits for an operation.
+fn done<T>(operation: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(operation)
+}
+
+const ORIGINS: [Origin; 1] = [Origin { journal_id: 1, instance_id: 2 }];
+
+fn settled(seq: u64, record: Record) -> Settled {
+    Settled { shard: 0, seq, prev_end: seq, record, request_id: None }
+}
+
+/// Writes records of one journal, all that come behind the last ones.
+fn write(ledger: &mut Ledger, records: &[Settled]) -> Result<Written, LedgerError> {
+    let next_seq = records.last().map_or(0, |last| last.seq + 1);
+    let advances = [Advance { origin: 0, next_seq, closed: false }];
+    ledger.write(&Batch { origins: &ORIGINS, records, recovered: &[], advances: &advances })
+}

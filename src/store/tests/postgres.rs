@@ -1,0 +1,168 @@
+//! What only a server can do to its callers.
+
+use super::ledger::dead;
+use super::{TestStore, done, settled, write};
+use crate::channels::RequestId;
+use crate::store::{Catalog, CatalogError, Ledger, LedgerError, Page};
+use shard::record::{Record, Usage};
+use shard::units::{ConsumerId, Period, ServiceId};
+
+fn database(store: &TestStore) -> &super::Database {
+    match store {
+        TestStore::Postgres(database) => database,
+        TestStore::Sqlite(_) => panic!("not Postgres"),
+    }
+}
+
+fn now_us() -> i64 {
+    crate::clock::unix_us()
+}
+
+fn call(n: u64) -> Record {
+    Record {
+        record_id: n.into(),
+        occurred_at_unix_us: now_us(),
+        period: Period::of(now_us()),
+        consumer: ConsumerId(1),
+        service: ServiceId(2),
+        usage: Usage { input_tokens: 1, ..Usage::default() },
+        ..Record::default()
+    }
+}
+
+#[test]
+fn instances_that_start_at_once_make_one_schema() {
+    let store = TestStore::postgres();
+    let location = store.location();
+    let opened: Vec<_> = (0..4)
+        .map(|_| {
+            let location = location.clone();
+            std::thread::spawn(move || {
+                let catalog = Catalog::open(location.clone()).unwrap();
+                Ledger::open(location).unwrap();
+                done(catalog.plans(Page::EVERYTHING)).unwrap().len()
+            })
+        })
+        .collect();
+    for opened in opened {
+        assert_eq!(opened.join().unwrap(), 3, "each finds the plans, once");
+    }
+    let applied = database(&store).query("SELECT name FROM schema_migrations ORDER BY name");
+    assert_eq!(applied, [["0001_create_catalog"], ["0002_create_usage"]]);
+}
+
+#[test]
+fn a_store_of_another_program_is_refused() {
+    let store = TestStore::postgres();
+    drop(store.catalog());
+    let refusal = |sql: &str| {
+        database(&store).query(sql);
+        Ledger::open(store.location()).err().unwrap().to_string()
+    };
+    let newer = refusal("INSERT INTO schema_migrations VALUES ('9999_later', 'x')");
+    assert!(newer.contains("9999_later"), "{newer}");
+    let other = refusal(
+        "DELETE FROM schema_migrations WHERE name = '9999_later';
+         UPDATE schema_migrations SET checksum = 'x' WHERE name = '0002_create_usage'",
+    );
+    assert!(other.contains("0002_create_usage"), "{other}");
+}
+
+#[test]
+fn records_go_into_their_month_and_strays_move_once_it_has_a_partition() {
+    let store = TestStore::postgres();
+    let mut ledger = store.ledger();
+    let stray = Record { occurred_at_unix_us: 1, period: Period(197_001), ..call(2) };
+    write(&mut ledger, &[settled(1, call(1)), settled(2, stray)]).unwrap();
+    let count = |table: &str| database(&store).query(&format!("SELECT count(*) FROM {table}"));
+    let month = format!("usage_rows_{}", Period::of(now_us()).to_string().replace('-', "_"));
+    assert_eq!(
+        (count(&month), count("usage_rows_default")),
+        (vec![vec!["1".into()]], vec![vec!["1".into()]])
+    );
+    // As if nobody had made this month's ahead.
+    database(&store).query(&format!(
+        "BEGIN; ALTER TABLE usage_rows DETACH PARTITION {month};
+         INSERT INTO usage_rows SELECT * FROM {month}; DROP TABLE {month}; COMMIT"
+    ));
+    assert_eq!(count("usage_rows_default"), [["2"]]);
+    drop(store.ledger());
+    assert_eq!(count(&month), [["1"]]);
+    assert_eq!(count("usage_rows"), [["2"]]);
+}
+
+#[test]
+fn a_poisoned_record_is_kept_aside_and_the_others_go_in() {
+    let store = TestStore::postgres();
+    let mut ledger = store.ledger();
+    database(&store).query(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
+         CREATE TRIGGER refuses BEFORE INSERT ON usage_rows FOR EACH ROW
+             WHEN (NEW.input_tokens = 77) EXECUTE FUNCTION refuse()",
+    );
+    let mut records: Vec<_> = (1..=1_000).map(|n| settled(n, call(n))).collect();
+    records[300].record.usage.input_tokens = 77;
+    records[301].request_id = RequestId::new(b"a\0b");
+    records[999].record.usage.output_tokens = u32::MAX;
+    let written = write(&mut ledger, &records).unwrap();
+    assert_eq!((written.rows, written.refused), (997, 3));
+    assert_eq!((ledger.watermark(1), ledger.count_refused()), (Ok((1_001, false)), Ok(3)));
+    let dead = dead(&ledger);
+    let told: Vec<(i64, &str)> = dead.iter().map(|it| (it.seq, &*it.reason)).collect();
+    assert_eq!((told[0], told[1].0), ((301, "not this one"), 302));
+    assert!(told[1].1.contains("0x00"), "{told:?}");
+    assert_eq!(told[2], (1_000, "output_tokens is out of range: 4294967295"));
+    assert_eq!(dead[0].record, Some(records[300].record));
+    let sums = "SELECT calls, input_tokens FROM usage_daily";
+    assert_eq!(database(&store).query(sums), [["997", "997"]]);
+}
+
+#[test]
+fn what_a_server_may_take_later_is_no_poison() {
+    let store = TestStore::postgres();
+    let mut ledger = store.ledger();
+    let records: Vec<_> = (1..=10).map(|n| settled(n, call(n))).collect();
+    database(&store).query(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION USING ERRCODE = '53100', MESSAGE = 'disk full'; END $$;
+         CREATE TRIGGER refuses BEFORE INSERT ON usage_rows FOR EACH ROW
+             EXECUTE FUNCTION refuse()",
+    );
+    let full = write(&mut ledger, &records);
+    assert_eq!(full, Err(LedgerError::Unavailable("disk full".to_owned())));
+    database(&store).query("DROP TRIGGER refuses ON usage_rows");
+    assert_eq!(write(&mut ledger, &records).unwrap().rows, 10);
+    assert_eq!(ledger.count_refused(), Ok(0));
+}
+
+#[test]
+fn a_lost_connection_is_found_again_and_loses_nothing() {
+    let store = TestStore::postgres();
+    let (mut ledger, catalog) = (store.ledger(), store.catalog());
+    let records: Vec<_> = (1..=10).map(|n| settled(n, call(n))).collect();
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    write(&mut ledger, &records[..3]).unwrap();
+    database(&store).query(cut);
+    // Whoever was cut off hears of it once, or not at all.
+    let written = write(&mut ledger, &records).or_else(|_| write(&mut ledger, &records)).unwrap();
+    assert_eq!((written.rows, written.skipped), (7, 3));
+    let plans = || done(catalog.plans(Page::EVERYTHING));
+    let plans = plans().or_else(|_| plans()).unwrap();
+    assert_eq!(plans.len(), 3);
+}
+
+#[test]
+fn a_server_that_is_away_is_told_from_an_answer() {
+    let store = TestStore::postgres();
+    let catalog = store.catalog();
+    let name = database(&store).query("SELECT current_database()")[0][0].clone();
+    let elsewhere = database(&store).url.replace(&name, "postgres");
+    let drop_it = format!("DROP DATABASE {name} WITH (FORCE)");
+    super::server::query(&elsewhere, &drop_it).unwrap();
+    for _ in 0..3 {
+        let away = done(catalog.plans(Page::EVERYTHING)).err();
+        assert!(matches!(away, Some(CatalogError::Away(_))), "{away:?}");
+    }
+}
