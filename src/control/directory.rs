@@ -92,9 +92,10 @@ impl Directory {
         self.consumers.insert(id, consumer)
     }
 
-    /// Forgets a consumer: what keys of it are still here are granted nothing.
+    /// Forgets a consumer and its keys, of which none is alive.
     pub(crate) fn remove_consumer(&mut self, id: ConsumerId) {
         self.consumers.remove(&id);
+        self.keys.retain(|_, key| key.consumer != id);
     }
 
     /// Takes over a new or changed key; a revoked one is forgotten.
@@ -228,6 +229,18 @@ pub(crate) mod tests {
         row.revoked_at = Some("now".to_owned());
         directory.set_key(&row);
         assert!(directory.grant(KeyId(1), at).is_none() && directory.check(KeyId(1), at).is_none());
+    }
+
+    #[test]
+    fn the_keys_of_a_deleted_consumer_go_with_it() {
+        let mut directory = directory_with_key(KeyId(1), "h");
+        let mut other = key_row(KeyId(2), "h");
+        other.consumer = ConsumerId(2);
+        directory.set_key(&other);
+        directory.remove_consumer(ConsumerId(1));
+        let at = Moment::default();
+        assert!(directory.check(KeyId(1), at).is_none());
+        assert!(directory.check(KeyId(2), at).is_some(), "another consumer's key stays");
     }
 
     #[test]

@@ -62,11 +62,12 @@ impl HostNames {
     }
 
     /// The service with this index stands nowhere any more. Hosts without services are not looked
-    /// up again.
+    /// up again. One that is being looked up goes with the end of that: a service that comes to it
+    /// meanwhile must not begin a second look-up.
     pub(crate) fn forget(&self, service: u32) {
         self.hosts().retain(|_, host| {
             host.services.remove(&service);
-            !host.services.is_empty()
+            host.is_asked || !host.services.is_empty()
         });
     }
 
@@ -99,9 +100,14 @@ impl HostNames {
 
     /// The look-up is over, and all shards know what it has brought.
     pub(crate) fn end(&self, authority: &str) {
-        if let Some(host) = self.hosts().get_mut(authority) {
+        let mut hosts = self.hosts();
+        if let Some(host) = hosts.get_mut(authority) {
             host.is_asked = false;
+            if host.services.is_empty() {
+                hosts.remove(authority);
+            }
         }
+        drop(hosts);
         self.answered.notify_waiters();
     }
 
@@ -215,6 +221,20 @@ mod tests {
         assert_eq!(names.hosts_to_find(true), [HOST]);
         names.forget(4);
         assert!(names.hosts_to_find(true).is_empty());
+    }
+
+    #[test]
+    fn a_host_that_is_forgotten_while_it_is_looked_up_goes_with_the_end_of_that() {
+        let names = HostNames::default();
+        names.uses(HOST, 3);
+        assert!(names.begin(HOST));
+        names.forget(3);
+        names.uses(HOST, 4);
+        assert!(!names.begin(HOST), "one look-up at a time, whoever uses the host");
+        names.forget(4);
+        names.note(HOST, Ok(addr(1)));
+        names.end(HOST);
+        assert!(names.hosts_to_find(true).is_empty() && names.addrs(HOST).is_empty());
     }
 
     #[test]

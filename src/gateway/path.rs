@@ -154,7 +154,7 @@ fn own_up(relayed: &mut Relayed, wanted: &Wanted) {
 #[cold]
 fn report(core: &Core, call: &Call, wanted: &Wanted, fault: Fault) {
     core.metrics().upstream_fault(wanted.service, fault.phase);
-    let Some(left_out) = core.fault_log.line() else { return };
+    let Some(left_out) = core.fault_log.line(clock::lately()) else { return };
     tracing::warn!(
         request_id = %String::from_utf8_lossy(call.beginning.request_id.as_bytes()),
         service = wanted.service_name(),

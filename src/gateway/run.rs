@@ -131,6 +131,7 @@ async fn drain(core: &Core) {
             net::sleep(DRAIN_POLL).await;
         }
     }
+    core.fault_log.flush_all();
     core.shard.borrow_mut().release_all(clock::lately());
     let last = clock::lately().after(Nanos::from_s(1));
     while !mailbox::post(core) && clock::lately() < last {

@@ -33,6 +33,7 @@ pub async fn keep(core: &Core, pools: &Pools) {
                 core.idle_memory.freed(now);
             }
             core.idle_memory.give_back(now);
+            core.fault_log.flush(now);
             gauge(core, pools);
         }
     }

@@ -9,9 +9,12 @@ mod page;
 use shard::record::{Outcome, Usage};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-/// Services counted apart; those past it share the label `other`.
+/// Services counted apart; those past it share the label `other`. A deleted service keeps its place
+/// until the process ends, so creating and deleting services uses these up too; a restart frees
+/// the places of those deleted.
 pub const SERVICES_MAX: usize = 1_024;
-/// Plans counted apart; those past it share the label `other`.
+/// Plans counted apart, those deleted since the start among them; those past it share the label
+/// `other`.
 pub const PLANS_MAX: usize = 256;
 /// HTTP statuses counted apart: 100 to 599; anything else is `other`.
 const STATUSES: usize = 500;

@@ -129,6 +129,14 @@ impl AdminError {
         Self::of(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 
+    /// 503: a revocation that holds on this instance, and that the store had no turn for yet.
+    pub(crate) fn not_kept_yet() -> Self {
+        let message = "The key is refused on this instance from now on, but too many calls wait \
+                       for the store, which has not kept that yet: a restart would accept it \
+                       again. Repeat the call in a moment.";
+        Self::of(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
+    }
+
     /// The whole answer, for a connection that ends with it.
     pub(crate) fn as_http(&self) -> String {
         let (status, body) = (self.status, self.body().to_string());

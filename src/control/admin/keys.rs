@@ -113,11 +113,17 @@ pub(super) async fn revoke(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, AdminError> {
     let id: KeyId = parse_id("key", &id)?;
-    let revoked = state.revoke_key(id).await.map_err(|failure| match failure {
-        CatalogError::Missing => AdminError::no_such("key", &id.to_string()),
-        failure => AdminError::not_kept(&failure),
-    });
+    let revoked = state.revoke_key(id).await.map_err(|failure| not_revoked(id, &failure));
     Ok(Json(shown(&revoked?)))
+}
+
+/// The key is refused already, whatever the store says.
+fn not_revoked(id: KeyId, failure: &CatalogError) -> AdminError {
+    match failure {
+        CatalogError::Missing => AdminError::no_such("key", &id.to_string()),
+        CatalogError::Busy => AdminError::not_kept_yet(),
+        failure => AdminError::not_kept(failure),
+    }
 }
 
 /// A new key. No `Debug`: it holds its text.
@@ -212,4 +218,19 @@ fn shown(row: &KeyRow) -> Value {
         "revoked_at": row.revoked_at,
         "created_at": row.created_at,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::response::IntoResponse;
+
+    #[test]
+    fn a_revocation_that_the_store_has_no_turn_for_is_no_fault_of_the_instance() {
+        let status = |failure| not_revoked(KeyId(1), &failure).into_response().status();
+        assert_eq!(status(CatalogError::Busy), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(status(CatalogError::Missing), StatusCode::NOT_FOUND);
+        let broken = CatalogError::Internal("the disk is full".to_owned());
+        assert_eq!(status(broken), StatusCode::INTERNAL_SERVER_ERROR);
+    }
 }
