@@ -3,11 +3,11 @@
 
 use super::call::Next;
 use super::core::Core;
+use super::deadline::{NEVER, Socket};
 use super::downstream::{Exchange, HeadRead, Http1};
 use super::path;
 use super::route::route;
 use super::upstream::Pools;
-use super::watch::{NEVER, Socket};
 use crate::clock;
 use crate::net;
 use crate::wire::error::ApiError;
@@ -38,10 +38,13 @@ pub async fn serve(core: Rc<Core>, pools: Rc<Pools>, socket: Socket, peer: Socke
     core.connections.set(core.connections.get() - 1);
 }
 
-/// Waits for a client that says nothing, until its deadline, which is armed already.
+/// Waits for a client that says nothing, until it has been idle for too long.
 async fn rest(core: Rc<Core>, pools: Rc<Pools>, socket: Socket, peer: SocketAddr) {
-    socket.speaks_before(NEVER).await;
-    net::spawn(serve(core, pools, socket, peer));
+    if socket.reader.speaks_before(NEVER).await {
+        return net::spawn(serve(core, pools, socket, peer));
+    }
+    drop(socket);
+    core.connections.set(core.connections.get() - 1);
 }
 
 /// Tells a client that there is no room for it. It is counted in `core.refusing`.

@@ -2,13 +2,14 @@
 //! Everything here belongs to one thread; a `RefCell` is borrowed for a few statements and never
 //! across an await.
 
+use super::deadline::Deadlines;
 use super::fault_log::FaultLog;
 use super::idle_memory::IdleMemory;
 use super::park::{Parking, Spot};
+use super::presence::CallsUnderWay;
 use super::service_handles::{ServiceHandle, ServiceHandles};
 use super::sync_state::SyncState;
 use super::tickets::Tickets;
-use super::watch::Watches;
 use crate::channels::ShardChannels;
 use crate::config::{Config, Durability};
 use crate::journal::{Journal, JournalShared};
@@ -67,8 +68,10 @@ pub struct Core {
     pub tickets: Tickets,
     /// Parked requests.
     pub parking: Parking,
-    /// Deadlines of sockets.
-    pub watches: Watches,
+    /// Deadlines of reads, writes and waits on sockets.
+    pub deadlines: Deadlines,
+    /// Calls that end if their clients leave.
+    pub calls: CallsUnderWay,
     /// What of upstreams' faults is logged.
     pub fault_log: FaultLog,
     /// Identities; not for secrets.
@@ -127,7 +130,8 @@ impl Core {
             unsent: RefCell::default(),
             tickets: Tickets::default(),
             parking: Parking::default(),
-            watches: Watches::default(),
+            deadlines: Deadlines::default(),
+            calls: CallsUnderWay::default(),
             fault_log: FaultLog::default(),
             random: RefCell::new(fastrand::Rng::new()),
             connections: Cell::new(0),
@@ -174,7 +178,7 @@ impl Core {
     /// Ends every wait for a peer, and lets none begin: the drain took too long.
     pub fn cut_off(&self) {
         self.cut_off.set(true);
-        self.watches.end_all();
+        self.deadlines.end_all();
         self.parking.wake(Spot::CutOff);
     }
 

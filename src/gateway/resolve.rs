@@ -2,11 +2,11 @@
 
 use super::call::{Call, Stop};
 use super::core::Core;
+use super::deadline::NEVER;
 use super::downstream::Request;
 use super::route::Route;
 use super::segments::ends_in;
 use super::wanted::{Wanted, target_path};
-use super::watch::NEVER;
 use crate::wire::call::{CallError, CallFields, scan_call};
 use crate::wire::error::ApiError;
 use crate::wire::prompt::prompt_text;

@@ -2,6 +2,7 @@
 //! to the last settlement.
 
 use super::core::{Core, Parts};
+use super::deadline::Ends;
 use super::downstream::IDLE_GRACE;
 use super::tickets::COUNT_PATIENCE;
 use super::upstream::Pools;
@@ -92,12 +93,12 @@ fn take(core: &Rc<Core>, pools: &Rc<Pools>, stream: Stream, peer: SocketAddr) {
     if core.connections.get() >= core.config().server.max_connections {
         if core.refusing.get() < REFUSING_MAX {
             core.refusing.set(core.refusing.get() + 1);
-            let socket = core.watches.socket(stream);
+            let socket = core.deadlines.socket(stream, Ends::Reads);
             net::spawn(connection::refuse(Rc::clone(core), socket, peer));
         }
         return;
     }
-    let socket = core.watches.socket(stream);
+    let socket = core.deadlines.socket(stream, Ends::Reads);
     // From here on a drain waits for it.
     core.connections.set(core.connections.get() + 1);
     net::spawn(connection::serve(Rc::clone(core), Rc::clone(pools), socket, peer));
@@ -115,7 +116,7 @@ async fn drain(core: &Core) {
         // Control still answers wants; so does the syncer.
         mailbox::take_in_waiting(core);
         if !idle_closed && clock::lately() >= idle_deadline {
-            core.watches.end_idle();
+            core.deadlines.end_idle();
             idle_closed = true;
         }
         net::sleep(DRAIN_POLL).await;

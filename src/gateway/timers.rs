@@ -1,8 +1,8 @@
-//! What happens as time passes: lapsed leases, overdue sockets, idle pools and memory, gauges.
+//! What happens as time passes: lapsed leases, overdue operations, idle pools and memory, gauges.
 
 use super::core::Core;
 use super::upstream::Pools;
-use super::{mailbox, watch};
+use super::{deadline, mailbox, presence};
 use crate::clock;
 use crate::journal::format::SLOT_BYTES;
 use crate::metrics::Counter;
@@ -14,7 +14,7 @@ use std::time::Duration;
 pub async fn keep(core: &Core, pools: &Pools) {
     /// While leases are held, what falls due meanwhile waits no longer than this.
     const LEASES_EVERY: Duration = Duration::from_millis(10);
-    let (mut next_sweep, mut sweep_in) = (Nanos(0), watch::SWEEP_EVERY);
+    let (mut next_sweep, mut sweep_in) = (Nanos(0), deadline::SWEEP_EVERY);
     loop {
         let due = core.shard.borrow().poll_timeout();
         net::sleep(due.map_or(sweep_in, |due| {
@@ -27,7 +27,9 @@ pub async fn keep(core: &Core, pools: &Pools) {
         core.wake_ready();
         mailbox::post(core);
         if now >= next_sweep {
-            sweep_in = core.watches.sweep(now);
+            core.deadlines.sweep(now);
+            let is_news_due = core.calls.look_after(now);
+            sweep_in = if is_news_due { presence::LOOK_AGAIN } else { deadline::SWEEP_EVERY };
             next_sweep = now.after(Nanos(sweep_in.as_nanos() as u64));
             if pools.sweep(now, &core.config().upstream) {
                 core.idle_memory.freed(now);

@@ -2,10 +2,10 @@
 
 use super::call::Call;
 use super::downstream::Request;
+use super::presence::Presence;
 use super::route::Route;
 use super::service_handles::ServiceHandle;
 use super::upstream;
-use super::watch::Presence;
 use crate::wire::call::{CallFields, with_include_usage};
 use crate::wire::pass;
 use crate::wire::write::{write_header, write_header_u64};

@@ -175,7 +175,7 @@ pub enum Peer {
 }
 
 /// The peers of many sockets, asked of the kernel at once and without waiting.
-pub fn peers(handles: &[Handle]) -> io::Result<Vec<Peer>> {
+pub fn peers(handles: &[&Handle]) -> io::Result<Vec<Peer>> {
     let sockets: Vec<Option<Rc<SharedStream>>> =
         handles.iter().map(|handle| handle.0.upgrade()).collect();
     let poll_fd =

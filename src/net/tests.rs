@@ -56,7 +56,7 @@ fn a_handle_on_a_closed_socket_does_nothing() {
         drop(closed);
         // Its descriptor's number may be that of another socket now.
         handles[0].end();
-        let known = peers(&handles).unwrap();
+        let known = peers(&handles.each_ref()).unwrap();
         let [closed, _] = handles;
         (closed, known)
     })

@@ -121,7 +121,7 @@ impl Http1 {
         let deadline = clock::lately().after(patience.per_read).min(patience.until);
         match self.read_more(deadline).await {
             Some(_) => Ok(()),
-            None if self.socket.watch().fired() => Err(Some(ApiError::RequestTimeout)),
+            None if self.socket.reader.is_expired() => Err(Some(ApiError::RequestTimeout)),
             None => Err(None),
         }
     }

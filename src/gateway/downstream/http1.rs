@@ -7,7 +7,8 @@ use crate::clock;
 use crate::gateway::answer::{self, AnswerHead, BodyLength};
 use crate::gateway::call::Next;
 use crate::gateway::core::Core;
-use crate::gateway::watch::{Ends, Presence, Probe, Socket};
+use crate::gateway::deadline::{Socket, WriteDeadline};
+use crate::gateway::presence::{Presence, Probe};
 use crate::wire::chunked::{CHUNK_END, LAST_CHUNK, write_chunk_head};
 use crate::wire::error::ApiError;
 use crate::wire::request::{BodyFraming, HeadLimits, Method, RequestHead, parse_request_head};
@@ -42,7 +43,7 @@ pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub enum HeadRead {
     /// It is here: [`Http1::request`].
     Ready,
-    /// Nothing has come for a while. The deadline of an idle connection is armed.
+    /// Nothing has come for a while. How long it may stay idle is set.
     Silent,
     /// The client is gone or was silent for too long; there is nothing to answer.
     Closed,
@@ -66,6 +67,8 @@ enum Ending {
 pub struct Http1 {
     /// Its socket.
     pub(super) socket: Socket,
+    /// Is it still there?
+    presence: Presence,
     /// Its address.
     pub(super) peer: SocketAddr,
     /// Bytes read; the current request begins at 0.
@@ -91,6 +94,7 @@ impl Http1 {
     /// One that has said nothing yet.
     pub fn new(socket: Socket, peer: SocketAddr) -> Self {
         Self {
+            presence: Presence::of(&socket.reader),
             socket,
             peer,
             input: Vec::with_capacity(INPUT_BYTES_MIN),
@@ -131,7 +135,7 @@ impl Http1 {
 
     /// See [`super::Exchange::presence`].
     pub fn presence(&self) -> Presence {
-        self.socket.presence()
+        self.presence.clone()
     }
 
     /// From now on until the head of its answer a client that says no more, and may have left, is
@@ -141,7 +145,7 @@ impl Http1 {
         const PATIENCE: Nanos = Nanos::from_ms(1_000);
         let (bytes, not_before) = (CONTINUE, now.after(PATIENCE));
         let probe = (!self.head.http_10).then_some(Probe { bytes, not_before });
-        self.socket.watch().probe_with(probe);
+        self.presence.probe_with(probe);
     }
 
     /// From now on the same is asked, if the answer is chunked, by a leading zero of the next
@@ -149,41 +153,39 @@ impl Http1 {
     fn expect_chunk(&self) {
         let probe = Probe { bytes: b"0", not_before: Nanos(0) };
         let is_chunked = self.ending == Ending::Chunked;
-        self.socket.watch().probe_with(is_chunked.then_some(probe));
+        self.presence.probe_with(is_chunked.then_some(probe));
     }
 
     /// See [`super::Exchange::expect_end`].
     pub fn expect_end(&self) {
-        self.socket.watch().probe_with(None);
+        self.presence.probe_with(None);
     }
 
     /// Has it left while its upstream was waited for?
     pub fn has_left(&self) -> bool {
-        self.socket.watch().left()
+        self.presence.has_left()
     }
 
     /// Sends what `output` holds, and empties it.
     pub(super) async fn send(&mut self, core: &Core) -> std::io::Result<()> {
-        let patience = Nanos::from_ms(core.config().server.write_timeout_ms);
-        self.socket.watch().arm_taking(clock::lately(), patience, Ends::Both);
+        let stall = Nanos::from_ms(core.config().server.write_timeout_ms);
+        let deadline = WriteDeadline::WhenStalledFor(stall);
         let result = match self.output.len() {
-            0..=ONE_WRITE_BYTES_MAX => self.socket.write_all(&mut self.output).await,
-            _ => self.send_in_pieces(patience).await,
+            0..=ONE_WRITE_BYTES_MAX => {
+                self.socket.writer.write_all(&mut self.output, deadline).await
+            }
+            _ => self.send_in_pieces(deadline).await,
         };
-        self.socket.watch().disarm();
         self.output.clear();
         result
     }
 
-    async fn send_in_pieces(&mut self, patience: Nanos) -> std::io::Result<()> {
+    async fn send_in_pieces(&mut self, deadline: WriteDeadline) -> std::io::Result<()> {
         let mut sent = 0;
         while sent < self.output.len() {
-            match self.socket.send_now(&self.output[sent..])? {
-                0 => self.socket.ready(false).await?,
-                count => {
-                    sent += count;
-                    self.socket.watch().arm_taking(clock::lately(), patience, Ends::Both);
-                }
+            match self.socket.writer.send_now(&self.output[sent..])? {
+                0 => self.socket.writer.ready(None, deadline).await?,
+                count => sent += count,
             }
         }
         Ok(())
@@ -292,7 +294,7 @@ impl Http1 {
             }
             match self.read_more(deadline).await {
                 Some(_) => {}
-                None if self.socket.watch().fired() => {
+                None if self.socket.reader.is_expired() => {
                     return HeadRead::Refused(ApiError::RequestTimeout);
                 }
                 None => return HeadRead::Closed,
@@ -307,19 +309,20 @@ impl Http1 {
         // An answer that began before the drain did may not have said that it is the last.
         let patience = Nanos::from_ms(core.config().server.idle_timeout_ms);
         let patience = if core.draining() { IDLE_GRACE.min(patience) } else { patience };
-        self.socket.watch().arm(begun.after(patience), Ends::IdleRead);
+        self.socket.reader.begin_idle(begun.after(patience));
         loop {
-            if !self.socket.speaks_before(begun.after(SILENT_AFTER)).await {
-                return Err(HeadRead::Silent);
+            if !self.socket.reader.speaks_before(begun.after(SILENT_AFTER)).await {
+                let is_over = self.socket.reader.is_idle_over();
+                return Err(if is_over { HeadRead::Closed } else { HeadRead::Silent });
             }
             self.make_room();
-            match self.socket.recv_now(&mut self.input) {
+            match self.socket.reader.recv_now(&mut self.input) {
                 Ok(Some(1..)) => break,
                 Ok(Some(0)) | Err(_) => return Err(HeadRead::Closed),
                 Ok(None) => {}
             }
         }
-        self.socket.watch().disarm();
+        self.socket.reader.end_idle();
         Ok(())
     }
 
@@ -340,28 +343,28 @@ impl Http1 {
     /// Reads once more into `input`; `None` at the end, on an error or past the deadline.
     pub(super) async fn read_more(&mut self, deadline: Nanos) -> Option<usize> {
         self.make_room();
-        // Before a request's first byte nobody waits for it.
-        let begun = (!self.input.is_empty()).then(clock::now);
-        let ends = if begun.is_none() { Ends::IdleRead } else { Ends::Reads };
-        self.socket.watch().arm(deadline, ends);
-        let read = self.socket.read(&mut self.input).await;
-        self.socket.watch().disarm();
-        if let Some(begun) = begun {
-            self.waited = self.waited.after(clock::lately().since(begun));
-        }
+        let begun = clock::now();
+        let read = self.socket.reader.read(&mut self.input, deadline).await;
+        self.waited = self.waited.after(clock::lately().since(begun));
         read.ok().filter(|count| *count > 0)
     }
 
     /// Says that nothing more comes, and reads on for a while what nobody wants.
     pub async fn linger(&mut self) {
-        self.socket.end_writes();
+        self.socket.writer.end();
         let deadline = clock::lately().after(LINGER);
+        self.socket.reader.begin_idle(deadline);
         let mut skipped = 0;
-        while skipped < LINGER_BYTES_MAX {
+        while skipped < LINGER_BYTES_MAX
+            && clock::lately() < deadline
+            && self.socket.reader.speaks_before(deadline).await
+        {
             self.input.clear();
             self.input.reserve(BUFFER_KEPT_BYTES);
-            let Some(count) = self.read_more(deadline).await else { return };
-            skipped += count;
+            match self.socket.reader.recv_now(&mut self.input) {
+                Ok(Some(0)) | Err(_) => return,
+                Ok(count) => skipped += count.unwrap_or_default(),
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ pub use http1::{HeadRead, Http1, IDLE_GRACE};
 use super::answer::{AnswerFields, AnswerHead, BodyLength, GatewayHeaders};
 use super::call::{Call, Next, Refused};
 use super::core::Core;
-use super::watch::Presence;
+use super::presence::Presence;
 use crate::wire::error::ApiError;
 use crate::wire::request::{BodyFraming, Method, RequestHead};
 use shard::units::Nanos;

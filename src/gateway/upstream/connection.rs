@@ -5,7 +5,8 @@ use super::UpstreamRequest;
 use super::fault::{Cause, Fault};
 use crate::clock;
 use crate::gateway::core::Core;
-use crate::gateway::watch::{Ends, Socket};
+use crate::gateway::deadline::{Socket, WriteDeadline};
+use crate::gateway::presence::CallUnderWay;
 use crate::metrics::Phase;
 use crate::net::{self, Look};
 use crate::wire::chunked::{ChunkDecoder, Step};
@@ -15,6 +16,7 @@ use shard::units::Nanos;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Room for one read of an answer.
@@ -39,6 +41,8 @@ pub(super) enum BodyRest {
 /// A connection to an upstream and the answer that is coming in on it.
 pub struct UpstreamConnection {
     pub(super) socket: Socket,
+    /// Ends what waits on the socket if the client leaves.
+    call: Rc<CallUnderWay>,
     pub(super) address: SocketAddr,
     /// The answer's head, as places in `head_bytes`.
     pub head: ResponseHead,
@@ -68,9 +72,10 @@ pub struct UpstreamConnection {
 }
 
 impl UpstreamConnection {
-    pub(super) fn new(socket: Socket, address: SocketAddr) -> Self {
+    pub(super) fn new(socket: Socket, call: Rc<CallUnderWay>, address: SocketAddr) -> Self {
         Self {
             socket,
+            call,
             address,
             head: ResponseHead::default(),
             head_bytes: Vec::new(),
@@ -103,8 +108,7 @@ impl UpstreamConnection {
         self.position = 0;
         self.waited = Nanos(0);
         (self.spoke, self.interim, self.phase) = (false, 0, Phase::Send);
-        self.socket.watch().disarm();
-        self.socket.watch().served();
+        self.call.end();
     }
 
     /// Frees every buffer; the next call makes them anew.
@@ -136,9 +140,8 @@ impl UpstreamConnection {
         request: &UpstreamRequest<'_>,
     ) -> Result<(), Fault> {
         let begun = clock::lately();
-        self.socket.watch().serve(request.client.clone(), begun);
+        self.call.begin(request.client.clone(), begun);
         let result = self.converse(core, request.is_head).await;
-        self.socket.watch().disarm();
         self.output.clear();
         self.waited = self.waited.after(clock::lately().since(begun));
         result
@@ -155,9 +158,9 @@ impl UpstreamConnection {
         if !self.has_head() {
             self.phase = Phase::Head;
         }
-        self.arm(config.upstream.first_byte_timeout_ms);
+        let deadline = self.deadline(config.upstream.first_byte_timeout_ms);
         while !self.take_head(&limits, is_head)? {
-            if self.read().await? == 0 {
+            if self.read(deadline).await? == 0 {
                 return Err(self.fault(Cause::Closed));
             }
         }
@@ -173,9 +176,9 @@ impl UpstreamConnection {
         limits: &HeadLimits,
         is_head: bool,
     ) -> Result<(), Fault> {
-        self.arm(idle_timeout_ms);
+        let mut deadline = WriteDeadline::At(self.deadline(idle_timeout_ms));
         let mut sent = 0;
-        let mut taken = self.socket.write(&mut self.output).await;
+        let mut taken = self.socket.writer.write(&mut self.output, deadline).await;
         loop {
             let count = match taken {
                 Ok(count) => count,
@@ -191,22 +194,22 @@ impl UpstreamConnection {
                 return Ok(());
             }
             if self.has_head() {
-                self.socket.watch().arm(self.total_deadline, Ends::Both);
-                self.ceased = net::within(EARLY_PATIENCE, self.socket.ready(false)).await.is_none();
+                let room = self.socket.writer.ready(None, WriteDeadline::At(self.total_deadline));
+                self.ceased = net::within(EARLY_PATIENCE, room).await.is_none();
             } else {
                 // An upstream that takes nothing is as silent as one that says nothing.
                 if count > 0 {
-                    self.arm(idle_timeout_ms);
+                    deadline = WriteDeadline::At(self.deadline(idle_timeout_ms));
                 }
                 // How the wait ended, the next look and the next write tell.
-                let _ = self.socket.ready(true).await;
+                let _ = self.socket.writer.ready(Some(&self.socket.reader), deadline).await;
                 // A refusal does not wait for the rest (RFC 9112, section 9.3).
                 self.ceased = self.listen(limits, is_head)? && self.head.status >= 300;
             }
             if self.ceased {
                 return Ok(());
             }
-            taken = self.socket.send_now(&self.output[sent..]);
+            taken = self.socket.writer.send_now(&self.output[sent..]);
         }
     }
 
@@ -226,9 +229,10 @@ impl UpstreamConnection {
         }
     }
 
-    fn arm(&self, patience_ms: u64) {
-        let deadline = clock::lately().after(Nanos::from_ms(patience_ms));
-        self.socket.watch().arm(deadline.min(self.total_deadline), Ends::Both);
+    /// When an operation that begins now has taken too long, be it by itself or by the call's
+    /// total time.
+    fn deadline(&self, patience_ms: u64) -> Nanos {
+        clock::lately().after(Nanos::from_ms(patience_ms)).min(self.total_deadline)
     }
 
     /// Is the answer's head here? Interim ones are skipped.
@@ -282,18 +286,16 @@ impl UpstreamConnection {
         self.input.drain(..self.position);
         self.position = 0;
         let begun = clock::lately();
-        let idle = begun.after(Nanos::from_ms(core.config().upstream.idle_timeout_ms));
-        self.socket.watch().arm(idle.min(self.total_deadline), Ends::Both);
-        let mut read = self.read().await;
-        // The time that a client takes to receive is not the upstream's.
-        self.socket.watch().disarm();
+        // The time that a client takes to receive is not the upstream's, so each read has its own.
+        let deadline = self.deadline(core.config().upstream.idle_timeout_ms);
+        let mut read = self.read(deadline).await;
         self.waited = self.waited.after(clock::lately().since(begun));
         if self.ceased && matches!(&read, Err(fault) if fault.cause != Cause::Deadline) {
             // The reset is for the part of the request that nobody wanted.
             read = Ok(0);
         }
         if read? == 0 {
-            if !matches!(self.rest, BodyRest::UntilClose) || self.socket.watch().fired() {
+            if !matches!(self.rest, BodyRest::UntilClose) || self.socket.is_expired() {
                 return Err(self.fault(Cause::Closed));
             }
             self.rest = BodyRest::Done;
@@ -319,7 +321,7 @@ impl UpstreamConnection {
             }
         }
         let look = match (self.is_done(), self.position < self.input.len()) {
-            (true, false) => self.socket.look(),
+            (true, false) => self.socket.reader.look(),
             (true, true) => Look::Speaks,
             (false, _) => Look::Ended,
         };
@@ -371,9 +373,9 @@ impl UpstreamConnection {
         Ok(None)
     }
 
-    async fn read(&mut self) -> Result<usize, Fault> {
+    async fn read(&mut self, deadline: Nanos) -> Result<usize, Fault> {
         self.make_room();
-        match self.socket.read(&mut self.input).await {
+        match self.socket.reader.read(&mut self.input, deadline).await {
             Ok(count) => {
                 self.spoke |= count > 0;
                 Ok(count)
@@ -384,7 +386,7 @@ impl UpstreamConnection {
 
     fn read_now(&mut self) -> io::Result<Option<usize>> {
         self.make_room();
-        let read = self.socket.recv_now(&mut self.input);
+        let read = self.socket.reader.recv_now(&mut self.input);
         self.spoke |= matches!(read, Ok(Some(1..)));
         read
     }
@@ -401,7 +403,7 @@ impl UpstreamConnection {
     }
 
     fn fault(&self, cause: Cause) -> Fault {
-        let cause = if self.socket.watch().fired() { Cause::Deadline } else { cause };
+        let cause = if self.socket.is_expired() { Cause::Deadline } else { cause };
         // Bytes that the upstream's kernel has acknowledged were there for a program to read, and
         // to act on. A reset tells no more than an end: it comes from programs that have read
         // nothing and from such as did all the work. Where the connection was closed before the
@@ -410,7 +412,7 @@ impl UpstreamConnection {
         // same, and is called twice.
         // Past a deadline our own end counts among the unacknowledged bytes: they tell nothing.
         let is_late = cause == Cause::Deadline && self.phase != Phase::Send;
-        let heard = self.spoke || is_late || !self.socket.is_unread();
+        let heard = self.spoke || is_late || !self.socket.writer.is_unread();
         Fault { phase: self.phase, heard, cause }
     }
 }

@@ -12,8 +12,9 @@ pub use fault::{Cause, Fault};
 pub use pool::Pools;
 
 use super::core::Core;
+use super::deadline::Ends;
 use super::park::Spot;
-use super::watch::Presence;
+use super::presence::Presence;
 use crate::clock;
 use crate::metrics::Phase;
 use crate::net::{self, Stream};
@@ -93,7 +94,9 @@ async fn open(
         // A connect that lost its race with time is dropped with its socket.
         match net::within(Duration::from_nanos(patience.0), connect(core, *address)).await {
             Some(Some(Ok(stream))) if !core.is_cut_off() => {
-                return Ok(UpstreamConnection::new(core.watches.socket(stream), *address));
+                let socket = core.deadlines.socket(stream, Ends::Connection);
+                let call = core.calls.on(&socket.reader);
+                return Ok(UpstreamConnection::new(socket, call, *address));
             }
             Some(Some(Err(error))) => cause = error.kind().into(),
             Some(_) | None => cause = Cause::Deadline,

@@ -90,7 +90,7 @@ impl Pools {
             return self.distrust(core, index, connection.address);
         }
         let ended =
-            connection.socket.watch().fired() || matches!(connection.rest, BodyRest::UntilClose);
+            connection.socket.is_expired() || matches!(connection.rest, BodyRest::UntilClose);
         let unsound = connection.unsound || connection.ceased || !connection.head.keep_alive;
         if ended || unsound || core.draining() {
             return;
