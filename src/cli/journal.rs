@@ -4,10 +4,11 @@
 
 use super::render::table;
 use crate::channels::RequestId;
+use crate::config::Config;
 use crate::journal::format::Entry;
 use crate::journal::scan::{Found, Scan, Source, segment_no};
 use crate::journal::{self, DIR_NAME};
-use crate::store::{self, Dead, Ledger, LedgerError};
+use crate::store::{self, Dead, Ledger, LedgerError, StoreLocation};
 use crate::writer::pricer;
 use crate::writer::replay::{ReplayReport, journal_id, journals_in, replay_journal};
 use clap::{Args, Subcommand};
@@ -25,7 +26,8 @@ use uuid::Uuid;
   tollgate journal verify ./tollgate-data/journal
   tollgate journal show ./tollgate-data/journal --json | jq 'select(.kind == \"post\")'
   tollgate journal dead ./tollgate-data
-  tollgate journal replay ./tollgate-data/journal")]
+  tollgate journal replay ./tollgate-data/journal
+  tollgate journal replay ./tollgate-data/journal --config tollgate.toml")]
 pub struct JournalArgs {
     #[command(subcommand)]
     action: JournalAction,
@@ -66,6 +68,9 @@ struct JournalPlace {
     /// Where the store is [default: the parent of the journals' directory]
     #[arg(long)]
     data_dir: Option<PathBuf>,
+    /// The configuration that says where the store is, for one in Postgres
+    #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
+    config: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -118,7 +123,7 @@ struct Target {
     journals: Vec<PathBuf>,
     segment: Option<PathBuf>,
     /// Where the store is.
-    data_dir: PathBuf,
+    store: StoreLocation,
     /// The data directory that the journals are in.
     own_data_dir: PathBuf,
 }
@@ -147,8 +152,18 @@ fn target(place: &JournalPlace) -> Result<Target, JournalError> {
         Some(parent) if !path.join(store::FILE_NAME).is_file() => parent.to_owned(),
         _ => path,
     };
-    let data_dir = place.data_dir.clone().unwrap_or_else(|| own_data_dir.clone());
-    Ok(Target { journals, segment, data_dir, own_data_dir })
+    let config = Config::load(place.config.as_deref());
+    let config = config.map_err(|errors| JournalError::Usage(errors.to_string()))?;
+    let store = match StoreLocation::from(&config) {
+        StoreLocation::Embedded(configured) if place.config.is_some() => {
+            StoreLocation::Embedded(configured)
+        }
+        StoreLocation::Embedded(_) => {
+            StoreLocation::Embedded(place.data_dir.as_ref().unwrap_or(&own_data_dir).clone())
+        }
+        postgres => postgres,
+    };
+    Ok(Target { journals, segment, store, own_data_dir })
 }
 
 fn has_segments(dir: &Path) -> io::Result<bool> {
@@ -167,7 +182,7 @@ fn scans(target: &Target) -> Result<Vec<(String, Scan)>, JournalError> {
         scans.push((path.display().to_string(), Scan::open_segment(path)?));
     }
     // Without a store nothing can have been deleted behind its watermark.
-    let store = Ledger::open_for_reading(&*target.data_dir).ok();
+    let store = Ledger::open_for_reading(target.store.clone()).ok();
     for dir in &target.journals {
         let mark = match (&store, journal_id(dir)) {
             (Some(store), Some(id)) => store.watermark(id).map_or(0, |mark| mark.0),
@@ -228,7 +243,7 @@ fn verify(place: &JournalPlace, out: &mut impl Write) -> Result<bool, JournalErr
     for note in &notes {
         writeln!(out, "{note}")?;
     }
-    let store = Ledger::open_for_reading(&*target.data_dir);
+    let store = Ledger::open_for_reading(target.store.clone());
     let aside = store.map_or(0, |store| store.count_refused().unwrap_or(0));
     if aside > 0 {
         writeln!(out, "{aside} records are kept aside, unbilled: see `tollgate journal dead`")?;
@@ -336,9 +351,14 @@ fn record_as_value(it: &Record) -> serde_json::Value {
 
 fn dead(place: &JournalPlace, as_json: bool, out: &mut impl Write) -> Result<bool, JournalError> {
     let target = target(place)?;
-    let store = Ledger::open_for_reading(&*target.data_dir).map_err(|error| {
-        let path = target.data_dir.join(store::FILE_NAME);
-        JournalError::Failed(format!("the store {} can't be read: {error}", path.display()))
+    let store = Ledger::open_for_reading(target.store.clone()).map_err(|error| {
+        JournalError::Failed(match &target.store {
+            StoreLocation::Embedded(dir) => {
+                let path = dir.join(store::FILE_NAME);
+                format!("the store {} can't be read: {error}", path.display())
+            }
+            StoreLocation::Postgres(_) => format!("the store can't be read: {error}"),
+        })
     })?;
     let mut count = 0_u64;
     store.each_refused(|dead| {
@@ -380,12 +400,16 @@ fn replay(place: &JournalPlace, out: &mut impl Write) -> Result<bool, JournalErr
     }
     let own_data_dir = fs::canonicalize(&target.own_data_dir)?;
     let _lock = journal::lock(&own_data_dir).map_err(failed)?;
-    let is_own = fs::canonicalize(&target.data_dir).is_ok_and(|dir| dir == own_data_dir);
-    let _store_lock = match is_own {
-        true => None,
-        false => Some(journal::lock(&target.data_dir).map_err(failed)?),
+    let _store_lock = match &target.store {
+        StoreLocation::Embedded(dir)
+            if !fs::canonicalize(dir).is_ok_and(|dir| dir == own_data_dir) =>
+        {
+            Some(journal::lock(dir).map_err(failed)?)
+        }
+        // Many write to it at once: each journal's watermark is locked by whoever moves it.
+        StoreLocation::Embedded(_) | StoreLocation::Postgres(_) => None,
     };
-    let mut ledger = Ledger::open(&*target.data_dir).map_err(failed)?;
+    let mut ledger = Ledger::open(target.store.clone()).map_err(failed)?;
     let price = pricer(&ledger).map_err(failed)?;
     let mut report = ReplayReport::default();
     for dir in &target.journals {
@@ -430,7 +454,7 @@ mod tests {
     }
 
     fn place(dir: &Path) -> JournalPlace {
-        JournalPlace { dir: dir.to_owned(), data_dir: None }
+        JournalPlace { dir: dir.to_owned(), data_dir: None, config: None }
     }
 
     fn run_to_text(run: impl FnOnce(&mut Vec<u8>) -> Result<bool, JournalError>) -> (bool, String) {
@@ -494,7 +518,7 @@ mod tests {
         assert!(!good && text.contains("in use"), "{text}");
         // The same if the records are to go to another store.
         let elsewhere = tempfile::tempdir().unwrap();
-        let into = JournalPlace { dir: dir.clone(), data_dir: Some(elsewhere.path().to_owned()) };
+        let into = JournalPlace { data_dir: Some(elsewhere.path().to_owned()), ..place(&dir) };
         let (good, text) = run_to_text(|out| replay(&into, out));
         assert!(!good && text.contains("in use") && dir.exists(), "{text}");
         drop(held);

@@ -268,7 +268,7 @@ fn a_journal_can_be_looked_at() {
     }
     instance.process.kill();
     let dir = instance.data_dir().join("journal");
-    let journal = |what: &[&str]| process::run(&[&["journal"], what].concat());
+    let journal = |what: &[&str]| instance.run(&[&["journal"], what].concat());
     let dir = dir.to_str().unwrap();
     let verified = journal(&["verify", dir]);
     assert!(verified.status.success(), "{}", stderr(&verified));

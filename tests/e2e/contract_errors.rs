@@ -189,7 +189,7 @@ fn locked_store(instance: &Instance) -> Sqlite {
 #[test]
 fn a_full_journal_refuses_and_loses_nothing() {
     let config = "[usage]\nsegment_bytes = 65536\njournal_max_bytes = 131072\n";
-    let instance = Setup::default().shards(1).config(config).start();
+    let instance = Setup::default().embedded().shards(1).config(config).start();
     let mut connection = instance.open();
     let request = |path| call(&instance, path, &json!({})).key(instance.key("bench"));
     connection.call(&request(OPENAI)).unwrap().expect(200);
@@ -213,7 +213,7 @@ fn a_full_journal_refuses_and_loses_nothing() {
 
 #[test]
 fn an_authority_that_does_not_answer_is_named() {
-    let instance = Setup::default().shards(1).start();
+    let instance = Setup::default().embedded().shards(1).start();
     let admin = instance.admin();
     let keys = [OPENAI, ANTHROPIC].map(|path| (path, admin.key("premium").text));
     for (_, key) in &keys {

@@ -106,7 +106,7 @@ fn fill(instance: &Instance, records: u32) {
 
 #[test]
 fn sums_over_a_large_ledger_stall_nothing() {
-    let mut instance = Setup::default().shards(2).start();
+    let mut instance = Setup::default().embedded().shards(2).start();
     instance.process.terminate();
     instance.process.ended();
     fill(&instance, large());
@@ -169,7 +169,7 @@ fn prices_change_while_calls_are_metered() {
 
 #[test]
 fn a_revocation_waits_for_no_store() {
-    let instance = Setup::default().shards(2).start();
+    let instance = Setup::default().embedded().shards(2).start();
     let key = instance.admin().key("enterprise");
     let call = instance.chat(&json!({})).key(&key.text);
     instance.call(&call).expect(200);

@@ -51,7 +51,7 @@ fn ends_and_starts_again(instance: &mut Instance) {
 
 #[test]
 fn an_upstream_that_reports_all_there_is_stops_no_ledger() {
-    let mut instance = Setup::default().shards(1).start();
+    let mut instance = Setup::default().embedded().shards(1).start();
     let (service, largest) = service_at_largest_price(&instance);
     let key = instance.admin().key("bench").text;
     let call_tokens_max = 8_388_608;
@@ -76,7 +76,7 @@ fn an_upstream_that_reports_all_there_is_stops_no_ledger() {
 
 #[test]
 fn what_the_store_refuses_is_kept_aside_and_the_rest_comes_in() {
-    let mut instance = Setup::default().shards(2).start();
+    let mut instance = Setup::default().embedded().shards(2).start();
     let (admin, service) = (instance.admin(), instance.service("per_token").to_owned());
     let (bad, good) = (admin.key("bench"), admin.key("bench"));
     // Something about one consumer that the store will never take.

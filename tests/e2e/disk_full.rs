@@ -158,7 +158,7 @@ fn fill_under_load(instance: &Instance, seen: &Seen, filler: &Filler, meanwhile:
 #[test]
 fn a_locked_store_fills_the_journal_to_its_bound_and_no_further() {
     let config = format!("{CONFIG}journal_max_bytes = 262144\n");
-    let mut instance = Setup::default().shards(1).config(&config).start();
+    let mut instance = Setup::default().embedded().shards(1).config(&config).start();
     let (seen, done) = (Seen::default(), AtomicBool::new(false));
     let store = rusqlite::Connection::open(instance.data_dir().join("tollgate.db")).unwrap();
     thread::scope(|scope| {
@@ -200,7 +200,7 @@ fn a_full_disk_refuses_loses_nothing_and_recovers_by_itself() {
     if !on_a_small_disk("disk_full::a_full_disk_refuses_loses_nothing_and_recovers_by_itself") {
         return;
     }
-    let mut instance = Setup::default().shards(2).config(CONFIG).start();
+    let mut instance = Setup::default().embedded().shards(2).config(CONFIG).start();
     let (seen, filler) = (Seen::default(), Filler(disk_dir().join("filler")));
     let long = instance.chat(&json!({ "stream": true })).key(instance.key("bench")).id("long");
     let mut stream = instance.open();
@@ -239,7 +239,7 @@ fn a_kill_on_a_full_disk_waits_for_room_and_loses_nothing() {
     if !on_a_small_disk("disk_full::a_kill_on_a_full_disk_waits_for_room_and_loses_nothing") {
         return;
     }
-    let mut instance = Setup::default().shards(2).config(CONFIG).start();
+    let mut instance = Setup::default().embedded().shards(2).config(CONFIG).start();
     let (seen, filler) = (Seen::default(), Filler(disk_dir().join("filler")));
     let pid = rustix::process::Pid::from_raw(instance.process.id().try_into().unwrap()).unwrap();
     fill_under_load(&instance, &seen, &filler, || {

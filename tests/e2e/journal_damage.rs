@@ -28,7 +28,7 @@ fn left_behind() -> Arc<Instance> {
     if let Some(instance) = left.upgrade() {
         return instance;
     }
-    let mut instance = Setup::default().shards(1).config(CONFIG).start();
+    let mut instance = Setup::default().embedded().shards(1).config(CONFIG).start();
     let mut connection = instance.open();
     for n in 0..CALLS {
         let chat = instance.chat(&json!({})).key(instance.key("bench"));
@@ -239,7 +239,7 @@ fn what_is_no_journal_is_a_wrong_use() {
 
 #[test]
 fn a_live_instances_journals_are_not_to_be_replayed() {
-    let instance = Setup::default().shards(2).config(CONFIG).start();
+    let instance = Setup::default().embedded().shards(2).config(CONFIG).start();
     let call = |id: &str| instance.chat(&json!({})).key(instance.key("bench")).id(id);
     instance.call(&call("before")).expect(200);
     let elsewhere = TempDir::new().unwrap();

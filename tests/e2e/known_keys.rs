@@ -57,7 +57,7 @@ fn a_restart_hashes_no_key_that_was_seen_before() {
 /// Keys of an earlier version have no digest: hashed once, and never again.
 #[test]
 fn a_key_without_a_digest_is_hashed_once() {
-    let mut instance = Setup::default().shards(1).start();
+    let mut instance = Setup::default().embedded().shards(1).start();
     let keys = keys(&instance, 3);
     stop(&mut instance);
     store_of(&instance).execute("UPDATE keys SET digest = NULL", ()).unwrap();
@@ -136,7 +136,7 @@ fn told(instance: &Instance, request: Request, key: &str) -> String {
 
 #[test]
 fn an_expired_key_is_told_what_an_unknown_one_is_to_the_byte() {
-    let mut instance = Setup::default().shards(1).start();
+    let mut instance = Setup::default().embedded().shards(1).start();
     let admin = instance.admin();
     let consumer = admin.key("premium").consumer_id;
     let unix_s = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
@@ -164,7 +164,7 @@ const CALLERS: usize = 64;
 
 #[test]
 fn ten_thousand_keys_call_at_once_after_a_restart() {
-    let mut instance = Setup::default().shards(2).start();
+    let mut instance = Setup::default().embedded().shards(2).start();
     stop(&mut instance);
     let keys = planted_keys(&instance);
     instance.restart();

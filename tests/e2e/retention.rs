@@ -25,7 +25,8 @@ fn export(instance: &Instance, out: &str) -> Output {
 
 #[test]
 fn old_records_are_exported_then_dropped_and_their_sums_stay() {
-    let mut instance = Setup::default().shards(1).config("[usage]\nkeep_days = 30\n").start();
+    let mut instance =
+        Setup::default().embedded().shards(1).config("[usage]\nkeep_days = 30\n").start();
     let key = instance.key("premium").to_owned();
     for n in 0..5 {
         let call = instance.chat(&json!({})).key(&key).id(&format!("call-{n}"));

@@ -109,7 +109,7 @@ fn the_data_directory_is_its_owners_alone() {
 #[test]
 fn credentials_of_an_earlier_version_are_sealed_and_every_trace_is_removed() {
     let upstream = Upstream::start(&[]);
-    let mut instance = Setup::default().shards(1).upstream(&upstream).start();
+    let mut instance = Setup::default().embedded().shards(1).upstream(&upstream).start();
     let id = service(&instance, &upstream, "old", PLAIN);
     stop(&mut instance);
     let database = instance.data_dir().join("tollgate.db");
@@ -134,7 +134,7 @@ fn credentials_of_an_earlier_version_are_sealed_and_every_trace_is_removed() {
 #[test]
 fn the_encryption_key_rotates_while_nothing_runs() {
     let upstream = Upstream::start(&[]);
-    let mut instance = Setup::default().shards(1).upstream(&upstream).start();
+    let mut instance = Setup::default().embedded().shards(1).upstream(&upstream).start();
     let id = service(&instance, &upstream, "rotated", SECRET);
     let data_dir = instance.data_dir();
     let rotate = |more: &[&str]| {

@@ -14,6 +14,11 @@ fn database(store: &TestStore) -> &super::Database {
     }
 }
 
+/// Does `sql` in the store's database.
+fn query(store: &TestStore, sql: &str) -> Vec<Vec<String>> {
+    super::server::query(&database(store).url, sql).unwrap()
+}
+
 fn now_us() -> i64 {
     crate::clock::unix_us()
 }
@@ -47,7 +52,7 @@ fn instances_that_start_at_once_make_one_schema() {
     for opened in opened {
         assert_eq!(opened.join().unwrap(), 3, "each finds the plans, once");
     }
-    let applied = database(&store).query("SELECT name FROM schema_migrations ORDER BY name");
+    let applied = query(&store, "SELECT name FROM schema_migrations ORDER BY name");
     assert_eq!(applied, [["0001_create_catalog"], ["0002_create_usage"]]);
 }
 
@@ -56,7 +61,7 @@ fn a_store_of_another_program_is_refused() {
     let store = TestStore::postgres();
     drop(store.catalog());
     let refusal = |sql: &str| {
-        database(&store).query(sql);
+        query(&store, sql);
         Ledger::open(store.location()).err().unwrap().to_string()
     };
     let newer = refusal("INSERT INTO schema_migrations VALUES ('9999_later', 'x')");
@@ -74,17 +79,20 @@ fn records_go_into_their_month_and_strays_move_once_it_has_a_partition() {
     let mut ledger = store.ledger();
     let stray = Record { occurred_at_unix_us: 1, period: Period(197_001), ..call(2) };
     write(&mut ledger, &[settled(1, call(1)), settled(2, stray)]).unwrap();
-    let count = |table: &str| database(&store).query(&format!("SELECT count(*) FROM {table}"));
+    let count = |table: &str| query(&store, &format!("SELECT count(*) FROM {table}"));
     let month = format!("usage_rows_{}", Period::of(now_us()).to_string().replace('-', "_"));
     assert_eq!(
         (count(&month), count("usage_rows_default")),
         (vec![vec!["1".into()]], vec![vec!["1".into()]])
     );
     // As if nobody had made this month's ahead.
-    database(&store).query(&format!(
-        "BEGIN; ALTER TABLE usage_rows DETACH PARTITION {month};
+    query(
+        &store,
+        &format!(
+            "BEGIN; ALTER TABLE usage_rows DETACH PARTITION {month};
          INSERT INTO usage_rows SELECT * FROM {month}; DROP TABLE {month}; COMMIT"
-    ));
+        ),
+    );
     assert_eq!(count("usage_rows_default"), [["2"]]);
     drop(store.ledger());
     assert_eq!(count(&month), [["1"]]);
@@ -95,7 +103,8 @@ fn records_go_into_their_month_and_strays_move_once_it_has_a_partition() {
 fn a_poisoned_record_is_kept_aside_and_the_others_go_in() {
     let store = TestStore::postgres();
     let mut ledger = store.ledger();
-    database(&store).query(
+    query(
+        &store,
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
          CREATE TRIGGER refuses BEFORE INSERT ON usage_rows FOR EACH ROW
@@ -115,7 +124,7 @@ fn a_poisoned_record_is_kept_aside_and_the_others_go_in() {
     assert_eq!(told[2], (1_000, "output_tokens is out of range: 4294967295"));
     assert_eq!(dead[0].record, Some(records[300].record));
     let sums = "SELECT calls, input_tokens FROM usage_daily";
-    assert_eq!(database(&store).query(sums), [["997", "997"]]);
+    assert_eq!(query(&store, sums), [["997", "997"]]);
 }
 
 #[test]
@@ -123,7 +132,8 @@ fn what_a_server_may_take_later_is_no_poison() {
     let store = TestStore::postgres();
     let mut ledger = store.ledger();
     let records: Vec<_> = (1..=10).map(|n| settled(n, call(n))).collect();
-    database(&store).query(
+    query(
+        &store,
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN RAISE EXCEPTION USING ERRCODE = '53100', MESSAGE = 'disk full'; END $$;
          CREATE TRIGGER refuses BEFORE INSERT ON usage_rows FOR EACH ROW
@@ -131,7 +141,7 @@ fn what_a_server_may_take_later_is_no_poison() {
     );
     let full = write(&mut ledger, &records);
     assert_eq!(full, Err(LedgerError::Unavailable("disk full".to_owned())));
-    database(&store).query("DROP TRIGGER refuses ON usage_rows");
+    query(&store, "DROP TRIGGER refuses ON usage_rows");
     assert_eq!(write(&mut ledger, &records).unwrap().rows, 10);
     assert_eq!(ledger.count_refused(), Ok(0));
 }
@@ -144,7 +154,7 @@ fn a_lost_connection_is_found_again_and_loses_nothing() {
     let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                WHERE datname = current_database() AND pid <> pg_backend_pid()";
     write(&mut ledger, &records[..3]).unwrap();
-    database(&store).query(cut);
+    query(&store, cut);
     // Whoever was cut off hears of it once, or not at all.
     let written = write(&mut ledger, &records).or_else(|_| write(&mut ledger, &records)).unwrap();
     assert_eq!((written.rows, written.skipped), (7, 3));
@@ -157,7 +167,7 @@ fn a_lost_connection_is_found_again_and_loses_nothing() {
 fn a_server_that_is_away_is_told_from_an_answer() {
     let store = TestStore::postgres();
     let catalog = store.catalog();
-    let name = database(&store).query("SELECT current_database()")[0][0].clone();
+    let name = query(&store, "SELECT current_database()")[0][0].clone();
     let elsewhere = database(&store).url.replace(&name, "postgres");
     let drop_it = format!("DROP DATABASE {name} WITH (FORCE)");
     super::server::query(&elsewhere, &drop_it).unwrap();

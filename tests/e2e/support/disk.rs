@@ -38,7 +38,8 @@ impl Disk {
     /// An instance on this disk.
     pub fn under(&self, setup: Setup) -> Setup {
         let library = self.0.path().join("disk.so");
-        setup.env("LD_PRELOAD", &library).env("FAILING_DISK", self.0.path())
+        // What power takes away is what lies in the data directory, so the store has to.
+        setup.embedded().env("LD_PRELOAD", &library).env("FAILING_DISK", self.0.path())
     }
 
     /// The next sync of a file with this extension fails.

@@ -6,9 +6,11 @@ use super::http::{Answer, Connection, Request};
 use super::ledger::Ledger;
 use super::metrics::Scrape;
 use super::poll;
+use super::postgres::Database;
 use super::process::{Process, command, with_descriptors};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::process::Output;
 use tempfile::TempDir;
 use ureq::http::Method;
 
@@ -19,9 +21,16 @@ pub struct Setup {
     env: Vec<(&'static str, PathBuf)>,
     config: String,
     descriptors: Option<(u32, u32)>,
+    embedded: bool,
 }
 
 impl Setup {
+    /// On the embedded store, whichever the tests run on: for what is about its file.
+    pub fn embedded(mut self) -> Self {
+        self.embedded = true;
+        self
+    }
+
     /// So many shards.
     pub fn shards(self, shards: u16) -> Self {
         self.with("--shards", &shards.to_string())
@@ -56,8 +65,14 @@ impl Setup {
     }
 
     /// Starts it.
-    pub fn start(self) -> Instance {
+    pub fn start(mut self) -> Instance {
         let dir = TempDir::new().unwrap();
+        // `TOLLGATE_TEST_STORE=postgres` runs every test on a database of its own.
+        let on_postgres = std::env::var("TOLLGATE_TEST_STORE").is_ok_and(|it| it == "postgres");
+        let database = (on_postgres && !self.embedded).then(Database::create);
+        if let Some(database) = &database {
+            self.env.push(("TOLLGATE_STORE__URL", database.url.clone().into()));
+        }
         let mut args = self.args;
         if !self.config.is_empty() {
             let path = dir.path().join("tollgate.toml");
@@ -66,7 +81,7 @@ impl Setup {
         }
         let (process, demo) = start(dir.path(), &args, &self.env, self.descriptors);
         let Self { env, descriptors, .. } = self;
-        Instance { dir, args, env, descriptors, process, demo }
+        Instance { process, demo, dir, args, env, descriptors, database }
     }
 }
 
@@ -104,6 +119,8 @@ pub struct Instance {
     pub process: Process,
     /// What `demo.json` says.
     pub demo: Value,
+    /// Its store, where that is not the file in its data directory. Dropped after the process.
+    database: Option<Database>,
 }
 
 impl Instance {
@@ -117,6 +134,12 @@ impl Instance {
     pub fn rewrite_config(&self, config: &str) {
         std::fs::write(self.dir.path().join("tollgate.toml"), config).unwrap();
         self.process.hang_up();
+    }
+
+    /// Runs `tollgate` to its end, in the instance's environment.
+    pub fn run(&self, args: &[&str]) -> Output {
+        let env = self.env.iter().map(|(name, value)| (name, value));
+        command(args).envs(env).output().unwrap()
     }
 
     /// Its data directory.
@@ -182,7 +205,10 @@ impl Instance {
 
     /// The ledger.
     pub fn ledger(&self) -> Ledger {
-        Ledger::of(&self.data_dir())
+        match &self.database {
+            Some(database) => Ledger::Postgres(database.url.clone()),
+            None => Ledger::of(&self.data_dir()),
+        }
     }
 
     /// A scrape.

@@ -1,6 +1,6 @@
-//! The ledger as anybody with `sqlite3` sees it, by the columns of the contract, part 5.
+//! The ledger as anybody with `sqlite3` or `psql` sees it, by the columns of the contract, part 5.
 
-use super::poll;
+use super::{poll, postgres};
 use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,23 +32,28 @@ pub struct Row {
     pub instance_id: String,
 }
 
-/// The ledger of one data directory.
-pub struct Ledger(PathBuf);
+/// The ledger of one instance.
+pub enum Ledger {
+    /// In its data directory.
+    File(PathBuf),
+    /// In this database.
+    Postgres(String),
+}
 
 impl Ledger {
     /// That of `data_dir`.
     pub fn of(data_dir: &Path) -> Self {
-        Self(data_dir.join("tollgate.db"))
+        Self::File(data_dir.join("tollgate.db"))
     }
 
     /// All rows, in the order of their time.
     pub fn rows(&self) -> Vec<Row> {
-        self.select("1 = 1", "")
+        self.select(None)
     }
 
     /// The rows of one request id.
     pub fn rows_of(&self, request_id: &str) -> Vec<Row> {
-        self.select("request_id = ?1", request_id)
+        self.select(Some(request_id))
     }
 
     /// The one row of a request id, once it is there.
@@ -60,10 +65,11 @@ impl Ledger {
         rows.remove(0)
     }
 
-    fn select(&self, condition: &str, request_id: &str) -> Vec<Row> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
-        let connection = Connection::open_with_flags(&self.0, flags).unwrap();
-        connection.busy_timeout(Duration::from_secs(10)).unwrap();
+    fn select(&self, request_id: Option<&str>) -> Vec<Row> {
+        let condition = match request_id {
+            Some(id) => format!("request_id = '{}'", id.replace('\'', "''")),
+            None => "1 = 1".to_owned(),
+        };
         let query = format!(
             "SELECT record_id, occurred_at, period, request_id, consumer_id, key_id, service_id,
                 model, status, outcome, streamed, input_tokens, cached_tokens, output_tokens,
@@ -71,11 +77,48 @@ impl Ledger {
                 overhead_us, instance_id
              FROM usage_records WHERE {condition} ORDER BY record_id"
         );
-        let mut statement = connection.prepare(&query).unwrap();
-        let values: &[&dyn rusqlite::ToSql] =
-            if request_id.is_empty() { &[] } else { &[&request_id] };
-        let rows = statement.query_map(values, read).unwrap();
-        rows.collect::<Result<_, _>>().unwrap()
+        match self {
+            Self::File(path) => {
+                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+                let connection = Connection::open_with_flags(path, flags).unwrap();
+                connection.busy_timeout(Duration::from_secs(10)).unwrap();
+                let mut statement = connection.prepare(&query).unwrap();
+                let rows = statement.query_map((), read).unwrap();
+                rows.collect::<Result<_, _>>().unwrap()
+            }
+            Self::Postgres(url) => {
+                postgres::query(url, &query).unwrap().iter().map(|row| read_texts(row)).collect()
+            }
+        }
+    }
+}
+
+fn read_texts(row: &[String]) -> Row {
+    let text = |column: usize| row[column].clone();
+    let number = |column: usize| row[column].parse().unwrap();
+    Row {
+        record_id: text(0),
+        occurred_at: text(1),
+        period: text(2),
+        request_id: text(3),
+        consumer_id: text(4),
+        key_id: text(5),
+        service_id: text(6),
+        model: text(7),
+        status: row[8].parse().unwrap(),
+        outcome: text(9),
+        streamed: row[10] == "t",
+        input_tokens: number(11),
+        cached_tokens: number(12),
+        output_tokens: number(13),
+        tokens_source: text(14),
+        price_version: number(15),
+        cost_nanousd: number(16),
+        attempts: number(17),
+        latency_us: number(18),
+        ttft_us: number(19),
+        overhead_us: number(20),
+        instance_id: text(21),
     }
 }
 

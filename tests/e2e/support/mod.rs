@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod load;
 pub mod metrics;
 pub mod poll;
+pub mod postgres;
 pub mod process;
 pub mod recorder;
 pub mod resolver;

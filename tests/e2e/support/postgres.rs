@@ -116,11 +116,6 @@ impl Database {
         query(&url(folder, "postgres"), &format!("CREATE DATABASE {name}")).unwrap();
         Self { url: url(folder, &name), name }
     }
-
-    /// Does `sql` in it.
-    pub fn query(&self, sql: &str) -> Vec<Vec<String>> {
-        query(&self.url, sql).unwrap()
-    }
 }
 
 impl Drop for Database {
