@@ -149,6 +149,9 @@ pub struct RateAnswer {
     pub deny_for: Nanos,
     /// Tokens neither granted nor spent; negative where the future is granted already.
     pub left: i64,
+    /// Holders that want tokens of the bucket lately, the caller among them; 0 where nothing was
+    /// done.
+    pub holders: u64,
 }
 
 /// Tokens of a month.

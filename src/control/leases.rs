@@ -5,7 +5,7 @@
 use super::authority::{Answered, Authority, Event};
 use super::shard_senders::ShardSenders;
 use crate::metrics::ControlMetrics;
-use shard::catalog::Catalog;
+use shard::catalog::{Catalog, WhenLost};
 use shard::lease::{LeaseAnswer, LeaseAsk, LeaseCall, Status};
 use shard::message::{QuotaWant, RateWant};
 use shard::pool::{Pool, PoolConfig};
@@ -17,6 +17,9 @@ const FIRST_ROUND_TRIP: Nanos = Nanos::from_ms(2);
 /// Least time between two calls of it about one bucket, whatever is asked of us.
 const CALL_GAP: Nanos = Nanos::from_ms(10);
 
+/// A connection that is back before this was never lost.
+const LOST_AFTER: Nanos = Nanos::from_ms(200);
+
 /// A month whose consumption the ledger has to tell.
 pub(crate) type MonthToRead = (ConsumerId, Period);
 
@@ -24,6 +27,8 @@ pub(crate) type MonthToRead = (ConsumerId, Period);
 pub(crate) struct Leases {
     pool: Pool,
     authority: Authority,
+    /// The authority is out of reach, and has been for long enough to go on without it.
+    is_lost: bool,
     /// Months that have to be read.
     unknown: Vec<MonthToRead>,
     /// Months being read, each with the call that waits for it.
@@ -32,15 +37,21 @@ pub(crate) struct Leases {
 
 impl Leases {
     /// No leases. `holder` names the process and is never used again.
-    pub(crate) fn new(holder: u128, shards: u16, authority: Authority) -> Self {
+    pub(crate) fn new(
+        holder: u128,
+        shards: u16,
+        when_lost: WhenLost,
+        authority: Authority,
+    ) -> Self {
         let (rtt, call_gap) = match &authority {
             // No network, so no round trip and nothing to be spared.
             Authority::Embedded(_) => (Nanos(0), Nanos(0)),
             Authority::Redis(_) => (FIRST_ROUND_TRIP, CALL_GAP),
         };
         Self {
-            pool: Pool::new(PoolConfig { holder, shards, rtt, call_gap }),
+            pool: Pool::new(PoolConfig { holder, shards, rtt, call_gap, when_lost }),
             authority,
+            is_lost: false,
             unknown: Vec::new(),
             seeding: HashMap::new(),
         }
@@ -99,7 +110,27 @@ impl Leases {
 
     /// When [`Leases::advance`] has something to do that no message brings about.
     pub(crate) fn timeout(&self) -> Option<Nanos> {
-        self.pool.poll_timeout()
+        let lost_at = self.authority.lost_at().filter(|_| !self.is_lost);
+        let go_on_at = lost_at.map(|at| at.after(LOST_AFTER));
+        [self.pool.poll_timeout(), go_on_at].into_iter().flatten().min()
+    }
+
+    /// Goes on without the authority, or with it again.
+    fn see_whether_lost(&mut self, now: Nanos, metrics: &ControlMetrics) {
+        let lost_at = self.authority.lost_at();
+        let is_lost = lost_at.is_some_and(|at| now >= at.after(LOST_AFTER));
+        if is_lost == self.is_lost {
+            return;
+        }
+        self.is_lost = is_lost;
+        metrics.authority_lost.set(i64::from(is_lost));
+        if is_lost {
+            tracing::error!("keys go on without the authority, as their plans say (when_lost)");
+            self.pool.on_lost(now);
+        } else {
+            tracing::info!("keys have their limits from the authority again");
+            self.pool.on_found(now);
+        }
     }
 
     /// Does all that is due and answers the shards; months that the ledger must tell come back.
@@ -109,6 +140,7 @@ impl Leases {
         senders: &ShardSenders,
         metrics: &ControlMetrics,
     ) -> Vec<MonthToRead> {
+        self.see_whether_lost(now, metrics);
         self.pool.on_timeout(now);
         while let Some(call) = self.pool.poll_call(now) {
             metrics.authority_calls.add(1);
@@ -178,7 +210,8 @@ mod tests {
     fn rate_is_granted_in_the_same_turn() {
         let (to_shard, inbox) = flume::unbounded();
         let (senders, metrics) = (ShardSenders::new(vec![to_shard]), ControlMetrics::default());
-        let (mut leases, now) = (Leases::new(1, 1, Authority::embedded(None)), Nanos::from_s(100));
+        let (mut leases, now) =
+            (Leases::new(1, 1, WhenLost::Closed, Authority::embedded(None)), Nanos::from_s(100));
         let want = RateWant {
             shard: 0,
             bucket: BucketId(1),
@@ -205,7 +238,8 @@ mod tests {
     fn a_month_goes_on_where_the_ledger_says() {
         let (to_shard, inbox) = flume::unbounded();
         let (senders, metrics) = (ShardSenders::new(vec![to_shard]), ControlMetrics::default());
-        let (mut leases, now) = (Leases::new(1, 1, Authority::embedded(None)), Nanos::from_s(100));
+        let (mut leases, now) =
+            (Leases::new(1, 1, WhenLost::Closed, Authority::embedded(None)), Nanos::from_s(100));
         leases.on_quota(quota_want(10), &catalog(), now);
         assert_eq!(leases.advance(now, &senders, &metrics), [MONTH]);
         assert_eq!(quota_grant(&inbox), None);
@@ -222,7 +256,8 @@ mod tests {
     fn a_month_that_could_not_be_read_is_asked_for_again() {
         let (to_shard, inbox) = flume::unbounded();
         let (senders, metrics) = (ShardSenders::new(vec![to_shard]), ControlMetrics::default());
-        let (mut leases, now) = (Leases::new(1, 1, Authority::embedded(None)), Nanos::from_s(100));
+        let (mut leases, now) =
+            (Leases::new(1, 1, WhenLost::Closed, Authority::embedded(None)), Nanos::from_s(100));
         leases.on_quota(quota_want(10), &catalog(), now);
         assert_eq!(leases.advance(now, &senders, &metrics), [MONTH]);
         leases.on_seed(MONTH, None, now);

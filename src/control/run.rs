@@ -13,6 +13,7 @@ use super::{account, admin};
 use crate::clock;
 use crate::config::Config;
 use crate::store::Digest;
+use shard::catalog::WhenLost;
 use shard::message::{ToControl, ToShard};
 use shard::units::{KeyId, Nanos};
 use std::io;
@@ -84,6 +85,8 @@ pub(super) struct Process {
     pub(super) journals: Arc<[u128]>,
     /// Where the authority is; `None`: here.
     pub(super) redis: Option<RedisAddress>,
+    /// What keys do while it is out of reach, unless their plan says it.
+    pub(super) when_lost: WhenLost,
 }
 
 /// Runs until told to stop.
@@ -106,7 +109,7 @@ pub(super) async fn run(
         None => (Authority::embedded(empty_at(&state)), flume::bounded(1).1),
         Some(at) => Authority::redis(at, process.instance),
     };
-    let leases = Leases::new(process.instance, shards as u16, authority);
+    let leases = Leases::new(process.instance, shards as u16, process.when_lost, authority);
     let months = MonthWords::new(shards, state.directory().catalog());
     let Workers { verifier, checks, tokenizer } = workers;
     let (verified, unsaved) = flume::bounded(UNSAVED_MAX);

@@ -147,7 +147,7 @@ pub fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
         AuthorityUrl::Embedded => None,
         AuthorityUrl::Redis(url) => Some(RedisAddress::new(url).map_err(io::Error::other)?),
     };
-    let process = run::Process { instance, journals, redis };
+    let process = run::Process { instance, journals, redis, when_lost: config.when_lost };
     let (commands, commanded) = flume::bounded(16);
     let inbox = run::Inbox { from_shards: channels.from_shards, commanded };
     let workers = run::Workers::start(&config, &senders)?;

@@ -318,6 +318,8 @@ impl ShardMetrics {
 pub struct ControlMetrics {
     /// Calls made to the authority.
     pub authority_calls: Counter,
+    /// 1 while keys go on without the authority.
+    pub authority_lost: Gauge,
     /// Keys looked at and found valid.
     pub verified_granted: Counter,
     /// Keys looked at, or known without looking, and refused.

@@ -269,6 +269,9 @@ impl Metrics {
             page.family(name, "counter", help);
             page.sample(name, &[], counter.get());
         }
+        let name = "tollgate_authority_lost";
+        page.family(name, "gauge", "1 while keys go on without the authority (when_lost).");
+        page.sample(name, &[], self.control.authority_lost.get());
         let name = "tollgate_writer_lag_seconds";
         page.family(name, "gauge", "Age of the last batch's oldest record at its commit.");
         page.sample(name, &[], self.writer.lag_us.get() as f64 / 1e6);

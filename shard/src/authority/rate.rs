@@ -67,6 +67,7 @@ pub fn denied(bucket: BucketId, deny_for: Nanos) -> RateAnswer {
         ttl: Nanos(0),
         deny_for,
         left: 0,
+        holders: 0,
     }
 }
 
@@ -308,15 +309,13 @@ impl Bucket {
             let deny_for = one.max(ALL_ON_LEASE_DENY).min(span);
             return RateAnswer { status: Status::AllOnLease, deny_for, ..nothing };
         }
-        let now = self.last;
         let before_it = self.put_off_before(place);
         if before_it >= room {
             // Whoever spends the only token would be the first to ask for the next one, for ever.
             return RateAnswer { deny_for: ALL_ON_LEASE_DENY, ..nothing };
         }
         let room = room - before_it;
-        let active = || self.holders.iter().filter(|holder| holder.active_until > now);
-        let count = (active().count() as u64).max(1);
+        let count = self.active();
         let is_last = place > 0 && place + 1 == self.holders.len();
         if self.audit.has(Planted::LeftOut) && is_last {
             return RateAnswer { deny_for: ALL_ON_LEASE_DENY, ..nothing };
@@ -348,6 +347,12 @@ impl Bucket {
         }
     }
 
+    /// Holders that want tokens lately.
+    fn active(&self) -> u64 {
+        let active = self.holders.iter().filter(|holder| holder.active_until > self.last);
+        (active.count() as u64).max(1)
+    }
+
     /// Holders that have waited for longer than this one, want tokens and have none.
     fn put_off_before(&self, place: usize) -> u64 {
         let since = self.holders[place].put_off_since.unwrap_or(self.last);
@@ -371,6 +376,7 @@ impl Bucket {
     /// Books the answer's tokens on the caller's lease and keeps the answer.
     fn lease_out(&mut self, place: usize, answer: &mut RateAnswer, ttl: Nanos) {
         let now = self.last;
+        let active = self.active();
         self.level -= i128::from(answer.granted) * TOKEN;
         self.outstanding += answer.granted;
         self.audit.book(|books| books.granted += answer.granted);
@@ -394,6 +400,7 @@ impl Bucket {
         }
         answer.left =
             self.level.div_euclid(TOKEN).clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64;
+        answer.holders = active;
         holder.reply = *answer;
         holder.replied_at = now;
     }

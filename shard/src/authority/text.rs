@@ -65,7 +65,7 @@ impl Authority {
 
 fn rate_line(holder: &RateHolder) -> String {
     let RateHolder { id, seq, lease, outstanding, demand_per_s, reply, .. } = holder;
-    let RateAnswer { status, lease: in_reply, granted, spacing, left, .. } = reply;
+    let RateAnswer { status, lease: in_reply, granted, spacing, left, holders, .. } = reply;
     let (ended, spacing_ns) = (u8::from(holder.ended), spacing.0);
     let [expires, called, active, replied] =
         [holder.expires_at, holder.called_at, holder.active_until, holder.replied_at]
@@ -76,7 +76,7 @@ fn rate_line(holder: &RateHolder) -> String {
     format!(
         "{id:032x} {ended} {seq} {lease} {outstanding} {expires} {called} {active} {put_off} \
          {demand_per_s} {replied} {status} {in_reply} {granted} {first} {spacing_ns} {ttl} {deny} \
-         {left}\n"
+         {left} {holders}\n"
     )
 }
 

@@ -8,10 +8,11 @@
 mod quota;
 mod rate;
 mod round_trip;
+mod stand_in;
 
 #[cfg(test)]
 use crate::authority::Planted;
-use crate::catalog::Plan;
+use crate::catalog::{Plan, WhenLost};
 use crate::lease::{FORGET_AFTER, LeaseAnswer, LeaseAsk, LeaseCall, LeaseReply};
 use crate::limits::{AUTHORITY_RTT_MAX, POOL_BUCKETS_MAX, POOL_QUOTAS_MAX};
 use crate::message::{QuotaGrant, QuotaWant, RateGrant, RateWant, ToShard};
@@ -19,6 +20,7 @@ use crate::units::{BucketId, ConsumerId, Nanos, Period};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use round_trip::RoundTrip;
+use stand_in::{QuotaReply, StandIn};
 use std::collections::{BTreeSet, VecDeque};
 
 /// What a shard waits that the full pool has no room for.
@@ -37,6 +39,8 @@ pub struct PoolConfig {
     pub rtt: Nanos,
     /// Least time between two calls about one bucket; zero where the authority is embedded.
     pub call_gap: Nanos,
+    /// What keys do whose plan does not say it, while the authority is out of reach.
+    pub when_lost: WhenLost,
 }
 
 /// What a call is about.
@@ -90,6 +94,8 @@ impl QueuePlace {
 pub struct Pool {
     config: PoolConfig,
     round_trip: RoundTrip,
+    /// While the authority is out of reach.
+    stand_in: Option<StandIn>,
     next_seq: u64,
     rates: HashMap<BucketId, (QueuePlace, rate::RateLease), FixedState>,
     months: HashMap<(ConsumerId, Period), (QueuePlace, quota::QuotaLease), FixedState>,
@@ -106,6 +112,7 @@ impl Pool {
         Self {
             config,
             round_trip: RoundTrip::new(config.rtt),
+            stand_in: None,
             next_seq: 1,
             rates: HashMap::default(),
             months: HashMap::default(),
@@ -148,10 +155,11 @@ impl Pool {
             return;
         }
         let shards = self.config.shards;
-        let (_, lease) = self.months.entry(key).or_insert_with(|| {
-            (QueuePlace::NEW, quota::QuotaLease::new(plan.quota_tokens, shards, now))
-        });
-        lease.on_word(&want, plan.quota_tokens, now);
+        let (_, lease) = self
+            .months
+            .entry(key)
+            .or_insert_with(|| (QueuePlace::NEW, quota::QuotaLease::new(plan, shards, now)));
+        lease.on_word(&want, plan, now);
         lease.serve(key, now, &mut self.out);
         self.settle(CallKey::Quota(want.consumer, want.period), now);
     }
@@ -193,6 +201,56 @@ impl Pool {
         self.config.rtt = self.round_trip.at_most().min(AUTHORITY_RTT_MAX);
     }
 
+    /// The authority is out of reach: from now on keys go on as their plans say.
+    pub fn on_lost(&mut self, now: Nanos) {
+        if self.stand_in.is_none() {
+            // What is not known of a key is taken from the others: never too few.
+            let holders = self.rates.values().map(|(_, lease)| lease.holders());
+            self.stand_in = Some(StandIn::new(holders.max().unwrap_or(1), now));
+        }
+    }
+
+    /// It is back.
+    pub fn on_found(&mut self, now: Nanos) {
+        if self.stand_in.take().is_none() {
+            return;
+        }
+        let mut told = Vec::new();
+        for (month, (_, lease)) in &mut self.months {
+            if lease.report_again() {
+                told.push(*month);
+            }
+        }
+        for (consumer, period) in told {
+            self.settle(CallKey::Quota(consumer, period), now);
+        }
+    }
+
+    /// The stand-in's answer, if there is one.
+    fn stand_in(&mut self, call: &LeaseCall, now: Nanos) -> Option<LeaseReply> {
+        let stand_in = self.stand_in.as_mut()?;
+        let open = |when_lost: Option<WhenLost>| {
+            stand_in::goes_on(when_lost.unwrap_or(self.config.when_lost))
+        };
+        match &call.ask {
+            LeaseAsk::Rate(ask) => {
+                let (_, lease) = self.rates.get_mut(&ask.bucket)?;
+                let open = open(lease.when_lost())?;
+                lease.answered_here();
+                Some(stand_in.rate(call, *ask, open, now))
+            }
+            LeaseAsk::Quota(ask) => {
+                let (_, lease) = self.months.get_mut(&(ask.consumer, ask.period))?;
+                let open = open(lease.when_lost())?;
+                let spare = lease.spare(|left| stand_in.spare(left, open));
+                let QuotaReply { reply, granted } =
+                    stand_in::quota(call, ask, lease.left(), spare)?;
+                lease.answered_here(ask.consumed, granted);
+                Some(reply)
+            }
+        }
+    }
+
     /// The next call to send, if any.
     pub fn poll_call(&mut self, now: Nanos) -> Option<LeaseCall> {
         while let Some(key) = self.calls.pop_front() {
@@ -213,7 +271,11 @@ impl Pool {
             };
             self.settle(key, now);
             if let Some((seq, sent_at, ask)) = sent {
-                return Some(LeaseCall { holder: self.config.holder, seq, sent_at, ask });
+                let call = LeaseCall { holder: self.config.holder, seq, sent_at, ask };
+                match self.stand_in(&call, now) {
+                    Some(reply) => self.on_reply(reply, now),
+                    None => return Some(call),
+                }
             }
         }
         None
@@ -330,3 +392,6 @@ fn ends_late(start: Nanos, span: Nanos) -> Nanos {
 const fn forget_at(last_word: Nanos) -> Nanos {
     last_word.after(FORGET_AFTER)
 }
+
+#[cfg(test)]
+mod stand_in_tests;

@@ -1,6 +1,7 @@
 //! An instance's lease of one consumer's month.
 
 use super::{CallInFlight, NEVER, PoolConfig, forget_at};
+use crate::catalog::{Plan, WhenLost};
 use crate::lease::{PARK, QUOTA_IDLE, QuotaAnswer, QuotaAsk, Status};
 use crate::message::{QuotaGrant, QuotaWant, ToShard};
 use crate::units::{ConsumerId, Nanos, Period};
@@ -28,6 +29,11 @@ pub struct QuotaLease {
     next_call_at: Nanos,
     left: u64,
     last_word: Nanos,
+    when_lost: Option<WhenLost>,
+    /// What may still be granted while the authority is out of reach, once that has been looked at.
+    spare: Option<u64>,
+    /// Consumed, and reported only here while it was.
+    owed: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,9 +55,9 @@ struct QuotaWaiter {
 }
 
 impl QuotaLease {
-    pub fn new(limit: u64, shards: u16, now: Nanos) -> Self {
+    pub fn new(plan: &Plan, shards: u16, now: Nanos) -> Self {
         Self {
-            limit,
+            limit: plan.quota_tokens,
             slack: 0,
             consumed: 0,
             overrun: 0,
@@ -62,11 +68,14 @@ impl QuotaLease {
             next_call_at: now,
             left: 0,
             last_word: now,
+            when_lost: plan.when_lost,
+            spare: None,
+            owed: 0,
         }
     }
 
     /// What the month has left by the authority's last word, less what it does not know of yet.
-    fn left(&self) -> u64 {
+    pub fn left(&self) -> u64 {
         self.left.saturating_sub(self.overrun)
     }
 
@@ -76,7 +85,7 @@ impl QuotaLease {
     }
 
     /// Books a shard's report and notes its want.
-    pub fn on_word(&mut self, word: &QuotaWant, limit: u64, now: Nanos) {
+    pub fn on_word(&mut self, word: &QuotaWant, plan: &Plan, now: Nanos) {
         self.last_word = now;
         self.consumed = self.consumed.saturating_add(word.consumed);
         self.slack = self.slack.saturating_add(word.returned);
@@ -95,7 +104,7 @@ impl QuotaLease {
         if word.want == 0 {
             return;
         }
-        self.limit = limit;
+        (self.limit, self.when_lost) = (plan.quota_tokens, plan.when_lost);
         self.pending.retain(|pending| pending.shard != word.shard);
         self.pending.push_back(QuotaWaiter {
             shard: word.shard,
@@ -249,6 +258,31 @@ impl QuotaLease {
         true
     }
 
+    /// What the key does while the authority is out of reach; `None`: what most do.
+    pub fn when_lost(&self) -> Option<WhenLost> {
+        self.when_lost
+    }
+
+    /// What may still be granted while it is; `of_left` says how much at first.
+    pub fn spare(&mut self, of_left: impl Fn(u64) -> u64) -> u64 {
+        let left = self.left();
+        *self.spare.get_or_insert_with(|| of_left(left))
+    }
+
+    /// A call was answered here, and not by the authority, which has to hear of it later.
+    pub fn answered_here(&mut self, consumed: u64, granted: u64) {
+        self.owed = self.owed.saturating_add(consumed);
+        self.spare = self.spare.map(|spare| spare.saturating_sub(granted));
+        self.next_call_at = Nanos(0);
+    }
+
+    /// The authority is back: is there anything that it has to hear?
+    pub fn report_again(&mut self) -> bool {
+        self.spare = None;
+        self.consumed = self.consumed.saturating_add(core::mem::take(&mut self.owed));
+        self.holds()
+    }
+
     /// Wants a call that gives everything back if no shard has asked for a while.
     pub fn return_if_idle(&mut self, now: Nanos) {
         if self.holds() && self.is_quiet() && now >= self.last_word.after(QUOTA_IDLE) {
@@ -274,7 +308,7 @@ impl QuotaLease {
         }
         if self.holds() {
             self.last_word.after(QUOTA_IDLE)
-        } else if self.held.iter().any(|held| held.tokens != 0) {
+        } else if self.owed > 0 || self.held.iter().any(|held| held.tokens != 0) {
             NEVER
         } else {
             forget_at(self.last_word)
@@ -284,6 +318,7 @@ impl QuotaLease {
     /// Does it hold nothing, and has it not been used for long?
     pub fn is_forgettable(&self, now: Nanos) -> bool {
         !self.holds()
+            && self.owed == 0
             && self.is_quiet()
             && self.held.iter().all(|held| held.tokens == 0)
             && now >= forget_at(self.last_word)

@@ -1,7 +1,7 @@
 //! An instance's lease of one bucket.
 
 use super::{CallInFlight, NEVER, PoolConfig, denied, ends_early, ends_late, forget_at};
-use crate::catalog::Plan;
+use crate::catalog::{Plan, WhenLost};
 use crate::lease::{
     PARK, RATE_IDLE, RateAnswer, RateAsk, Run, Status, accrued, is_small, lease_span,
 };
@@ -23,6 +23,9 @@ const SLICE_PARTS: u64 = 8;
 pub struct RateLease {
     rate_per_s: u64,
     burst: u64,
+    when_lost: Option<WhenLost>,
+    /// By the authority's last word.
+    holders: u64,
     lease: u64,
     deadline: Nanos,
     ttl: Nanos,
@@ -75,6 +78,8 @@ impl RateLease {
         Self {
             rate_per_s: plan.rate_per_s,
             burst: plan.burst,
+            when_lost: plan.when_lost,
+            holders: 1,
             lease: 0,
             deadline: Nanos(0),
             ttl: Nanos(0),
@@ -125,6 +130,7 @@ impl RateLease {
         if word.want == 0 {
             return;
         }
+        self.when_lost = plan.when_lost;
         if (self.rate_per_s, self.burst) != (plan.rate_per_s, plan.burst) {
             self.rate_per_s = plan.rate_per_s;
             self.burst = plan.burst;
@@ -321,6 +327,7 @@ impl RateLease {
             return false;
         }
         self.flight = None;
+        self.holders = if answer.holders > 0 { answer.holders } else { self.holders };
         self.ripen(now);
         if answer.lease != 0 && answer.lease != self.lease {
             // The authority starts a lease only once the last one has lapsed.
@@ -358,6 +365,21 @@ impl RateLease {
         self.left = answer.left;
         self.left_at = now;
         true
+    }
+
+    /// What the key does while the authority is out of reach; `None`: what most do.
+    pub fn when_lost(&self) -> Option<WhenLost> {
+        self.when_lost
+    }
+
+    /// Instances that share the bucket, as far as is known.
+    pub fn holders(&self) -> u64 {
+        self.holders
+    }
+
+    /// The next call has nobody to be spared.
+    pub fn answered_here(&mut self) {
+        self.next_call_at = Nanos(0);
     }
 
     /// Wants a call that gives everything back if no shard has asked for a while.

@@ -2,7 +2,7 @@
 
 use crate::authority::{Authority, LeaseAnswer, LeaseReply, Status};
 use crate::bucket::{Buckets, Take};
-use crate::catalog::Plan;
+use crate::catalog::{Plan, WhenLost};
 use crate::limits::AUTHORITY_TOKENS_MAX;
 use crate::message::ToShard;
 use crate::pool::{Pool, PoolConfig};
@@ -26,7 +26,13 @@ struct House {
 
 impl House {
     fn new(shards: u16, rate_per_s: u64, burst: u64, quota_tokens: u64) -> Self {
-        let config = PoolConfig { holder: 1, shards, rtt: Nanos(0), call_gap: Nanos(0) };
+        let config = PoolConfig {
+            holder: 1,
+            shards,
+            rtt: Nanos(0),
+            call_gap: Nanos(0),
+            when_lost: WhenLost::Closed,
+        };
         let when_lost = None;
         Self {
             authority: Authority::new(None),

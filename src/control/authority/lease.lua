@@ -101,14 +101,14 @@ end
 local function rate_answer(status, deny_for)
   return {
     status = status, lease = 0, granted = 0, not_before = 0, spacing_ns = 0, ttl = 0,
-    deny_for = deny_for, left = 0,
+    deny_for = deny_for, left = 0, holders = 0,
   }
 end
 
 local function rate_reply(answer)
   return {
     answer.status, answer.lease, answer.granted, answer.not_before, answer.spacing_ns, answer.ttl,
-    answer.deny_for, answer.left,
+    answer.deny_for, answer.left, answer.holders,
   }
 end
 
@@ -163,6 +163,7 @@ local function repeated(holder, present)
     status = answer.status, lease = answer.lease, granted = answer.granted,
     not_before = max(answer.not_before - age, 0), spacing_ns = answer.spacing_ns,
     ttl = max(answer.ttl - age, 0), deny_for = max(answer.deny_for - age, 0), left = answer.left,
+    holders = answer.holders,
   }
 end
 
@@ -240,6 +241,17 @@ local function configure(bucket, ask)
   bucket.level = max(min(bucket.level, room), least)
 end
 
+-- Holders that want tokens lately.
+local function active(bucket)
+  local count = 0
+  for _, holder in ipairs(bucket.holders) do
+    if holder.active_until > bucket.last then
+      count = count + 1
+    end
+  end
+  return max(count, 1)
+end
+
 -- Holders that have waited for longer than this one, want tokens and have none.
 local function put_off_before(bucket, caller)
   local since, count = caller.put_off_since or bucket.last, 0
@@ -278,13 +290,7 @@ local function grant(bucket, caller, ask, span)
     return rate_answer(DENIED, ALL_ON_LEASE_DENY_US)
   end
   room = room - before_it
-  local count = 0
-  for _, holder in ipairs(bucket.holders) do
-    if holder.active_until > bucket.last then
-      count = count + 1
-    end
-  end
-  count = max(count, 1)
+  local count = active(bucket)
   local whole = max(max(floor(bucket.level / TOKEN), 0) - before_it, 0)
   local debt_max = bucket.rate * span
   local ahead = max(floor(floor(debt_max / TOKEN) / count), 1)
@@ -326,6 +332,7 @@ local function lease_out(bucket, holder, answer, ttl)
     answer.ttl = holder.expires_at - present
   end
   answer.left = floor(bucket.level / TOKEN)
+  answer.holders = active(bucket)
   holder.answer = answer
   holder.answered_at = present
 end

@@ -71,6 +71,7 @@ pub(crate) struct Link {
     holder: u128,
     /// `None`: a task is about to open it.
     open: Option<Open>,
+    lost_at: Option<Nanos>,
     /// Counts connections: what an earlier one still says is of no interest.
     link: u64,
     queued: BTreeMap<u8, Vec<ScriptAsk>>,
@@ -88,6 +89,7 @@ impl Link {
             client: at.0,
             holder,
             open: None,
+            lost_at: None,
             link: 0,
             queued: BTreeMap::new(),
             in_flight: HashSet::new(),
@@ -97,9 +99,12 @@ impl Link {
         (link, received)
     }
 
-    /// Is there a connection?
-    pub(crate) fn is_open(&self) -> bool {
+    fn is_open(&self) -> bool {
         self.open.is_some()
+    }
+
+    pub(super) fn lost_at(&self) -> Option<Nanos> {
+        self.lost_at
     }
 
     pub(super) fn call(&mut self, call: &LeaseCall) {
@@ -146,6 +151,7 @@ impl Link {
             Event::Opened { connection, sha1 } => {
                 tracing::info!("the authority in Redis is reached");
                 self.open = Some(Open { connection, sha1 });
+                self.lost_at = None;
                 return (Vec::new(), None);
             }
             Event::Answered { link, .. } if link != self.link => return (Vec::new(), None),
@@ -180,6 +186,7 @@ impl Link {
     fn lose(&mut self, cause: &str) {
         tracing::error!(cause, "the authority in Redis is out of reach");
         self.open = None;
+        self.lost_at = Some(clock::now());
         self.link += 1;
         self.queued.clear();
         self.in_flight.clear();
@@ -218,6 +225,8 @@ async fn open(client: &Client, holder: u128) -> Result<Open, RedisError> {
     load.arg("LOAD").arg(script::TEXT);
     let sha1: String = load.query_async(&mut connection).await?;
     let mut groups = Pipeline::new();
+    // One that may not write is no authority.
+    groups.cmd("SET").arg("tollgate:opened").arg(format!("{holder:032x}")).arg("PX").arg(60_000);
     for group in 0..GROUPS {
         groups.add_command(script::command(&sha1, holder, group, &[]));
     }

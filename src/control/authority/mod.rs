@@ -50,6 +50,14 @@ impl Authority {
         }
     }
 
+    /// Since when it is out of reach; `None` as well where it has not been reached yet.
+    pub(crate) fn lost_at(&self) -> Option<Nanos> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Redis(link) => link.lost_at(),
+        }
+    }
+
     /// Sends all calls since the last time, in one go. Waits for nothing.
     pub(crate) fn send(&mut self) {
         if let Self::Redis(link) = self {

@@ -81,7 +81,7 @@ impl ScriptAsk {
         Some(match (call.ask, numbers) {
             (
                 LeaseAsk::Rate(ask),
-                &[status, lease, granted, not_before, spacing_ns, ttl, deny_for, left],
+                &[status, lease, granted, not_before, spacing_ns, ttl, deny_for, left, holders],
             ) => LeaseAnswer::Rate(RateAnswer {
                 bucket: ask.bucket,
                 status: Status::of(status)?,
@@ -92,6 +92,7 @@ impl ScriptAsk {
                 ttl: span(ttl)?,
                 deny_for: span(deny_for)?,
                 left,
+                holders: natural(holders)?,
             }),
             (LeaseAsk::Quota(ask), &[status, granted, left]) => LeaseAnswer::Quota(QuotaAnswer {
                 consumer: ask.consumer,

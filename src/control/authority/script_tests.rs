@@ -73,7 +73,7 @@ for _, h in ipairs(s.holders) do
   lines[#lines + 1] = text(
     h.id, one(h.ended), h.seq, h.lease, h.outstanding, h.expires_at, h.called_at, h.active_until,
     h.put_off_since or -1, h.demand, h.answered_at, a.status, a.lease, a.granted, a.not_before,
-    a.spacing_ns, a.ttl, a.deny_for, a.left)
+    a.spacing_ns, a.ttl, a.deny_for, a.left, a.holders)
 end
 return table.concat(lines)
 ";

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::control::leases::Leases;
 use crate::control::shard_senders::ShardSenders;
 use crate::metrics::ControlMetrics;
-use shard::catalog::{Catalog, Plan};
+use shard::catalog::{Catalog, Plan, WhenLost};
 use shard::message::{QuotaWant, RateWant, ToShard};
 use shard::units::{BucketId, ConsumerId, Nanos, Period, PlanId};
 use std::time::Duration;
@@ -52,7 +52,7 @@ impl Instance {
             when_lost: None,
         };
         Self {
-            leases: Leases::new(holder, 1, authority),
+            leases: Leases::new(holder, 1, WhenLost::Closed, authority),
             events,
             senders: ShardSenders::new(vec![to_shard]),
             mail,
@@ -68,6 +68,14 @@ impl Instance {
             exhausted: false,
             read: 0,
         }
+    }
+
+    /// What it does while Redis is out of reach.
+    fn when_lost(mut self, when_lost: WhenLost) -> Self {
+        let mut plan = self.catalog.plans[0].clone();
+        plan.when_lost = Some(when_lost);
+        self.catalog = Catalog::new(1, vec![plan], Vec::new());
+        self
     }
 
     fn rate_want(&mut self, want: u32) -> RateWant {
@@ -279,5 +287,32 @@ fn a_script_that_is_forgotten_is_made_known_again() {
         turn_until(&mut instances, Duration::from_millis(100), |_| false).await;
         assert!(served_again(&mut instances).await, "nobody was granted any afterwards");
         assert!(over_the_plan(&instances) <= 0.0, "{}", over_the_plan(&instances));
+    });
+}
+
+#[test]
+fn degraded_instances_go_on_at_half_of_the_rate_without_redis() {
+    let server = RedisServer::start();
+    runtime().block_on(async {
+        let instances = (1..3).map(|id| Instance::new(&server, id).when_lost(WhenLost::Degraded));
+        let mut instances: Vec<_> = instances.collect();
+        assert!(turn_until(&mut instances, PATIENCE, any_spent).await, "nobody was granted any");
+        turn_until(&mut instances, Duration::from_millis(500), |_| false).await;
+        server.pause();
+        let lost = |all: &[Instance]| all.iter().all(|it| it.metrics.authority_lost.get() == 1);
+        assert!(turn_until(&mut instances, PATIENCE, lost).await, "nobody noticed");
+        let from = clock::now();
+        turn_until(&mut instances, Duration::from_secs(2), |_| false).await;
+        let spent = instances.iter().flat_map(|it| &it.spent_at).filter(|at| **at > from).count();
+        let half = clock::now().since(from).0 as f64 / 1e9 * RATE as f64 / 2.0;
+        assert!((spent as f64) < half + BURST as f64, "{spent} of {half}");
+        assert!((spent as f64) > half * 0.5, "{spent} of {half}");
+        server.resume();
+        let found = |all: &[Instance]| all.iter().all(|it| it.metrics.authority_lost.get() == 0);
+        assert!(
+            turn_until(&mut instances, PATIENCE, found).await,
+            "nobody noticed that it is back"
+        );
+        assert!(served_again(&mut instances).await, "nobody was granted any afterwards");
     });
 }

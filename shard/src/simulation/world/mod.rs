@@ -8,7 +8,7 @@ use super::oracle::{Ideal, Month, OnePlace, Totals, lease_max};
 use super::scenario::{Random, Scenario};
 use crate::authority::{Authority, LeaseCall, LeaseReply, Planted};
 use crate::bucket::{Buckets, Take};
-use crate::catalog::Plan;
+use crate::catalog::{Plan, WhenLost};
 use crate::lease::{LeaseAsk, PARK};
 use crate::message::{QuotaWant, RateWant, ToShard};
 use crate::pool::{Pool, PoolConfig};
@@ -239,6 +239,7 @@ impl World {
             shards,
             rtt: self.scenario.rtt,
             call_gap: self.scenario.call_gap,
+            when_lost: WhenLost::Closed,
         });
         pool.planted = self.planted;
         let shards = (0..shards).map(|shard| Shard {
