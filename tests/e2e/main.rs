@@ -6,6 +6,7 @@
 mod account;
 mod admin_document;
 mod admin_port;
+mod authority_in_redis;
 mod command_line;
 mod contract_errors;
 mod control_stalls;

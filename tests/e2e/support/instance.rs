@@ -8,6 +8,7 @@ use super::metrics::Scrape;
 use super::poll;
 use super::postgres::Database;
 use super::process::{Process, command, with_descriptors};
+use super::redis_server::RedisServer;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -22,9 +23,16 @@ pub struct Setup {
     config: String,
     descriptors: Option<(u32, u32)>,
     embedded: bool,
+    redis: bool,
 }
 
 impl Setup {
+    /// With the authority in this Redis, and the store in Postgres, whichever the tests run on.
+    pub fn redis(mut self, server: &RedisServer) -> Self {
+        self.redis = true;
+        self.config(&format!("[authority]\nurl = \"{}\"\n", server.url()))
+    }
+
     /// On the embedded store, whichever the tests run on: for what is about its file.
     pub fn embedded(mut self) -> Self {
         self.embedded = true;
@@ -69,6 +77,7 @@ impl Setup {
         let dir = TempDir::new().unwrap();
         // `TOLLGATE_TEST_STORE=postgres` runs every test on a database of its own.
         let on_postgres = std::env::var("TOLLGATE_TEST_STORE").is_ok_and(|it| it == "postgres");
+        let on_postgres = on_postgres || self.redis;
         let database = (on_postgres && !self.embedded).then(Database::create);
         if let Some(database) = &database {
             self.env.push(("TOLLGATE_STORE__URL", database.url.clone().into()));

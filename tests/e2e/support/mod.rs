@@ -16,6 +16,7 @@ pub mod poll;
 pub mod postgres;
 pub mod process;
 pub mod recorder;
+pub mod redis_server;
 pub mod resolver;
 pub mod scripted;
 pub mod target;
