@@ -10,7 +10,7 @@ const KEPT_BACK: u64 = 256;
 
 /// The most client connections that each of so many shards can take: each may need another one
 /// to an upstream. `None`: there is no bound.
-pub fn connections_per_shard(shards: usize) -> Option<u32> {
+pub(crate) fn connections_per_shard(shards: usize) -> Option<u32> {
     let before = getrlimit(Resource::Nofile);
     let wanted = Rlimit { current: before.maximum, maximum: before.maximum };
     // Where it may not be raised, it is as it was.

@@ -1,18 +1,20 @@
 //! Tollgate: a gateway that authenticates, limits, relays, meters and bills calls to LLM services.
 
+#![warn(unreachable_pub)]
+
 pub mod channels;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod control;
+mod control;
 pub mod data_dir;
 mod descriptors;
-pub mod gateway;
+mod gateway;
 pub mod journal;
-pub mod metrics;
-pub mod model_server;
-pub mod net;
+mod metrics;
+mod model_server;
+mod net;
 pub mod run;
 pub mod store;
 pub mod wire;
-pub mod writer;
+mod writer;

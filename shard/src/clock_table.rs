@@ -42,19 +42,19 @@ pub(crate) struct ClockTable<K, V> {
 
 impl<K: TableKey, V> ClockTable<K, V> {
     /// An empty table that will hold up to `capacity` entries.
-    pub fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         assert!(capacity > 0 && u32::try_from(capacity).is_ok());
         let (index, slots, free) = (HashTable::new(), Vec::new(), Vec::new());
         Self { capacity, index, slots, free, hand: 0, serial: 0 }
     }
 
     /// Entries held.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.index.len()
     }
 
     /// The entry of `key`, marked as used.
-    pub fn get(&mut self, key: &K) -> Option<(TablePlace, &mut V)> {
+    pub(crate) fn get(&mut self, key: &K) -> Option<(TablePlace, &mut V)> {
         let slots = &self.slots;
         let slot = *self.index.find(key.hash(), |slot| slots[*slot as usize].key.is(key))?;
         let entry = &mut self.slots[slot as usize];
@@ -63,14 +63,14 @@ impl<K: TableKey, V> ClockTable<K, V> {
     }
 
     /// The entry found at `place`, unless it has left or been replaced since.
-    pub fn at(&self, place: TablePlace) -> Option<&V> {
+    pub(crate) fn at(&self, place: TablePlace) -> Option<&V> {
         let entry = self.slots.get(place.slot as usize)?;
         if entry.serial == place.serial { entry.value.as_ref() } else { None }
     }
 
     /// Puts `value` under `key`, in place of what was there; where the table is full, an entry
     /// that has not been used lately goes.
-    pub fn insert(&mut self, key: K, value: V) {
+    pub(crate) fn insert(&mut self, key: K, value: V) {
         self.remove(&key);
         if self.len() == self.capacity {
             let slot = self.least_used();
@@ -94,7 +94,7 @@ impl<K: TableKey, V> ClockTable<K, V> {
     }
 
     /// Takes the entry of `key` out.
-    pub fn remove(&mut self, key: &K) {
+    pub(crate) fn remove(&mut self, key: &K) {
         let slots = &self.slots;
         let found = self.index.find(key.hash(), |slot| slots[*slot as usize].key.is(key));
         if let Some(slot) = found.copied() {
@@ -103,7 +103,7 @@ impl<K: TableKey, V> ClockTable<K, V> {
     }
 
     /// Takes out every entry for which `keep` is false. Looks at all of them.
-    pub fn retain(&mut self, mut keep: impl FnMut(&V) -> bool) {
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&V) -> bool) {
         for slot in 0..self.slots.len() {
             if self.slots[slot].value.as_ref().is_some_and(|value| !keep(value)) {
                 self.vacate(slot as u32);

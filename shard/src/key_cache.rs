@@ -95,7 +95,7 @@ pub(crate) struct KeyCache {
 }
 
 impl KeyCache {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             known: ClockTable::new(KEYS_CACHED_MAX),
             wrong: ClockTable::new(WRONG_KEYS_CACHED_MAX),
@@ -105,12 +105,12 @@ impl KeyCache {
     }
 
     /// Valid keys remembered, lapsed ones among them.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.known.len()
     }
 
     /// What is known of the key with this digest?
-    pub fn identify(&mut self, digest: &KeyDigest, now: Nanos) -> Identity {
+    pub(crate) fn identify(&mut self, digest: &KeyDigest, now: Nanos) -> Identity {
         if let Some((place, known)) = self.known.get(digest)
             && now < known.valid_until
         {
@@ -131,13 +131,13 @@ impl KeyCache {
     }
 
     /// Notes that control is being asked about `digest`.
-    pub fn asked(&mut self, digest: KeyDigest, now: Nanos) {
+    pub(crate) fn asked(&mut self, digest: KeyDigest, now: Nanos) {
         let question = Question { until: now.after(VERIFY_RETRY), busy: false };
         self.questions.insert(digest, question);
     }
 
     /// Takes control's answer.
-    pub fn answered(&mut self, digest: KeyDigest, verdict: Verdict, now: Nanos) {
+    pub(crate) fn answered(&mut self, digest: KeyDigest, verdict: Verdict, now: Nanos) {
         match verdict {
             Verdict::Busy => {
                 if let Some((_, question)) = self.questions.get(&digest) {
@@ -158,22 +158,22 @@ impl KeyCache {
     }
 
     /// Forgets every verdict on `key`. Looks at all entries: revocations are rare.
-    pub fn forget(&mut self, key: KeyId) {
+    pub(crate) fn forget(&mut self, key: KeyId) {
         self.known.retain(|known| known.key != key);
     }
 
     /// Forgets every verdict on the consumer's keys.
-    pub fn forget_consumer(&mut self, consumer: ConsumerId) {
+    pub(crate) fn forget_consumer(&mut self, consumer: ConsumerId) {
         self.known.retain(|known| known.consumer != consumer);
     }
 
     /// Is what identified the caller still in force?
-    pub fn is_current(&self, caller: &Caller, now: Nanos) -> bool {
+    pub(crate) fn is_current(&self, caller: &Caller, now: Nanos) -> bool {
         self.known.at(caller.place).is_some_and(|known| now < known.valid_until)
     }
 
     /// May the caller's key use the service? False too once it was forgotten.
-    pub fn may_use(&self, caller: &Caller, service: ServiceId) -> bool {
+    pub(crate) fn may_use(&self, caller: &Caller, service: ServiceId) -> bool {
         self.known.at(caller.place).is_some_and(|known| {
             known.services.as_ref().is_none_or(|services| services.contains(&service))
         })

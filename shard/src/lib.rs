@@ -5,6 +5,8 @@
 //! `admit`, `settle`. What it needs from control leaves by `poll_action`, and what control answers
 //! comes in by `handle`; `handle` and `poll_ready` say whom to wake.
 
+#![warn(unreachable_pub)]
+
 pub mod authority;
 pub mod bucket;
 pub mod catalog;

@@ -43,12 +43,12 @@ pub(crate) struct Months {
 }
 
 impl Months {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { table: ClockTable::new(MONTHS_MAX) }
     }
 
     /// What is known of the month; `None`: ask control, then say so to `asked`.
-    pub fn find(&mut self, key: MonthKey, now: Nanos) -> Option<KnownMonth> {
+    pub(crate) fn find(&mut self, key: MonthKey, now: Nanos) -> Option<KnownMonth> {
         match self.table.get(&key)?.1 {
             KnownMonth::Asked(again_at) if *again_at <= now => None,
             month => Some(month.clone()),
@@ -56,7 +56,7 @@ impl Months {
     }
 
     /// The month's word, if it is here.
-    pub fn word(&mut self, key: &MonthKey) -> Option<Arc<AtomicU64>> {
+    pub(crate) fn word(&mut self, key: &MonthKey) -> Option<Arc<AtomicU64>> {
         match self.table.get(key)?.1 {
             KnownMonth::Known(tokens) => Some(Arc::clone(tokens)),
             KnownMonth::Asked(_) => None,
@@ -64,12 +64,12 @@ impl Months {
     }
 
     /// Notes that control is being asked.
-    pub fn asked(&mut self, key: MonthKey, now: Nanos) {
+    pub(crate) fn asked(&mut self, key: MonthKey, now: Nanos) {
         self.table.insert(key, KnownMonth::Asked(now.after(MONTH_RETRY)));
     }
 
     /// Takes control's answer.
-    pub fn learned(&mut self, key: MonthKey, tokens: Arc<AtomicU64>) {
+    pub(crate) fn learned(&mut self, key: MonthKey, tokens: Arc<AtomicU64>) {
         self.table.insert(key, KnownMonth::Known(tokens));
     }
 }

@@ -100,40 +100,45 @@ pub(crate) struct Permits {
 
 impl Permits {
     /// No permit; each will be open for at most `allowed`.
-    pub fn new(allowed: Nanos) -> Self {
+    pub(crate) fn new(allowed: Nanos) -> Self {
         assert!(allowed.0 >= SWEEPS_PER_DEADLINE, "a permit needs time to be used");
         let (slots, free, swept_at) = (Vec::new(), Vec::new(), Nanos(0));
         Self { allowed, slots, free, opened_total: 0, leaked_total: 0, sweep_at: None, swept_at }
     }
 
     /// Permits opened from now on will be open for at most `allowed`.
-    pub fn allow(&mut self, allowed: Nanos) {
+    pub(crate) fn allow(&mut self, allowed: Nanos) {
         assert!(allowed.0 >= SWEEPS_PER_DEADLINE, "a permit needs time to be used");
         self.allowed = allowed;
     }
 
     /// Permits neither settled nor leaked.
-    pub fn open_count(&self) -> usize {
+    pub(crate) fn open_count(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
     /// Permits ever opened.
-    pub fn opened_total(&self) -> u64 {
+    pub(crate) fn opened_total(&self) -> u64 {
         self.opened_total
     }
 
     /// Permits that were not settled in time.
-    pub fn leaked_total(&self) -> u64 {
+    pub(crate) fn leaked_total(&self) -> u64 {
         self.leaked_total
     }
 
     /// May one more be opened?
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.open_count() < PERMITS_MAX
     }
 
     /// Opens one. The caller has asked `has_room`.
-    pub fn open(&mut self, terms: Terms, month: Option<Arc<AtomicU64>>, now: Nanos) -> Permit {
+    pub(crate) fn open(
+        &mut self,
+        terms: Terms,
+        month: Option<Arc<AtomicU64>>,
+        now: Nanos,
+    ) -> Permit {
         assert!(self.has_room());
         self.opened_total += 1;
         let (serial, deadline) = (self.opened_total, now.after(self.allowed));
@@ -155,7 +160,7 @@ impl Permits {
     }
 
     /// Closes the permit; false if the sweep has closed it, and charged it, before.
-    pub fn close(&mut self, permit: &Permit) -> bool {
+    pub(crate) fn close(&mut self, permit: &Permit) -> bool {
         let slot = &mut self.slots[permit.slot as usize];
         if slot.serial == permit.serial && slot.open.take().is_some() {
             self.free.push(permit.slot);
@@ -166,13 +171,13 @@ impl Permits {
     }
 
     /// When to call `sweep`.
-    pub fn poll_timeout(&self) -> Option<Nanos> {
+    pub(crate) fn poll_timeout(&self) -> Option<Nanos> {
         self.sweep_at
     }
 
     /// Closes every permit whose time is up and gives its reservation to `charge`. Looks at all
     /// open permits, seldom: about once in the time that a permit has.
-    pub fn sweep(&mut self, now: Nanos, mut charge: impl FnMut(Leaked)) {
+    pub(crate) fn sweep(&mut self, now: Nanos, mut charge: impl FnMut(Leaked)) {
         if self.sweep_at.is_none_or(|sweep_at| now < sweep_at) {
             return;
         }

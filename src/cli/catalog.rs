@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// `tollgate plan`
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  tollgate plan list")]
-pub struct PlanArgs {
+pub(super) struct PlanArgs {
     #[command(flatten)]
     admin: AdminArgs,
     #[command(subcommand)]
@@ -115,7 +115,7 @@ const PLAN_COLUMNS: [Column; 6] = [
 ];
 
 /// Does what `tollgate plan …` asks for.
-pub fn plan(args: &PlanArgs) -> Result<String, CommandError> {
+pub(super) fn plan(args: &PlanArgs) -> Result<String, CommandError> {
     let body = match &args.verb {
         PlanVerb::Create { name, limits } => limits.complete()?.body(Some(name.text())),
         PlanVerb::Update { limits, .. } => changes(limits.body(None))?,
@@ -135,7 +135,7 @@ pub fn plan(args: &PlanArgs) -> Result<String, CommandError> {
 /// `tollgate consumer`
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  tollgate consumer list")]
-pub struct ConsumerArgs {
+pub(super) struct ConsumerArgs {
     #[command(flatten)]
     admin: AdminArgs,
     #[command(subcommand)]
@@ -190,7 +190,7 @@ const CONSUMER_COLUMNS: [Column; 4] = [
 ];
 
 /// Does what `tollgate consumer …` asks for.
-pub fn consumer(args: &ConsumerArgs) -> Result<String, CommandError> {
+pub(super) fn consumer(args: &ConsumerArgs) -> Result<String, CommandError> {
     let body = match &args.verb {
         ConsumerVerb::Create { name, plan } => json!({"name": name.text(), "plan": plan}),
         ConsumerVerb::Update { name, plan, .. } => changes(object([
@@ -215,7 +215,7 @@ pub fn consumer(args: &ConsumerArgs) -> Result<String, CommandError> {
 }
 
 /// A list, as JSON or as a table.
-pub fn listed(
+pub(super) fn listed(
     admin: &AdminArgs,
     columns: &[Column],
     rows: Vec<Value>,
@@ -227,7 +227,7 @@ pub fn listed(
 }
 
 /// One object, as JSON or as a table.
-pub fn shown(admin: &AdminArgs, object: &Value) -> Result<String, CommandError> {
+pub(super) fn shown(admin: &AdminArgs, object: &Value) -> Result<String, CommandError> {
     Ok(match admin.json {
         true => render::json(object),
         false => render::object(object),
@@ -235,7 +235,7 @@ pub fn shown(admin: &AdminArgs, object: &Value) -> Result<String, CommandError> 
 }
 
 /// The body of an update, which has to change something.
-pub fn changes(body: Value) -> Result<Value, CommandError> {
+pub(super) fn changes(body: Value) -> Result<Value, CommandError> {
     match body.as_object().is_some_and(|fields| !fields.is_empty()) {
         true => Ok(body),
         false => Err(CommandError::WrongUse("nothing to change: see --help".to_string())),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// What to check.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  tollgate check --config tollgate.toml")]
-pub struct CheckArgs {
+pub(super) struct CheckArgs {
     /// The file to validate, together with the TOLLGATE_SECTION__KEY variables that are set
     #[arg(long, value_name = "FILE", required_unless_present = "example")]
     config: Option<PathBuf>,
@@ -18,7 +18,7 @@ pub struct CheckArgs {
 }
 
 /// `ok: FILE` and what is set, the example, or everything that is wrong.
-pub fn run(args: &CheckArgs) -> Result<String, CommandError> {
+pub(super) fn run(args: &CheckArgs) -> Result<String, CommandError> {
     let Some(path) = &args.config else {
         return Ok(example());
     };

@@ -20,7 +20,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Where the admin API is and how it knows us.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Admin API")]
-pub struct AdminArgs {
+pub(super) struct AdminArgs {
     /// Where the admin API is
     #[arg(
         long,
@@ -49,7 +49,7 @@ pub struct AdminArgs {
 
 impl AdminArgs {
     /// A client with the token that is found first.
-    pub fn client(&self) -> Result<Client, CommandError> {
+    pub(super) fn client(&self) -> Result<Client, CommandError> {
         let token =
             self.admin_token.clone().or_else(|| token_in(&self.data_dir)).ok_or_else(|| {
                 CommandError::WrongUse(format!(
@@ -63,7 +63,7 @@ impl AdminArgs {
 }
 
 /// The token that an instance keeps in its `data_dir`.
-pub fn token_in(data_dir: &Path) -> Option<String> {
+pub(super) fn token_in(data_dir: &Path) -> Option<String> {
     let text = std::fs::read_to_string(data_dir.join("admin.token")).ok()?;
     Some(text.trim().to_string())
 }
@@ -122,7 +122,7 @@ impl From<AdminCallError> for String {
 }
 
 /// A connection to one admin API.
-pub struct Client {
+pub(super) struct Client {
     agent: ureq::Agent,
     base_url: String,
     authorization: String,
@@ -130,7 +130,7 @@ pub struct Client {
 
 impl Client {
     /// A client for the API at `admin_url`, such as `http://127.0.0.1:3001`.
-    pub fn new(admin_url: &str, token: &str) -> Result<Self, String> {
+    pub(super) fn new(admin_url: &str, token: &str) -> Result<Self, String> {
         if !admin_url.starts_with("http://") {
             return Err(format!("--admin-url {admin_url}: it has to begin with http://"));
         }
@@ -146,32 +146,32 @@ impl Client {
     }
 
     /// `GET /admin/v1/{path}`
-    pub fn get(&self, path: &str) -> Result<Value, AdminCallError> {
+    pub(super) fn get(&self, path: &str) -> Result<Value, AdminCallError> {
         self.call(Method::GET, path, None)
     }
 
     /// `POST /admin/v1/{path}`
-    pub fn post(&self, path: &str, body: &Value) -> Result<Value, AdminCallError> {
+    pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, AdminCallError> {
         self.call(Method::POST, path, Some(body))
     }
 
     /// `PATCH /admin/v1/{path}`
-    pub fn patch(&self, path: &str, body: &Value) -> Result<Value, AdminCallError> {
+    pub(super) fn patch(&self, path: &str, body: &Value) -> Result<Value, AdminCallError> {
         self.call(Method::PATCH, path, Some(body))
     }
 
     /// `DELETE /admin/v1/{path}`
-    pub fn delete(&self, path: &str) -> Result<Value, AdminCallError> {
+    pub(super) fn delete(&self, path: &str) -> Result<Value, AdminCallError> {
         self.call(Method::DELETE, path, None)
     }
 
     /// Every row of a list, page after page.
-    pub fn list(&self, path: &str) -> Result<Vec<Value>, AdminCallError> {
+    pub(super) fn list(&self, path: &str) -> Result<Vec<Value>, AdminCallError> {
         self.list_with(path, &format!("limit={PAGE_ROWS}"))
     }
 
     /// Every row of the list that `query` asks for.
-    pub fn list_with(&self, path: &str, query: &str) -> Result<Vec<Value>, AdminCallError> {
+    pub(super) fn list_with(&self, path: &str, query: &str) -> Result<Vec<Value>, AdminCallError> {
         let mut rows = Vec::new();
         let mut cursor: Option<String> = None;
         for _ in 0..PAGES_MAX {
@@ -193,7 +193,7 @@ impl Client {
     }
 
     /// The object that `given`, an id or else a name, stands for.
-    pub fn find(&self, collection: &str, given: &str) -> Result<Value, AdminCallError> {
+    pub(super) fn find(&self, collection: &str, given: &str) -> Result<Value, AdminCallError> {
         match self.get(&format!("{collection}/{}", encoded(given))) {
             Err(error) if error.is_not_found() => {}
             answer => return answer,
@@ -214,13 +214,13 @@ impl Client {
     }
 
     /// The path of the object that `given` stands for.
-    pub fn path(&self, collection: &str, given: &str) -> Result<String, AdminCallError> {
+    pub(super) fn path(&self, collection: &str, given: &str) -> Result<String, AdminCallError> {
         let id = self.id(&self.find(collection, given)?)?;
         Ok(format!("{collection}/{}", encoded(&id)))
     }
 
     /// An object's id.
-    pub fn id(&self, object: &Value) -> Result<String, AdminCallError> {
+    pub(super) fn id(&self, object: &Value) -> Result<String, AdminCallError> {
         let id = object["id"].as_str().map(str::to_string);
         id.ok_or_else(|| self.nonsense("an object without id"))
     }
@@ -288,7 +288,7 @@ fn refusal(status: u16, text: &str) -> AdminCallError {
 }
 
 /// Percent-encodes what is not unreserved, for a path segment or a query value.
-pub fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "Examples:\n  source <(tollgate completions bash)\n  \
     tollgate completions zsh >\"${fpath[1]}/_tollgate\"\n  \
     tollgate completions fish >~/.config/fish/completions/tollgate.fish")]
-pub struct CompletionsArgs {
+pub(super) struct CompletionsArgs {
     /// Which shell
     shell: Shell,
 }
@@ -21,21 +21,21 @@ pub struct CompletionsArgs {
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  tollgate man | man -l -\n  \
     tollgate man --dir /usr/local/share/man/man1")]
-pub struct ManArgs {
+pub(super) struct ManArgs {
     /// Write a page for each command into this folder instead of the first to stdout
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
 /// The script for a shell.
-pub fn script(args: &CompletionsArgs, mut command: Command) -> String {
+pub(super) fn script(args: &CompletionsArgs, mut command: Command) -> String {
     let mut out = Vec::new();
     clap_complete::generate(args.shell, &mut command, "tollgate", &mut out);
     String::from_utf8_lossy(&out).into_owned()
 }
 
 /// The manual, as roff; with a folder, the names of the pages that now are there.
-pub fn man(args: &ManArgs, command: Command) -> Result<String, CommandError> {
+pub(super) fn man(args: &ManArgs, command: Command) -> Result<String, CommandError> {
     let Some(dir) = &args.dir else {
         return page(command).map_err(|error| format!("the page was not made: {error}").into());
     };

@@ -21,7 +21,7 @@ const KEY_ID: std::ops::Range<usize> = 3..15;
 /// How to run the demo.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  tollgate demo --listen 127.0.0.1:3000 --shards 2")]
-pub struct DemoArgs {
+pub(super) struct DemoArgs {
     /// Where callers connect [default: 127.0.0.1:3000]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     listen: Option<SocketAddr>,
@@ -43,7 +43,7 @@ pub struct DemoArgs {
 }
 
 /// Runs the demo until a signal ends it.
-pub fn run(args: &DemoArgs, log: &LogArgs) -> Result<String, CommandError> {
+pub(super) fn run(args: &DemoArgs, log: &LogArgs) -> Result<String, CommandError> {
     let read = || args.read();
     let config = read().map_err(|errors| CommandError::WrongUse(errors.to_string()))?;
     let log = log.start(&config.log)?;
@@ -99,7 +99,7 @@ fn remember_token(data_dir: &Path, admin_token: &str) -> Result<(), String> {
 
 /// Creates the demo's plan, consumers, keys and services, or finds what an earlier start has made.
 /// Points the services to `upstream_url`, and keeps all of it in `data_dir/demo.json`.
-pub fn seed(
+pub(super) fn seed(
     admin_url: &str,
     admin_token: &str,
     upstream_url: &str,

@@ -7,11 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Its name.
-pub const FILE_NAME: &str = "demo.json";
+pub(super) const FILE_NAME: &str = "demo.json";
 
 /// What `DATA_DIR/demo.json` holds, for scripts. It has no `Debug`: it is full of secrets.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DemoFile {
+pub(super) struct DemoFile {
     /// Data plane.
     pub data_url: String,
     /// Control plane.
@@ -33,7 +33,7 @@ pub struct DemoFile {
 
 /// A key of each plan.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DemoKeys {
+pub(super) struct DemoKeys {
     /// 10 requests a second.
     pub basic: String,
     /// 100 requests a second.
@@ -46,7 +46,7 @@ pub struct DemoKeys {
 
 /// Something of each service.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DemoServices {
+pub(super) struct DemoServices {
     /// Of the one priced per token.
     pub per_token: String,
     /// Of the one with graduated prices.
@@ -57,7 +57,7 @@ pub struct DemoServices {
 
 impl DemoFile {
     /// Reads an earlier start's file; `None`: there was none.
-    pub fn read(data_dir: &Path) -> Result<Option<Self>, String> {
+    pub(super) fn read(data_dir: &Path) -> Result<Option<Self>, String> {
         let path = data_dir.join(FILE_NAME);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
@@ -70,7 +70,7 @@ impl DemoFile {
     }
 
     /// Replaces the file in one step.
-    pub fn write(&self, data_dir: &Path) -> Result<(), String> {
+    pub(super) fn write(&self, data_dir: &Path) -> Result<(), String> {
         let path = data_dir.join(FILE_NAME);
         self.replace(&path).map_err(|error| format!("{}: {error}", path.display()))
     }
@@ -91,11 +91,11 @@ impl DemoFile {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use super::{DemoFile, DemoKeys, DemoServices};
 
     /// What the demo may have made.
-    pub fn example() -> DemoFile {
+    pub(crate) fn example() -> DemoFile {
         let text = str::to_string;
         DemoFile {
             data_url: text("http://127.0.0.1:3000"),

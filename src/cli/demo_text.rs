@@ -7,7 +7,12 @@ use std::path::Path;
 
 /// The text; `program` is how this program was started. A model server of the user's own
 /// (`is_own_upstream`) knows none of the demo's models, so only lines that it can answer are there.
-pub fn welcome(demo: &DemoFile, data_dir: &Path, program: &str, is_own_upstream: bool) -> String {
+pub(super) fn welcome(
+    demo: &DemoFile,
+    data_dir: &Path,
+    program: &str,
+    is_own_upstream: bool,
+) -> String {
     let DemoFile { data_url, admin_url, keys, upstream_url, .. } = demo;
     let bearer = format!("-H 'authorization: Bearer {}'", keys.premium);
     let calls = match living(demo) {

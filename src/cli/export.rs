@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  \
     tollgate usage export ./tollgate-data --before 2026-11-01 --out until-october.csv")]
-pub struct ExportArgs {
+pub(super) struct ExportArgs {
     /// The data directory of an embedded store
     dir: PathBuf,
     /// Records of calls before this day (UTC), such as 2026-11-01
@@ -27,7 +27,7 @@ pub struct ExportArgs {
 }
 
 /// Exports, verifies, and says what is in the file.
-pub fn run(args: &ExportArgs) -> Result<String, CommandError> {
+pub(super) fn run(args: &ExportArgs) -> Result<String, CommandError> {
     let Some(before_us) = parse_day(&args.before) else {
         let message = format!("--before: {} is no day such as 2026-11-01", args.before);
         return Err(CommandError::WrongUse(message));

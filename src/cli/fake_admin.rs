@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex};
 
 /// Enough of an admin API: collections of objects, two a page, with the token `secret`.
 #[derive(Clone, Default)]
-pub struct FakeAdmin {
+pub(super) struct FakeAdmin {
     objects: Arc<Mutex<Vec<(String, Value)>>>,
 }
 
 impl FakeAdmin {
     /// Serves until the process ends; returns the address.
-    pub fn start(&self) -> String {
+    pub(super) fn start(&self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let fake = self.clone();
@@ -100,25 +100,25 @@ impl FakeAdmin {
     }
 
     /// The objects of a collection.
-    pub fn rows(&self, collection: &str) -> Vec<Value> {
+    pub(super) fn rows(&self, collection: &str) -> Vec<Value> {
         let objects = self.objects.lock().unwrap();
         let of_it = objects.iter().filter(|(of, _)| of == collection);
         of_it.map(|(_, object)| object.clone()).collect()
     }
 
     /// The first object with the name.
-    pub fn named(&self, name: &str) -> Value {
+    pub(super) fn named(&self, name: &str) -> Value {
         let objects = self.objects.lock().unwrap();
         objects.iter().find(|(_, object)| object["name"] == name).unwrap().1.clone()
     }
 
     /// Removes the object with the name.
-    pub fn remove(&self, name: &str) {
+    pub(super) fn remove(&self, name: &str) {
         self.objects.lock().unwrap().retain(|(_, object)| object["name"] != name);
     }
 
     /// All objects there are.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.objects.lock().unwrap().len()
     }
 }

@@ -10,7 +10,7 @@ const USD_DECIMALS: usize = 9;
 
 /// The name of something new: `create NAME` or `create --name NAME`.
 #[derive(clap::Args, Debug)]
-pub struct NewName {
+pub(super) struct NewName {
     /// What it is called; no two of a kind may share a name
     #[arg(value_name = "NAME", required_unless_present = "name")]
     plain: Option<String>,
@@ -21,13 +21,13 @@ pub struct NewName {
 
 impl NewName {
     /// The name.
-    pub fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         self.plain.as_deref().or(self.name.as_deref()).unwrap_or_default()
     }
 }
 
 /// A count such as `250000`, `250_000`, `250k`, `10M` or `1G` (thousands, not 1024s).
-pub fn count(text: &str) -> Result<u64, String> {
+pub(super) fn count(text: &str) -> Result<u64, String> {
     let allowed = || format!("{text:?} is not a count such as 250000, 250k, 10M or 1G");
     let (digits, unit) = match text.as_bytes().last() {
         Some(b'k' | b'K') => (&text[..text.len() - 1], 1_000),
@@ -44,7 +44,7 @@ pub fn count(text: &str) -> Result<u64, String> {
 }
 
 /// USD such as `20`, `2.50` or `0.000000001` as nano-USD.
-pub fn nanousd(text: &str) -> Result<u64, String> {
+pub(super) fn nanousd(text: &str) -> Result<u64, String> {
     let allowed =
         || format!("{text:?} is not an amount in USD such as 20 or 2.50 (at most 9 decimals)");
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
@@ -58,7 +58,7 @@ pub fn nanousd(text: &str) -> Result<u64, String> {
 }
 
 /// An address to listen on.
-pub fn address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         "give an IP address with a port, such as 127.0.0.1:3000 or [::]:3000; port 0: any that \
          is free"
@@ -67,7 +67,7 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// Where a model server is: `http://host:port`, without a slash at its end.
-pub fn server_url(text: &str) -> Result<String, String> {
+pub(super) fn server_url(text: &str) -> Result<String, String> {
     match text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/')) {
         Some(rest) if !rest.is_empty() => Ok(format!("http://{rest}")),
         _ => Err("give a URL such as http://127.0.0.1:9000".to_string()),
@@ -76,7 +76,7 @@ pub fn server_url(text: &str) -> Result<String, String> {
 
 /// A text, or `@FILE` for a file's, or `@-` for stdin's, so that no secret has to stand where
 /// every process can read it.
-pub fn text_or_file(given: &str) -> Result<String, String> {
+pub(super) fn text_or_file(given: &str) -> Result<String, String> {
     const BYTES_MAX: u64 = 1 << 20;
     let Some(path) = given.strip_prefix('@') else {
         return Ok(given.to_string());
@@ -92,7 +92,7 @@ pub fn text_or_file(given: &str) -> Result<String, String> {
 }
 
 /// A request's body: the fields that were given.
-pub fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
+pub(super) fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
     let given = fields.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?)));
     Value::Object(Map::from_iter(given))
 }

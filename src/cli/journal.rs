@@ -28,7 +28,7 @@ use uuid::Uuid;
   tollgate journal dead ./tollgate-data
   tollgate journal replay ./tollgate-data/journal
   tollgate journal replay ./tollgate-data/journal --config tollgate.toml")]
-pub struct JournalArgs {
+pub(super) struct JournalArgs {
     #[command(subcommand)]
     action: JournalAction,
 }
@@ -74,7 +74,7 @@ struct JournalPlace {
 }
 
 /// Runs the command.
-pub fn run(args: &JournalArgs) -> Result<String, super::CommandError> {
+pub(super) fn run(args: &JournalArgs) -> Result<String, super::CommandError> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let done = match &args.action {
         JournalAction::Verify(place) => verify(place, &mut out),

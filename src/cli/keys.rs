@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 /// `tollgate key`
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  tollgate key create --consumer acme")]
-pub struct KeyArgs {
+pub(super) struct KeyArgs {
     #[command(flatten)]
     admin: AdminArgs,
     #[command(subcommand)]
@@ -74,7 +74,7 @@ const COLUMNS: [Column; 7] = [
 ];
 
 /// Does what `tollgate key …` asks for.
-pub fn run(args: &KeyArgs) -> Result<String, CommandError> {
+pub(super) fn run(args: &KeyArgs) -> Result<String, CommandError> {
     let client = args.admin.client()?;
     let path = |id: &str| format!("keys/{}", encoded(id));
     let answer = match &args.verb {

@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// What every command takes.
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Logging")]
-pub struct LogArgs {
+pub(super) struct LogArgs {
     /// How log lines are written to stderr: text or json [default: text]
     #[arg(long, global = true, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -21,14 +21,14 @@ pub struct LogArgs {
 }
 
 /// The running log.
-pub struct RunningLog {
+pub(super) struct RunningLog {
     level_is_given: bool,
     set_filter: Box<dyn Fn(EnvFilter)>,
 }
 
 impl LogArgs {
     /// Starts the log.
-    pub fn start(&self, config: &Log) -> Result<RunningLog, CommandError> {
+    pub(super) fn start(&self, config: &Log) -> Result<RunningLog, CommandError> {
         let level = self.log_level.as_ref().unwrap_or(&config.level);
         let log = tracing_subscriber::fmt().with_env_filter(level.filter()).with_writer(io::stderr);
         // Setting a filter can't fail: this log is the only one, and lasts as long as the process.
@@ -52,7 +52,7 @@ impl LogArgs {
 
 impl RunningLog {
     /// From now on, the configuration's level, unless the command line named one.
-    pub fn reload(&self, config: &Log) {
+    pub(super) fn reload(&self, config: &Log) {
         if !self.level_is_given {
             (self.set_filter)(config.level.filter());
         }

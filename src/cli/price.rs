@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 #[derive(clap::Args)]
 #[command(next_help_heading = "Price (one of; amounts in USD per 1,000,000 tokens)")]
 #[group(skip)]
-pub struct PriceFlags {
+pub(super) struct PriceFlags {
     /// Every token at the same price, e.g. 2.50,10,1.25 (cached input: as input if left out)
     #[arg(long, value_name = "IN,OUT[,CACHED]", value_parser = token_prices,
         conflicts_with_all = ["tier", "fee", "price_json"])]
@@ -91,7 +91,7 @@ impl PriceFlags {
 
 impl PriceFlags {
     /// The API's price object, which there has to be.
-    pub fn required(&self) -> Result<Value, CommandError> {
+    pub(super) fn required(&self) -> Result<Value, CommandError> {
         self.given()?.ok_or_else(|| {
             let ways = "--per-token, --tier, --fee with --allowance and --overage, or --price-json";
             CommandError::WrongUse(format!("a price is needed: {ways}"))

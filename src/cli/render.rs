@@ -4,7 +4,7 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::Value;
 
 /// A column of a list: its title, and the field of each object that it shows.
-pub struct Column {
+pub(super) struct Column {
     /// The heading.
     pub title: &'static str,
     /// The field's name.
@@ -15,7 +15,7 @@ pub struct Column {
 const NOTHING: &str = "-";
 
 /// Rows under titles. Columns whose every cell is a number are aligned to the right.
-pub fn table(titles: &[&str], rows: &[Vec<String>]) -> String {
+pub(super) fn table(titles: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
     table.set_header(titles.to_vec());
@@ -31,7 +31,7 @@ pub fn table(titles: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// A table of objects, one a row.
-pub fn objects(columns: &[Column], objects: &[Value]) -> String {
+pub(super) fn objects(columns: &[Column], objects: &[Value]) -> String {
     let titles: Vec<&str> = columns.iter().map(|column| column.title).collect();
     let row = |object: &Value| columns.iter().map(|column| cell(&object[column.field])).collect();
     let rows: Vec<Vec<String>> = objects.iter().map(row).collect();
@@ -39,7 +39,7 @@ pub fn objects(columns: &[Column], objects: &[Value]) -> String {
 }
 
 /// A table of one object, one field a row.
-pub fn object(object: &Value) -> String {
+pub(super) fn object(object: &Value) -> String {
     let fields = object.as_object().into_iter().flatten();
     let rows: Vec<Vec<String>> =
         fields.map(|(name, value)| vec![name.clone(), cell(value)]).collect();
@@ -47,12 +47,12 @@ pub fn object(object: &Value) -> String {
 }
 
 /// Indented JSON.
-pub fn json(value: &Value) -> String {
+pub(super) fn json(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
 /// A line of CSV (RFC 4180).
-pub fn csv_line<'a>(fields: impl IntoIterator<Item = &'a str>) -> String {
+pub(super) fn csv_line<'a>(fields: impl IntoIterator<Item = &'a str>) -> String {
     let quoted = |field: &str| match field.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", field.replace('"', "\"\"")),
         false => field.to_string(),
@@ -62,7 +62,7 @@ pub fn csv_line<'a>(fields: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 /// `1234567` as `1,234,567`.
-pub fn thousands(number: u128) -> String {
+pub(super) fn thousands(number: u128) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.char_indices() {
@@ -75,12 +75,12 @@ pub fn thousands(number: u128) -> String {
 }
 
 /// Nano-USD as USD, exactly: `1,234.000000001`.
-pub fn usd(nanousd: u128) -> String {
+pub(super) fn usd(nanousd: u128) -> String {
     format!("{}.{:09}", thousands(nanousd / 1_000_000_000), nanousd % 1_000_000_000)
 }
 
 /// Nano-USD as USD without zeros that say nothing: `2.5`.
-pub fn usd_short(nanousd: u64) -> String {
+pub(super) fn usd_short(nanousd: u64) -> String {
     usd(u128::from(nanousd)).trim_end_matches('0').trim_end_matches('.').to_string()
 }
 
@@ -104,7 +104,7 @@ fn cell(value: &Value) -> String {
 }
 
 /// A price object in a few words; `None`: it is not one that we know.
-pub fn describe_price(price: &Value) -> Option<String> {
+pub(super) fn describe_price(price: &Value) -> Option<String> {
     let amount = |value: &Value, field: &str| value[field].as_u64().map(usd_short);
     let per_token = |value: &Value| {
         let input = amount(value, "input_nanousd_per_mtok")?;
@@ -138,7 +138,7 @@ pub fn describe_price(price: &Value) -> Option<String> {
 }
 
 /// Names come from outside: none may move the terminal's cursor.
-pub fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 /// `tollgate secrets …`
 #[derive(Args)]
 #[command(after_help = "Example:\n  tollgate secrets rotate --config tollgate.toml")]
-pub struct SecretsArgs {
+pub(super) struct SecretsArgs {
     #[command(subcommand)]
     action: SecretsAction,
 }
@@ -39,7 +39,7 @@ struct RotateArgs {
 }
 
 /// Runs the command.
-pub fn run(args: &SecretsArgs) -> Result<String, CommandError> {
+pub(super) fn run(args: &SecretsArgs) -> Result<String, CommandError> {
     let SecretsAction::Rotate(args) = &args.action;
     let mut config = Config::load(args.config.as_deref())
         .map_err(|errors| CommandError::WrongUse(errors.to_string()))?;

@@ -11,14 +11,14 @@ use std::path::PathBuf;
 #[command(after_help = "Example:\n  tollgate serve --config tollgate.toml\n\n\
     SIGTERM: finish what is in flight, then end. SIGHUP: read the configuration again;\n\
     `tollgate check --config FILE` tells which settings that can change.")]
-pub struct ServeArgs {
+pub(super) struct ServeArgs {
     /// The configuration; TOLLGATE_SECTION__KEY variables win over it
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 }
 
 /// Serves.
-pub fn run(args: &ServeArgs, log: &LogArgs) -> Result<String, CommandError> {
+pub(super) fn run(args: &ServeArgs, log: &LogArgs) -> Result<String, CommandError> {
     let read = || Config::load(Some(&args.config));
     let config = read().map_err(|errors| CommandError::WrongUse(errors.to_string()))?;
     let log = log.start(&config.log)?;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 /// `tollgate service`
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  tollgate service list")]
-pub struct ServiceArgs {
+pub(super) struct ServiceArgs {
     #[command(flatten)]
     admin: AdminArgs,
     #[command(subcommand)]
@@ -105,7 +105,7 @@ const SERVICE_COLUMNS: [Column; 5] = [
 ];
 
 /// Does what `tollgate service …` asks for.
-pub fn service(args: &ServiceArgs) -> Result<String, CommandError> {
+pub(super) fn service(args: &ServiceArgs) -> Result<String, CommandError> {
     let body = match &args.verb {
         ServiceVerb::Create { name, upstream, price } => {
             upstream.body(Some(name.text()), Some(price.required()?), None)?
@@ -133,7 +133,7 @@ pub fn service(args: &ServiceArgs) -> Result<String, CommandError> {
 /// `tollgate price`
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  tollgate price list demo-chat")]
-pub struct PriceArgs {
+pub(super) struct PriceArgs {
     #[command(flatten)]
     admin: AdminArgs,
     #[command(subcommand)]
@@ -170,7 +170,7 @@ const PRICE_COLUMNS: [Column; 4] = [
 ];
 
 /// Does what `tollgate price …` asks for.
-pub fn price(args: &PriceArgs) -> Result<String, CommandError> {
+pub(super) fn price(args: &PriceArgs) -> Result<String, CommandError> {
     match &args.verb {
         PriceVerb::Add { service, price, effective_at } => {
             let body = object([

@@ -26,7 +26,7 @@ Example:
 /// Run a simulated model server: OpenAI and Anthropic shapes, streaming, faults on demand
 #[derive(Args, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
-pub struct UpstreamArgs {
+pub(super) struct UpstreamArgs {
     /// Address to listen on; port 0 picks a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000", value_parser = address)]
     pub listen: SocketAddr,
@@ -72,7 +72,7 @@ pub struct UpstreamArgs {
 }
 
 /// Runs the server until it fails.
-pub fn run(args: &UpstreamArgs) -> Result<String, CommandError> {
+pub(super) fn run(args: &UpstreamArgs) -> Result<String, CommandError> {
     let (listen, threads) = (args.listen, args.threads);
     let ready = |address| eprintln!("ready http://{address}");
     model_server::run(listen, threads, behaviour(args), ready)

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
     tollgate usage --by day --csv > november.csv\n  \
     tollgate usage export ./tollgate-data --before 2026-11-01 --out until-october.csv"
 )]
-pub struct UsageArgs {
+pub(super) struct UsageArgs {
     #[command(subcommand)]
     action: Option<UsageAction>,
     /// What to sum by
@@ -66,7 +66,7 @@ struct UsageRow {
 }
 
 /// The report.
-pub fn run(args: &UsageArgs) -> Result<String, CommandError> {
+pub(super) fn run(args: &UsageArgs) -> Result<String, CommandError> {
     if let Some(UsageAction::Export(export)) = &args.action {
         return export::run(export);
     }

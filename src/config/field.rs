@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// A value as it was given.
 #[derive(Clone, Debug)]
-pub enum Given<'a> {
+pub(super) enum Given<'a> {
     /// A string of the file.
     Text(&'a str),
     /// An integer of the file; `None`: too large for any setting.
@@ -23,7 +23,7 @@ pub enum Given<'a> {
 
 impl Given<'_> {
     /// A string.
-    pub fn text(&self) -> Option<&str> {
+    pub(super) fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) | Self::Variable(text) => Some(text),
             Self::Integer(_) | Self::List(_) | Self::Other => None,
@@ -60,10 +60,10 @@ fn quoted_text(text: &str) -> Option<&str> {
 pub const TOKEN_CHARS_MIN: usize = 16;
 
 /// The bounds of an integer, inclusive; other types ignore it.
-pub type Range = (u64, u64);
+pub(super) type Range = (u64, u64);
 
 /// A setting's place in the configuration.
-pub trait Field {
+pub(super) trait Field {
     /// Takes the value, or says what is allowed.
     fn assign(&mut self, given: &Given<'_>, range: Range) -> Result<(), String>;
     /// The value as TOML; `None`: it is not set.
@@ -243,7 +243,7 @@ impl Field for Option<String> {
 }
 
 /// `scheme://user:password@host` without what stands before the `@`.
-pub fn without_password(shown: &str) -> String {
+pub(super) fn without_password(shown: &str) -> String {
     match (shown.find("://"), shown.rfind('@')) {
         (Some(scheme), Some(at)) if scheme < at => {
             format!("{}://…{}", &shown[..scheme], &shown[at..])
@@ -253,7 +253,7 @@ pub fn without_password(shown: &str) -> String {
 }
 
 /// A TOML basic string.
-pub fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for character in text.chars() {

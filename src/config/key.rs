@@ -26,7 +26,7 @@ impl fmt::Display for Reload {
 }
 
 /// One setting.
-pub struct SettingKey {
+pub(super) struct SettingKey {
     /// Its table in the file.
     pub table: &'static str,
     /// Its name in the table.
@@ -47,24 +47,24 @@ pub struct SettingKey {
 
 impl SettingKey {
     /// `section.key`
-    pub fn path(&self) -> String {
+    pub(super) fn path(&self) -> String {
         format!("{}.{}", self.table, self.name)
     }
 
     /// The value as TOML, unless nobody may see it; `None`: it is not set.
-    pub fn shown(&self, config: &mut Config) -> Option<String> {
+    pub(super) fn shown(&self, config: &mut Config) -> Option<String> {
         let value = (self.field)(config).render()?;
         Some(if self.secret { "(not shown)".to_string() } else { without_password(&value) })
     }
 
     /// `TOLLGATE_SECTION__KEY`
-    pub fn variable(&self) -> String {
+    pub(super) fn variable(&self) -> String {
         format!("TOLLGATE_{}__{}", self.table, self.name).to_ascii_uppercase()
     }
 }
 
 /// The file's tables in the example's order, each with what it is about.
-pub const TABLES: &[(&str, &str)] = &[
+pub(super) const TABLES: &[(&str, &str)] = &[
     ("server", "Addresses, threads, and what a client may send and how slowly."),
     ("authority", "Who counts rates and quotas."),
     ("store", "Where plans, consumers, keys, services, prices and usage are kept."),
@@ -80,7 +80,7 @@ pub const TABLES: &[(&str, &str)] = &[
 ];
 
 /// Executors of one instance.
-pub const SHARDS: Range = (1, 1024);
+pub(super) const SHARDS: Range = (1, 1024);
 /// A day, the longest of all timeouts.
 const MS: Range = (1, 86_400_000);
 /// For settings that are not integers.
@@ -91,7 +91,7 @@ macro_rules! keys {
         $($name:ident: $reload:expr, $range:expr, $($place:ident).+, $doc:literal;)*
     })*) => {
         /// Every setting, in the example's order.
-        pub const KEYS: &[SettingKey] = &[$($(SettingKey {
+        pub(crate) const KEYS: &[SettingKey] = &[$($(SettingKey {
             table: stringify!($table),
             name: stringify!($name),
             secret: false,

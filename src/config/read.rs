@@ -20,7 +20,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 const PROBLEMS_MAX: usize = 50;
 
 /// The file's text.
-pub fn read_file(path: &Path) -> Result<String, ConfigErrors> {
+pub(super) fn read_file(path: &Path) -> Result<String, ConfigErrors> {
     let failed = |message: String| {
         ConfigErrors(vec![Problem { source: path.display().to_string(), at: None, message }])
     };
@@ -37,7 +37,7 @@ pub fn read_file(path: &Path) -> Result<String, ConfigErrors> {
 
 /// What was read.
 #[derive(Debug, PartialEq, Eq)]
-pub struct ConfigRead {
+pub(super) struct ConfigRead {
     /// The defaults, under the file, under the variables.
     pub config: Config,
     /// Where each setting was given, by its place in [`KEYS`].
@@ -45,7 +45,7 @@ pub struct ConfigRead {
 }
 
 /// The defaults, under the file, under the variables.
-pub fn merge(
+pub(super) fn merge(
     file: Option<(&Path, &str)>,
     variables: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<ConfigRead, ConfigErrors> {

@@ -10,7 +10,7 @@ use std::path::Path;
 pub(crate) const FILE_NAME: &str = "admin.token";
 
 /// The token that the admin API asks for: the configured one, or the one in `data_dir`.
-pub fn load(config: &Config) -> io::Result<String> {
+pub(crate) fn load(config: &Config) -> io::Result<String> {
     if let Some(token) = &config.admin_token {
         return Ok(token.clone());
     }

@@ -40,7 +40,7 @@ fn seal_plain(credentials: &mut Credentials, seal: &Seal) -> Result<(), CatalogE
 
 /// What a rotation did.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Rotated {
+pub(crate) struct Rotated {
     /// Credentials that are under the new key now.
     pub sealed: usize,
     /// Names of the services whose credentials could not be read, and are gone.
@@ -50,7 +50,7 @@ pub struct Rotated {
 /// Makes a new encryption key and seals every upstream credential under it. For an instance that
 /// is not running, by whoever holds the lock of its data directory. Where the old key is gone or
 /// wrong nothing is changed, unless `drop_unreadable`.
-pub fn rotate(config: &Config, drop_unreadable: bool) -> Result<Rotated, String> {
+pub(crate) fn rotate(config: &Config, drop_unreadable: bool) -> Result<Rotated, String> {
     rotate_in(config, drop_unreadable).map_err(|failure| failure.to_string())
 }
 

@@ -28,7 +28,7 @@ mod upstream_url;
 mod vault;
 mod verifier;
 
-pub use admin_token::load as admin_token;
-pub use credentials::{Rotated, rotate as rotate_credentials};
-pub use open_error::OpenError;
-pub use start::{ControlArgs, ControlHandle, Opened, open, spawn};
+pub(crate) use admin_token::load as admin_token;
+pub(crate) use credentials::{Rotated, rotate as rotate_credentials};
+pub(crate) use open_error::OpenError;
+pub(crate) use start::{ControlArgs, ControlHandle, open, spawn};

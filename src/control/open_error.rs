@@ -6,7 +6,7 @@ use std::io;
 
 /// Why control cannot start.
 #[derive(Debug)]
-pub enum OpenError {
+pub(crate) enum OpenError {
     /// A file or a thread.
     Io(io::Error),
     /// The store.

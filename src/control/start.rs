@@ -29,7 +29,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 const KEYS_AT_ONCE: u32 = 4_096;
 
 /// The store, opened and read; [`spawn`] goes on from here.
-pub struct Opened {
+pub(crate) struct Opened {
     runtime: Runtime,
     store: store::Catalog,
     directory: Directory,
@@ -40,28 +40,28 @@ pub struct Opened {
 
 impl Opened {
     /// The catalog that shards start with.
-    pub fn catalog(&self) -> Arc<Catalog> {
+    pub(crate) fn catalog(&self) -> Arc<Catalog> {
         Arc::new(self.directory.catalog().clone())
     }
 
     /// The ids of the keys, kept up to date from now on.
-    pub fn known_ids(&self) -> Arc<KnownIds> {
+    pub(crate) fn known_ids(&self) -> Arc<KnownIds> {
         self.directory.known_ids()
     }
 
     /// Under which shards make the digests of API keys.
-    pub fn digest_key(&self) -> [u8; KEY_BYTES] {
+    pub(crate) fn digest_key(&self) -> [u8; KEY_BYTES] {
         self.vault.digest_key()
     }
 
     /// What the admin API asks for.
-    pub fn admin_token(&self) -> &str {
+    pub(crate) fn admin_token(&self) -> &str {
         &self.admin_token
     }
 }
 
 /// Opens the store in `data_dir`, which exists, and reads all that control knows by heart.
-pub fn open(config: &Config) -> Result<Opened, OpenError> {
+pub(crate) fn open(config: &Config) -> Result<Opened, OpenError> {
     let admin_token = admin_token::load(config)?;
     let vault = credentials::open_vault(config)?;
     let store = store::Catalog::open(config).map_err(OpenError::Store)?;
@@ -91,7 +91,7 @@ fn load_keys(store: &store::Catalog, directory: &mut Directory) -> Result<(), Ca
 }
 
 /// What [`spawn`] needs.
-pub struct ControlArgs {
+pub(crate) struct ControlArgs {
     /// From [`open`].
     pub opened: Opened,
     /// The same configuration.
@@ -109,26 +109,26 @@ pub struct ControlArgs {
 }
 
 /// The running thread.
-pub struct ControlHandle {
+pub(crate) struct ControlHandle {
     commands: flume::Sender<run::ControlCommand>,
     thread: JoinHandle<()>,
 }
 
 impl ControlHandle {
     /// Asks every shard to drain. Control goes on answering them.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         // A thread that has ended has no shards to ask.
         let _ = self.commands.send(run::ControlCommand::Drain);
     }
 
     /// From now on, `config` and `admin_token` hold; the token is `admin_token`'s.
-    pub fn reload(&self, config: Arc<Config>, admin_token: String) {
+    pub(crate) fn reload(&self, config: Arc<Config>, admin_token: String) {
         let settings = Settings { config, admin_token };
         let _ = self.commands.send(run::ControlCommand::Reload(settings));
     }
 
     /// Ends the thread and waits for its end.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         let _ = self.commands.send(run::ControlCommand::Stop);
         if self.thread.join().is_err() {
             tracing::error!("control ended by a panic");
@@ -137,7 +137,7 @@ impl ControlHandle {
 }
 
 /// Starts the thread.
-pub fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
+pub(crate) fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
     let ControlArgs { opened, config, channels, metrics, admin_listener, instance, journals } =
         args;
     let Opened { runtime, store, directory, names, vault, admin_token } = opened;

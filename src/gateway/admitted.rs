@@ -14,7 +14,7 @@ use shard::units::{NanoUsd, Nanos};
 
 /// A call that has its permit and its place in the journal.
 #[must_use]
-pub struct Admitted {
+pub(super) struct Admitted {
     /// Who calls.
     pub caller: Caller,
     /// Index of the service.
@@ -48,7 +48,7 @@ struct Checkpoint {
 }
 
 /// What settling brought.
-pub struct Bill {
+pub(super) struct Bill {
     /// Who is billed.
     pub caller: Caller,
     /// Price of the call.
@@ -60,7 +60,7 @@ pub struct Bill {
 impl Admitted {
     /// Puts the PENDING of a permit into the journal. Where it has no room, or is closed already,
     /// the permit is settled at zero: nothing was admitted.
-    pub fn begin(
+    pub(super) fn begin(
         core: &Core,
         permit: Permit,
         caller: Caller,
@@ -120,7 +120,12 @@ impl Admitted {
 
     /// Notes how far a stream has come, once it has come far enough or for long enough, so that a
     /// crash bills it. To be called before what is counted leaves. `input_tokens`: if reported.
-    pub fn checkpoint(&mut self, core: &Core, input_tokens: Option<u32>, output_tokens: u32) {
+    pub(super) fn checkpoint(
+        &mut self,
+        core: &Core,
+        input_tokens: Option<u32>,
+        output_tokens: u32,
+    ) {
         let (last, now) = (self.checkpoint, clock::lately());
         let more = output_tokens.saturating_sub(last.output_tokens);
         let is_due = more >= CHECKPOINT_TOKENS || now.since(last.at) >= CHECKPOINT_EVERY;
@@ -136,7 +141,7 @@ impl Admitted {
 
     /// Prices the call, refunds what was reserved too much, and puts the record into the journal
     /// and on its way to the writer.
-    pub fn settle(self, core: &Core, status: u16, outcome: Outcome, usage: &Usage) -> Bill {
+    pub(super) fn settle(self, core: &Core, status: u16, outcome: Outcome, usage: &Usage) -> Bill {
         clock::tick();
         let at = clock::moment_lately();
         let counted = usage.bounded();

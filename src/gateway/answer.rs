@@ -11,7 +11,7 @@ use shard::LimitsView;
 use shard::units::{NanoUsd, Nanos};
 
 /// An answer's head.
-pub struct AnswerHead<'a> {
+pub(super) struct AnswerHead<'a> {
     /// The status.
     pub status: u16,
     /// What is said of the body.
@@ -23,7 +23,7 @@ pub struct AnswerHead<'a> {
 }
 
 /// What an answer says of its body.
-pub enum AnswerFields<'a> {
+pub(super) enum AnswerFields<'a> {
     /// It is JSON of ours.
     Json,
     /// What the upstream says.
@@ -32,7 +32,7 @@ pub enum AnswerFields<'a> {
 
 /// How long an answer's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyLength {
+pub(super) enum BodyLength {
     /// This many bytes. For HEAD: of what GET would bring.
     Known(u64),
     /// Not known yet: it ends when the upstream's does.
@@ -42,7 +42,7 @@ pub enum BodyLength {
 }
 
 /// The headers that Tollgate itself adds.
-pub struct GatewayHeaders<'a> {
+pub(super) struct GatewayHeaders<'a> {
     /// `x-request-id`
     pub request_id: &'a CallId,
     /// The caller's dialect: Anthropic's SDKs read `request-id`.
@@ -57,14 +57,14 @@ pub struct GatewayHeaders<'a> {
 
 impl<'a> GatewayHeaders<'a> {
     /// Those of every answer to the call.
-    pub const fn of(call: &'a Call) -> Self {
+    pub(super) const fn of(call: &'a Call) -> Self {
         let request_id = &call.beginning.request_id;
         Self { request_id, shape: call.shape, limits: None, cost: None, retry_after: None }
     }
 }
 
 /// An upstream's answer, as far as its fields go on to the caller.
-pub struct Theirs<'a> {
+pub(super) struct Theirs<'a> {
     /// Whose it is.
     pub upstream: pass::PassTarget<'a>,
     /// Its head, as places in `bytes`.
@@ -75,7 +75,7 @@ pub struct Theirs<'a> {
 
 /// Writes a head without what frames the body and without the empty line; the upstream's fields
 /// go first.
-pub fn write(out: &mut Vec<u8>, answer: &AnswerHead<'_>) {
+pub(super) fn write(out: &mut Vec<u8>, answer: &AnswerHead<'_>) {
     write_status_line(out, answer.status);
     let mut is_dated = false;
     match &answer.fields {

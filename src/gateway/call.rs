@@ -9,7 +9,7 @@ use shard::LimitsView;
 use shard::units::Nanos;
 
 /// One call: what is known of it before anything is decided.
-pub struct Call {
+pub(super) struct Call {
     /// Where it goes.
     pub route: Route,
     /// Its name in metrics.
@@ -21,7 +21,7 @@ pub struct Call {
 }
 
 /// Where and when a call began.
-pub struct Beginning {
+pub(super) struct Beginning {
     /// Identity of its record.
     pub record_id: u128,
     /// Its name.
@@ -32,35 +32,35 @@ pub struct Beginning {
 
 /// What names a call in its answer and in its record.
 #[derive(Clone, Copy, Debug)]
-pub struct CallId {
+pub(super) struct CallId {
     text: RequestId,
     is_given: bool,
 }
 
 impl CallId {
     /// The caller's.
-    pub fn given(text: &[u8]) -> Option<Self> {
+    pub(super) fn given(text: &[u8]) -> Option<Self> {
         Some(Self { text: RequestId::new(text)?, is_given: true })
     }
 
     /// Ours: the record's.
-    pub fn ours(record_id: u128) -> Self {
+    pub(super) fn ours(record_id: u128) -> Self {
         Self { text: RequestId::of_record(record_id), is_given: false }
     }
 
     /// As text.
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(super) fn as_bytes(&self) -> &[u8] {
         self.text.as_bytes()
     }
 
     /// The caller's text, where it gave one.
-    pub fn if_given(&self) -> Option<&[u8]> {
+    pub(super) fn if_given(&self) -> Option<&[u8]> {
         self.is_given.then(|| self.as_bytes())
     }
 }
 
 /// Why a call ends before it is relayed.
-pub enum Stop {
+pub(super) enum Stop {
     /// The client is told.
     Refused(Refused),
     /// The client is gone.
@@ -81,7 +81,7 @@ impl From<ApiError> for Stop {
 
 /// A refusal on its way to the client.
 #[derive(Debug)]
-pub struct Refused {
+pub(super) struct Refused {
     /// What is wrong.
     pub error: ApiError,
     /// When it may be better.
@@ -100,7 +100,7 @@ impl From<ApiError> for Refused {
 
 /// When a refused call may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetryAfter {
+pub(super) struct RetryAfter {
     /// From now.
     pub span: Nanos,
     /// Short enough that the milliseconds are worth telling: `retry-after-ms`, which the OpenAI
@@ -110,12 +110,12 @@ pub struct RetryAfter {
 
 impl RetryAfter {
     /// Where nobody knows.
-    pub const A_SECOND: Self = Self { span: Nanos::from_s(1), in_ms: false };
+    pub(super) const A_SECOND: Self = Self { span: Nanos::from_s(1), in_ms: false };
 }
 
 /// What an answer says of the tokens that it took.
 #[derive(Default)]
-pub struct Uncounted {
+pub(super) struct Uncounted {
     /// As its upstream reported, perhaps in part.
     pub reported: Reported,
     /// The completion's text, where the report has no output.
@@ -124,14 +124,14 @@ pub struct Uncounted {
 
 impl Uncounted {
     /// Is nothing left to be counted?
-    pub fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         self.reported.whole().is_some()
     }
 }
 
 /// After a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub(super) enum Next {
     /// Wait for the next one.
     KeepAlive,
     /// Close.

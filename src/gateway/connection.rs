@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// Serves a client until either side has had enough. It is counted in `core.connections`.
-pub async fn serve(core: Rc<Core>, pools: Rc<Pools>, socket: Socket, peer: SocketAddr) {
+pub(super) async fn serve(core: Rc<Core>, pools: Rc<Pools>, socket: Socket, peer: SocketAddr) {
     let mut client = Http1::new(socket, peer);
     loop {
         let next = match client.read_head(&core).await {
@@ -48,7 +48,7 @@ async fn rest(core: Rc<Core>, pools: Rc<Pools>, socket: Socket, peer: SocketAddr
 }
 
 /// Tells a client that there is no room for it. It is counted in `core.refusing`.
-pub async fn refuse(core: Rc<Core>, socket: Socket, peer: SocketAddr) {
+pub(super) async fn refuse(core: Rc<Core>, socket: Socket, peer: SocketAddr) {
     let mut client = Http1::new(socket, peer);
     client.begin();
     refuse_head(&core, &mut client, ApiError::Overloaded).await;

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 /// What the whole process is doing, read by every shard.
 #[derive(Debug, Default)]
-pub struct ProcessState {
+pub(crate) struct ProcessState {
     /// Every part has started.
     pub ready: AtomicBool,
     /// On the way out: no new work.
@@ -35,7 +35,7 @@ pub struct ProcessState {
 }
 
 /// How long a call may take, all in all: whoever has not settled it by then never will.
-pub fn permit_deadline(config: &Config) -> Nanos {
+pub(crate) fn permit_deadline(config: &Config) -> Nanos {
     /// Reading the request, and answering: the rest of a call is bounded by its upstream's
     /// total timeout.
     const AROUND_UPSTREAM: Nanos = Nanos::from_s(300);
@@ -43,7 +43,7 @@ pub fn permit_deadline(config: &Config) -> Nanos {
 }
 
 /// One shard.
-pub struct Core {
+pub(super) struct Core {
     /// Its number.
     pub index: u16,
     /// The process.
@@ -91,7 +91,7 @@ pub struct Core {
 }
 
 /// What a [`Core`] is made of.
-pub struct Parts {
+pub(crate) struct Parts {
     /// See [`Core`].
     pub index: u16,
     /// What the shard starts with.
@@ -116,7 +116,7 @@ pub struct Parts {
 
 impl Core {
     /// A shard that serves nothing yet.
-    pub fn new(parts: Parts) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
         Self {
             index: parts.index,
             state: parts.state,
@@ -145,45 +145,45 @@ impl Core {
     }
 
     /// The service with this index, for as long as a call lasts.
-    pub fn service(&self, index: u32) -> Rc<ServiceHandle> {
+    pub(super) fn service(&self, index: u32) -> Rc<ServiceHandle> {
         self.services.get(index)
     }
 
     /// This shard's counters.
-    pub fn metrics(&self) -> &ShardMetrics {
+    pub(super) fn metrics(&self) -> &ShardMetrics {
         self.metrics.shard(usize::from(self.index))
     }
 
     /// The configuration as it is now. Whoever waits in between sees what holds then.
-    pub fn config(&self) -> Rc<Config> {
+    pub(super) fn config(&self) -> Rc<Config> {
         Rc::clone(&self.config.borrow())
     }
 
     /// From now on, this is the configuration.
-    pub fn set_config(&self, config: &Config) {
+    pub(super) fn set_config(&self, config: &Config) {
         self.shard.borrow_mut().set_permit_deadline(permit_deadline(config));
         *self.config.borrow_mut() = Rc::new(config.clone());
     }
 
     /// Is any client connected yet?
-    pub fn is_connected(&self) -> bool {
+    pub(super) fn is_connected(&self) -> bool {
         self.connections.get() + self.refusing.get() > 0
     }
 
     /// Is the process on its way out?
-    pub fn draining(&self) -> bool {
+    pub(super) fn draining(&self) -> bool {
         self.state.draining.load(Ordering::Relaxed)
     }
 
     /// Ends every wait for a peer, and lets none begin: the drain took too long.
-    pub fn cut_off(&self) {
+    pub(super) fn cut_off(&self) {
         self.cut_off.set(true);
         self.deadlines.end_all();
         self.parking.wake(Spot::CutOff);
     }
 
     /// Has [`Core::cut_off`] been called?
-    pub fn is_cut_off(&self) -> bool {
+    pub(super) fn is_cut_off(&self) -> bool {
         self.cut_off.get()
     }
 
@@ -191,7 +191,7 @@ impl Core {
     ///
     /// # Errors
     /// `overloaded` if that cannot be had in time, `journal_full` if not any more.
-    pub async fn durable(&self, seq: u64) -> Result<(), ApiError> {
+    pub(super) async fn durable(&self, seq: u64) -> Result<(), ApiError> {
         if self.config().usage.durability == Durability::Process {
             return Ok(());
         }
@@ -200,7 +200,7 @@ impl Core {
     }
 
     /// Wakes those whose tokens have come of themselves.
-    pub fn wake_ready(&self) {
+    pub(super) fn wake_ready(&self) {
         loop {
             let Some(spot) = self.shard.borrow_mut().poll_ready() else { return };
             self.parking.wake(Spot::Shard(spot));

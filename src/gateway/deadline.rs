@@ -33,14 +33,14 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 /// How often deadlines are looked at.
-pub const SWEEP_EVERY: Duration = Duration::from_millis(100);
+pub(super) const SWEEP_EVERY: Duration = Duration::from_millis(100);
 
 /// A time that does not come.
-pub const NEVER: Nanos = Nanos(u64::MAX);
+pub(super) const NEVER: Nanos = Nanos(u64::MAX);
 
 /// What ends with a read that is out of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ends {
+pub(super) enum Ends {
     /// The socket's reads: the client can still be told.
     Reads,
     /// The whole connection, which serves one call.
@@ -49,7 +49,7 @@ pub enum Ends {
 
 /// How long a write may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteDeadline {
+pub(super) enum WriteDeadline {
     /// Until then, whatever the peer takes meanwhile.
     At(Nanos),
     /// For as long as the peer takes something within every such span.
@@ -102,7 +102,7 @@ impl Drop for Armed<'_> {
 }
 
 /// The operations on one socket, each with its deadline.
-pub struct Operations {
+pub(super) struct Operations {
     socket: Handle,
     ends: Ends,
     read: Deadline,
@@ -119,17 +119,17 @@ pub struct Operations {
 
 impl Operations {
     /// The socket.
-    pub fn socket(&self) -> &Handle {
+    pub(super) fn socket(&self) -> &Handle {
         &self.socket
     }
 
     /// Is a write under way? Nothing else can be sent meanwhile.
-    pub fn is_writing(&self) -> bool {
+    pub(super) fn is_writing(&self) -> bool {
         self.write.is_armed()
     }
 
     /// Ends all of them, as if their time were over.
-    pub fn expire(&self) {
+    pub(super) fn expire(&self) {
         self.read.is_expired.set(true);
         self.write.is_expired.set(true);
         self.socket.end();
@@ -185,11 +185,11 @@ impl Operations {
 
 /// The deadlines of one shard.
 #[derive(Default)]
-pub struct Deadlines(Registry<Operations>);
+pub(super) struct Deadlines(Registry<Operations>);
 
 impl Deadlines {
     /// Gives each operation on a socket a deadline.
-    pub fn socket(&self, stream: Stream, ends: Ends) -> Socket {
+    pub(super) fn socket(&self, stream: Stream, ends: Ends) -> Socket {
         let operations = self.0.add(Operations {
             socket: stream.reader.handle(),
             ends,
@@ -205,7 +205,7 @@ impl Deadlines {
     }
 
     /// Ends the waits for clients that are in the middle of nothing.
-    pub fn end_idle(&self) {
+    pub(super) fn end_idle(&self) {
         self.0.each(|operations| {
             if operations.idle.is_armed() {
                 operations.idle.at.set(Nanos(0));
@@ -215,18 +215,18 @@ impl Deadlines {
     }
 
     /// Ends everything.
-    pub fn end_all(&self) {
+    pub(super) fn end_all(&self) {
         self.0.each(|operations| operations.expire());
     }
 
     /// Ends what is out of time, and forgets the sockets that are closed.
-    pub fn sweep(&self, now: Nanos) {
+    pub(super) fn sweep(&self, now: Nanos) {
         self.0.each(|operations| operations.sweep(now));
     }
 }
 
 /// A socket whose operations have deadlines. Its halves can go to different owners.
-pub struct Socket {
+pub(super) struct Socket {
     /// What it receives.
     pub reader: TimedReader,
     /// What it sends.
@@ -235,53 +235,57 @@ pub struct Socket {
 
 impl Socket {
     /// Has a read or a write run out of time, or been ended as if it had?
-    pub fn is_expired(&self) -> bool {
+    pub(super) fn is_expired(&self) -> bool {
         let operations = &self.reader.operations;
         operations.read.is_expired.get() || operations.write.is_expired.get()
     }
 }
 
 /// The half of a socket that reads and waits.
-pub struct TimedReader {
+pub(super) struct TimedReader {
     half: ReadHalf,
     operations: Rc<Operations>,
 }
 
 impl TimedReader {
     /// The operations on the socket.
-    pub fn operations(&self) -> Rc<Operations> {
+    pub(super) fn operations(&self) -> Rc<Operations> {
         Rc::clone(&self.operations)
     }
 
     /// See [`ReadHalf::read`]. Past the deadline it finds an end.
-    pub async fn read(&mut self, buffer: &mut Vec<u8>, deadline: Nanos) -> io::Result<usize> {
+    pub(super) async fn read(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        deadline: Nanos,
+    ) -> io::Result<usize> {
         let _armed = self.operations.read.arm(deadline);
         self.half.read(buffer).await
     }
 
     /// Has a read run out of time?
-    pub fn is_expired(&self) -> bool {
+    pub(super) fn is_expired(&self) -> bool {
         self.operations.read.is_expired.get()
     }
 
     /// From now on the peer is in the middle of nothing, and waited for until `deadline`.
-    pub fn begin_idle(&self, deadline: Nanos) {
+    pub(super) fn begin_idle(&self, deadline: Nanos) {
         self.operations.idle.at.set(deadline);
     }
 
     /// The peer is in the middle of something.
-    pub fn end_idle(&self) {
+    pub(super) fn end_idle(&self) {
         self.operations.idle.at.set(NEVER);
     }
 
     /// Has an idle peer been waited for long enough?
-    pub fn is_idle_over(&self) -> bool {
+    pub(super) fn is_idle_over(&self) -> bool {
         self.operations.idle.is_over(clock::lately())
     }
 
     /// Waits until there is something to read or nothing more can come; false if neither has
     /// happened by the first sweep after `until`, or after the deadline of an idle peer.
-    pub async fn speaks_before(&self, until: Nanos) -> bool {
+    pub(super) async fn speaks_before(&self, until: Nanos) -> bool {
         let wait = &self.operations.wait;
         let mut readable = pin!(self.half.readable());
         let mut is_waiting = false;
@@ -304,25 +308,25 @@ impl TimedReader {
     }
 
     /// See [`ReadHalf::look`].
-    pub fn look(&self) -> Look {
+    pub(super) fn look(&self) -> Look {
         self.half.look()
     }
 
     /// See [`ReadHalf::recv_now`].
-    pub fn recv_now(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
+    pub(super) fn recv_now(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
         self.half.recv_now(buffer)
     }
 }
 
 /// The half of a socket that writes.
-pub struct TimedWriter {
+pub(super) struct TimedWriter {
     half: WriteHalf,
     operations: Rc<Operations>,
 }
 
 impl TimedWriter {
     /// See [`WriteHalf::write`]. Past the deadline it fails.
-    pub async fn write(
+    pub(super) async fn write(
         &mut self,
         bytes: &mut Vec<u8>,
         deadline: WriteDeadline,
@@ -332,7 +336,7 @@ impl TimedWriter {
     }
 
     /// See [`WriteHalf::write_all`]. Past the deadline it fails.
-    pub async fn write_all(
+    pub(super) async fn write_all(
         &mut self,
         bytes: &mut Vec<u8>,
         deadline: WriteDeadline,
@@ -342,7 +346,7 @@ impl TimedWriter {
     }
 
     /// See [`WriteHalf::ready`]. Past the deadline the socket is ended, which the next write tells.
-    pub async fn ready(
+    pub(super) async fn ready(
         &self,
         or_readable: Option<&TimedReader>,
         deadline: WriteDeadline,
@@ -352,17 +356,17 @@ impl TimedWriter {
     }
 
     /// See [`WriteHalf::send_now`].
-    pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub(super) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         self.half.send_now(bytes)
     }
 
     /// Does the kernel show that the peer cannot have read all that was sent to it?
-    pub fn is_unread(&self) -> bool {
+    pub(super) fn is_unread(&self) -> bool {
         self.half.unacknowledged_bytes().is_ok_and(|bytes| bytes > 0)
     }
 
     /// Sends nothing more.
-    pub fn end(&self) {
+    pub(super) fn end(&self) {
         self.half.end();
     }
 }

@@ -9,7 +9,7 @@ const LINES_PER_S_MAX: u32 = 20;
 
 /// How many faults may still be logged, and how many were not.
 #[derive(Debug, Default)]
-pub struct FaultLog {
+pub(super) struct FaultLog {
     second_began: Cell<Nanos>,
     lines: Cell<u32>,
     left_out: Cell<u64>,
@@ -17,7 +17,7 @@ pub struct FaultLog {
 
 impl FaultLog {
     /// May a line be written now? Then, how many were left out before it.
-    pub fn line(&self, now: Nanos) -> Option<u64> {
+    pub(super) fn line(&self, now: Nanos) -> Option<u64> {
         if self.is_over(now) {
             self.second_began.set(now);
             self.lines.set(0);
@@ -31,14 +31,14 @@ impl FaultLog {
     }
 
     /// Tells how many were left out, if no line has told it and their second is over.
-    pub fn flush(&self, now: Nanos) {
+    pub(super) fn flush(&self, now: Nanos) {
         if self.is_over(now) {
             self.flush_all();
         }
     }
 
     /// Tells how many were left out, if no line has told it: none will.
-    pub fn flush_all(&self) {
+    pub(super) fn flush_all(&self) {
         let left_out = self.left_out.take();
         if left_out > 0 {
             tracing::warn!(left_out, "upstreams failed more calls than were logged");

@@ -10,16 +10,16 @@ const OLD: Nanos = Nanos::from_ms(1_500);
 
 /// Since when freed memory waits to go back to the system, and its newest part.
 #[derive(Debug, Default)]
-pub struct IdleMemory(Cell<Option<(Nanos, Nanos)>>);
+pub(super) struct IdleMemory(Cell<Option<(Nanos, Nanos)>>);
 
 impl IdleMemory {
     /// Buffers of a connection that is idle have been freed.
-    pub fn freed(&self, now: Nanos) {
+    pub(super) fn freed(&self, now: Nanos) {
         self.0.set(Some((self.0.get().map_or(now, |(first, _)| first), now)));
     }
 
     /// Has what is old enough given back.
-    pub fn give_back(&self, now: Nanos) {
+    pub(super) fn give_back(&self, now: Nanos) {
         if let Some((first, last)) = self.0.get()
             && now.since(first) >= OLD
         {

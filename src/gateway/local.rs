@@ -25,7 +25,7 @@ use std::time::Duration;
 const ACCOUNT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// `GET /healthz` and `GET /readyz`.
-pub async fn health(core: &Core, exchange: &mut Exchange<'_>, call: &Call) -> (u16, Next) {
+pub(super) async fn health(core: &Core, exchange: &mut Exchange<'_>, call: &Call) -> (u16, Next) {
     let ready = core.state.ready.load(Ordering::Relaxed) && !core.draining();
     let alive = call.route == Route::Healthz;
     let (status, word) = match (alive, ready) {
@@ -37,7 +37,7 @@ pub async fn health(core: &Core, exchange: &mut Exchange<'_>, call: &Call) -> (u
 }
 
 /// `GET /v1/models`, `GET /v1/models/{id}` and `GET /api/v1/account`.
-pub async fn own_route(
+pub(super) async fn own_route(
     core: &Core,
     exchange: &mut Exchange<'_>,
     call: &Call,

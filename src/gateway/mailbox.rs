@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// Posts what the pure state wants posted; false if the channel has no room for all of it.
 /// Cheap when there is nothing.
-pub fn post(core: &Core) -> bool {
+pub(super) fn post(core: &Core) -> bool {
     loop {
         let unsent = core.unsent.borrow_mut().take();
         let Some(message) = unsent.or_else(|| poll_action(core)) else { return true };
@@ -35,7 +35,7 @@ fn poll_action(core: &Core) -> Option<ToControl> {
 }
 
 /// Asks control; `None` if it does not answer within `patience`.
-pub async fn ask(
+pub(super) async fn ask(
     core: &Core,
     patience: Duration,
     question: impl FnOnce(u64) -> ToControl,
@@ -46,14 +46,14 @@ pub async fn ask(
 
 /// Hands a settled record to the writer. A full channel loses nothing: the record is in the
 /// journal, where the writer finds it.
-pub fn hand_over(core: &Core, settled: Settled) {
+pub(super) fn hand_over(core: &Core, settled: Settled) {
     if core.channels.to_writer.try_send(settled).is_err() {
         core.metrics().mail_full.add(1);
     }
 }
 
 /// Takes in all that control says, until it says drain.
-pub async fn listen(core: &Core) {
+pub(super) async fn listen(core: &Core) {
     while let Ok(message) = core.channels.from_control.recv_async().await {
         if take_in(core, message) {
             return;
@@ -62,7 +62,7 @@ pub async fn listen(core: &Core) {
 }
 
 /// Takes in what control has said so far.
-pub fn take_in_waiting(core: &Core) {
+pub(super) fn take_in_waiting(core: &Core) {
     while let Ok(message) = core.channels.from_control.try_recv() {
         take_in(core, message);
     }

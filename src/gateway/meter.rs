@@ -21,7 +21,7 @@ const NONE_REPORTED: Usage =
 
 /// What a call used: what was reported, and what was not, counted of the request's body and the
 /// completion's text.
-pub async fn meter(core: &Core, uncounted: Option<Uncounted>, request: &[u8]) -> Usage {
+pub(super) async fn meter(core: &Core, uncounted: Option<Uncounted>, request: &[u8]) -> Usage {
     let Some(Uncounted { reported, completion }) = uncounted else { return NONE_REPORTED };
     match reported.whole() {
         Some(counts) => as_reported(counts),

@@ -18,7 +18,7 @@ use std::ops::RangeInclusive;
 const LIMIT: RangeInclusive<usize> = 1..=1_000;
 
 /// The list, or the one that the path names.
-pub fn asked_for(
+pub(super) fn asked_for(
     core: &Core,
     request: &Request<'_>,
     call: &Call,

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 /// What a parked request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Spot {
+pub(super) enum Spot {
     /// Something of the shard's state.
     Shard(WaitFor),
     /// The answer to a question, by its ticket.
@@ -31,18 +31,18 @@ struct Waiter {
 
 /// The waiters of one shard.
 #[derive(Default)]
-pub struct Parking(RefCell<HashMap<Spot, Vec<Rc<Waiter>>>>);
+pub(super) struct Parking(RefCell<HashMap<Spot, Vec<Rc<Waiter>>>>);
 
 impl Parking {
     /// Waits until the next [`Parking::wake`] of the spot.
-    pub fn wait(&self, spot: Spot) -> impl Future<Output = ()> {
+    pub(super) fn wait(&self, spot: Spot) -> impl Future<Output = ()> {
         let waiter = Rc::new(Waiter::default());
         self.0.borrow_mut().entry(spot).or_default().push(Rc::clone(&waiter));
         Parked { parking: self, spot, waiter }
     }
 
     /// Wakes everyone who waits there.
-    pub fn wake(&self, spot: Spot) {
+    pub(super) fn wake(&self, spot: Spot) {
         let Some(waiters) = self.0.borrow_mut().remove(&spot) else { return };
         for waiter in waiters {
             waiter.woken.set(true);

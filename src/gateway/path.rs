@@ -45,7 +45,7 @@ const GRANT_PATIENCE: Nanos = Nanos::from_ms(1_000);
 const PARK: Duration = Duration::from_nanos(lease::PARK.0);
 
 /// Serves one request whose head has been read.
-pub async fn request(core: &Core, pools: &Pools, exchange: &mut Exchange<'_>) -> Next {
+pub(super) async fn request(core: &Core, pools: &Pools, exchange: &mut Exchange<'_>) -> Next {
     let route = route(exchange.request().path());
     let call = begin(core, exchange, route);
     let (status, next) = match serve(core, pools, exchange, &call).await {
@@ -58,7 +58,7 @@ pub async fn request(core: &Core, pools: &Pools, exchange: &mut Exchange<'_>) ->
 }
 
 /// Answers a request that could not be read, after which nothing can follow.
-pub async fn refuse_unread(
+pub(super) async fn refuse_unread(
     core: &Core,
     exchange: &mut Exchange<'_>,
     route: Route,

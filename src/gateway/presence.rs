@@ -18,11 +18,11 @@ use std::time::Duration;
 /// The clients of calls that take less are not looked after.
 const LOOK_AFTER: Nanos = Nanos::from_ms(20);
 /// What a probe brings is looked for after this.
-pub const LOOK_AGAIN: Duration = Duration::from_millis(10);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Bytes that mean nothing to a client that has said all and still listens.
 #[derive(Clone, Copy, Debug)]
-pub struct Probe {
+pub(super) struct Probe {
     /// Sent once, and only while nothing else is being sent.
     pub bytes: &'static [u8],
     /// Not before this.
@@ -31,7 +31,7 @@ pub struct Probe {
 
 /// A client, for looking after it.
 #[derive(Clone)]
-pub struct Presence(Rc<Client>);
+pub(super) struct Presence(Rc<Client>);
 
 struct Client {
     connection: Rc<Operations>,
@@ -41,18 +41,18 @@ struct Client {
 
 impl Presence {
     /// Of the client at the other end of a connection.
-    pub fn of(connection: &TimedReader) -> Self {
+    pub(super) fn of(connection: &TimedReader) -> Self {
         let connection = connection.operations();
         Self(Rc::new(Client { connection, probe: Cell::new(None), has_left: Cell::new(false) }))
     }
 
     /// How to find out whether this client is still there; `None`: in no way.
-    pub fn probe_with(&self, probe: Option<Probe>) {
+    pub(super) fn probe_with(&self, probe: Option<Probe>) {
         self.0.probe.set(probe);
     }
 
     /// Has this client been found to have left?
-    pub fn has_left(&self) -> bool {
+    pub(super) fn has_left(&self) -> bool {
         self.0.has_left.get()
     }
 
@@ -84,7 +84,7 @@ enum Probed {
 }
 
 /// The call that is under way on an upstream's connection, if one is.
-pub struct CallUnderWay {
+pub(super) struct CallUnderWay {
     upstream: Rc<Operations>,
     /// The client that is being served, and since when.
     client: RefCell<Option<(Presence, Nanos)>>,
@@ -92,12 +92,12 @@ pub struct CallUnderWay {
 
 impl CallUnderWay {
     /// A call begins, which ends if its client leaves.
-    pub fn begin(&self, client: Presence, now: Nanos) {
+    pub(super) fn begin(&self, client: Presence, now: Nanos) {
         *self.client.borrow_mut() = Some((client, now));
     }
 
     /// No call is under way any more.
-    pub fn end(&self) {
+    pub(super) fn end(&self) {
         *self.client.borrow_mut() = None;
     }
 
@@ -111,17 +111,17 @@ impl CallUnderWay {
 
 /// The calls of one shard that are under way.
 #[derive(Default)]
-pub struct CallsUnderWay(Registry<CallUnderWay>);
+pub(super) struct CallsUnderWay(Registry<CallUnderWay>);
 
 impl CallsUnderWay {
     /// The calls on a connection to an upstream, of which none has begun.
-    pub fn on(&self, upstream: &TimedReader) -> Rc<CallUnderWay> {
+    pub(super) fn on(&self, upstream: &TimedReader) -> Rc<CallUnderWay> {
         let upstream = upstream.operations();
         self.0.add(CallUnderWay { upstream, client: RefCell::new(None) })
     }
 
     /// Ends the calls whose clients have left. True if there is news to come.
-    pub fn look_after(&self, now: Nanos) -> bool {
+    pub(super) fn look_after(&self, now: Nanos) -> bool {
         let mut waiting = Vec::new();
         self.0.each(|call| {
             waiting.extend(call.waiting_client(now).map(|client| (Rc::clone(call), client)));

@@ -8,7 +8,7 @@ use std::rc::Rc;
 const ROOM_MIN: usize = 64;
 
 /// Everything that is open of one kind.
-pub struct Registry<T>(RefCell<Vec<Rc<T>>>);
+pub(super) struct Registry<T>(RefCell<Vec<Rc<T>>>);
 
 impl<T> Default for Registry<T> {
     fn default() -> Self {
@@ -18,7 +18,7 @@ impl<T> Default for Registry<T> {
 
 impl<T> Registry<T> {
     /// Adds one, which is open for as long as somebody else holds it.
-    pub fn add(&self, one: T) -> Rc<T> {
+    pub(super) fn add(&self, one: T) -> Rc<T> {
         let one = Rc::new(one);
         let mut all = self.0.borrow_mut();
         if all.len() == all.capacity() {
@@ -32,7 +32,7 @@ impl<T> Registry<T> {
     }
 
     /// Looks at each that is open, and forgets the others. `look` must not add any.
-    pub fn each(&self, mut look: impl FnMut(&Rc<T>)) {
+    pub(super) fn each(&self, mut look: impl FnMut(&Rc<T>)) {
         self.0.borrow_mut().retain(|one| {
             let is_open = is_open(one);
             if is_open {

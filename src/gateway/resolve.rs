@@ -20,7 +20,7 @@ const BYTES_PER_TOKEN: u64 = 4;
 const MEDIA_BYTES_MIN: usize = 16 * 1024;
 
 /// Finds the service and reads what the call says of itself.
-pub fn resolve(
+pub(super) fn resolve(
     core: &Core,
     request: &Request<'_>,
     call: &Call,

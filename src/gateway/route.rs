@@ -6,7 +6,7 @@ use shard::units::{ServiceId, id_from_text};
 
 /// A route of the data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
+pub(super) enum Route {
     /// `/api/v1/consume/{service_id}[/{path…}]`
     Consume {
         /// `None`: not an identity, so no service has it.
@@ -33,7 +33,7 @@ pub enum Route {
 const CONSUME: &[u8] = b"/api/v1/consume/";
 
 /// The route that `path` names.
-pub fn route(path: &[u8]) -> Route {
+pub(super) fn route(path: &[u8]) -> Route {
     if let Some(after) = path.strip_prefix(CONSUME) {
         let end = memchr::memchr(b'/', after).unwrap_or(after.len());
         let service = id_from_text(&after[..end]).map(ServiceId);
@@ -56,13 +56,13 @@ pub fn route(path: &[u8]) -> Route {
 
 /// What follows `/v1/models/` in a path, as sent. Names have slashes (`openai/gpt-4o`), which come
 /// encoded or not.
-pub fn model_id(path: &[u8]) -> Option<&[u8]> {
+pub(super) fn model_id(path: &[u8]) -> Option<&[u8]> {
     path.strip_prefix(b"/v1/models/")
 }
 
 impl Route {
     /// Its name in metrics.
-    pub const fn endpoint(self) -> Endpoint {
+    pub(super) const fn endpoint(self) -> Endpoint {
         match self {
             Self::Consume { .. } => Endpoint::Consume,
             Self::Model(endpoint) => endpoint,
@@ -76,7 +76,7 @@ impl Route {
 
     /// The array that every answer on it has, where its answers are known: not on the consume
     /// route, where an upstream may answer anything.
-    pub const fn answer_array(self) -> Option<&'static str> {
+    pub(super) const fn answer_array(self) -> Option<&'static str> {
         let Self::Model(endpoint) = self else { return None };
         match endpoint {
             Endpoint::ChatCompletions | Endpoint::Completions => Some("choices"),
@@ -89,7 +89,7 @@ impl Route {
 
     /// How its errors look. The list of models is at the same place in both dialects, so the
     /// request tells: `names_anthropic` where it has the header that Anthropic's SDKs always send.
-    pub const fn shape(self, names_anthropic: bool) -> Shape {
+    pub(super) const fn shape(self, names_anthropic: bool) -> Shape {
         match self {
             Self::Model(Endpoint::Messages) => Shape::Anthropic,
             Self::Models | Self::OneModel if names_anthropic => Shape::Anthropic,

@@ -23,10 +23,10 @@ use std::time::Duration;
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 /// Connections over `server.max_connections` that are told so at once; more are just closed, for
 /// each takes a descriptor while its refusal is on the way.
-pub const REFUSING_MAX: u32 = 32;
+pub(crate) const REFUSING_MAX: u32 = 32;
 
 /// What a shard's thread needs.
-pub struct ShardArgs {
+pub(crate) struct ShardArgs {
     /// State, journal, channels.
     pub parts: Parts,
     /// Shares its port with the other shards'.
@@ -38,7 +38,7 @@ pub struct ShardArgs {
 }
 
 /// Starts a shard. Its thread ends after `ToShard::Drain`.
-pub fn spawn(args: ShardArgs) -> io::Result<JoinHandle<io::Result<()>>> {
+pub(crate) fn spawn(args: ShardArgs) -> io::Result<JoinHandle<io::Result<()>>> {
     let name = format!("shard-{}", args.parts.index);
     std::thread::Builder::new().name(name).spawn(move || {
         if let Some(cpu) = args.cpu {

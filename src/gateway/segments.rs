@@ -5,7 +5,7 @@
 
 /// Is `name`, in lower case, the last segment of `path` that is not empty? Case, percent-encoding,
 /// a segment's parameters, doubled and trailing slashes make no difference.
-pub fn ends_in(path: &[u8], name: &[u8]) -> bool {
+pub(super) fn ends_in(path: &[u8], name: &[u8]) -> bool {
     let (mut rest, mut segment, mut is_last) = (path, PathSegment::default(), false);
     while let Some((byte, after)) = decoded(rest) {
         match byte {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// A service, counted by an `Rc` around it on its shard: a request that holds it touches no
 /// counter that other shards touch.
-pub struct ServiceHandle(Arc<Service>);
+pub(super) struct ServiceHandle(Arc<Service>);
 
 impl Deref for ServiceHandle {
     type Target = Service;
@@ -23,21 +23,21 @@ fn handle(service: &Arc<Service>) -> Rc<ServiceHandle> {
 }
 
 /// The services, by their index in the catalog.
-pub struct ServiceHandles(RefCell<Vec<Rc<ServiceHandle>>>);
+pub(super) struct ServiceHandles(RefCell<Vec<Rc<ServiceHandle>>>);
 
 impl ServiceHandles {
     /// Those of this catalog.
-    pub fn of(catalog: &Catalog) -> Self {
+    pub(super) fn of(catalog: &Catalog) -> Self {
         Self(RefCell::new(catalog.services.iter().map(handle).collect()))
     }
 
     /// The service with this index, for as long as a call lasts.
-    pub fn get(&self, index: u32) -> Rc<ServiceHandle> {
+    pub(super) fn get(&self, index: u32) -> Rc<ServiceHandle> {
         Rc::clone(&self.0.borrow()[index as usize])
     }
 
     /// Takes over a change of the catalog. Calls under way keep the service as it was.
-    pub fn change(&self, change: &CatalogChange) {
+    pub(super) fn change(&self, change: &CatalogChange) {
         let Item::Service(service) = &change.item else { return };
         let mut services = self.0.borrow_mut();
         match services.get_mut(change.index as usize) {

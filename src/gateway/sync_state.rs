@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// What the syncer has told so far.
 #[derive(Debug, Default)]
-pub struct SyncState {
+pub(super) struct SyncState {
     /// No record below this is unsynced.
     next_seq: Cell<u64>,
     has_failed: Cell<bool>,
@@ -16,13 +16,13 @@ pub struct SyncState {
 
 impl SyncState {
     /// All records below `next_seq` are on the disk.
-    pub fn synced(&self, parking: &Parking, next_seq: u64) {
+    pub(super) fn synced(&self, parking: &Parking, next_seq: u64) {
         self.next_seq.set(self.next_seq.get().max(next_seq));
         parking.wake(Spot::Sync);
     }
 
     /// The journal can no longer be synced.
-    pub fn failed(&self, parking: &Parking) {
+    pub(super) fn failed(&self, parking: &Parking) {
         self.has_failed.set(true);
         parking.wake(Spot::Sync);
     }
@@ -31,7 +31,7 @@ impl SyncState {
     ///
     /// # Errors
     /// `overloaded` if it is not within `patience`, `journal_full` if it never will be.
-    pub async fn wait(
+    pub(super) async fn wait(
         &self,
         parking: &Parking,
         patience: Duration,

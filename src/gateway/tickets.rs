@@ -9,11 +9,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 /// The tokenizer takes milliseconds; where it is far behind, length decides.
-pub const COUNT_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const COUNT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Control's answer to a question of one request.
 #[derive(Clone, Debug)]
-pub enum Reply {
+pub(super) enum Reply {
     /// Tokens counted.
     Counted {
         /// Of the prompt.
@@ -27,7 +27,7 @@ pub enum Reply {
 
 /// The questions under way: at most one for each request, so connections bound them.
 #[derive(Debug, Default)]
-pub struct Tickets {
+pub(super) struct Tickets {
     replies: RefCell<HashMap<u64, Option<Reply>>>,
     next: Cell<u64>,
 }
@@ -35,7 +35,7 @@ pub struct Tickets {
 impl Tickets {
     /// Waits for the answer to what `send` asks under the ticket that it is given; `None` if it
     /// cannot be asked, or if no answer comes within `patience`.
-    pub async fn ask(
+    pub(super) async fn ask(
         &self,
         parking: &Parking,
         patience: Duration,
@@ -51,7 +51,7 @@ impl Tickets {
     }
 
     /// Gives the answer to whoever waits for it.
-    pub fn answer(&self, parking: &Parking, ticket: u64, reply: Reply) {
+    pub(super) fn answer(&self, parking: &Parking, ticket: u64, reply: Reply) {
         if let Some(slot) = self.replies.borrow_mut().get_mut(&ticket) {
             *slot = Some(reply);
         }

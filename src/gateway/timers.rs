@@ -11,7 +11,7 @@ use shard::units::Nanos;
 use std::time::Duration;
 
 /// Lets time pass, for as long as the shard lives.
-pub async fn keep(core: &Core, pools: &Pools) {
+pub(super) async fn keep(core: &Core, pools: &Pools) {
     /// While leases are held, what falls due meanwhile waits no longer than this.
     const LEASES_EVERY: Duration = Duration::from_millis(10);
     let (mut next_sweep, mut sweep_in) = (Nanos(0), deadline::SWEEP_EVERY);

@@ -14,7 +14,7 @@ use shard::units::Nanos;
 use std::rc::Rc;
 
 /// A call that makes sense.
-pub struct Wanted {
+pub(super) struct Wanted {
     /// Index of the service.
     pub service: u32,
     /// Tokens to reserve: the prompt's estimate and the answer's bound.
@@ -34,25 +34,25 @@ pub struct Wanted {
 
 impl Wanted {
     /// The call as the pools see it.
-    pub fn request(&self, client: Presence) -> upstream::UpstreamRequest<'_> {
+    pub(super) fn request(&self, client: Presence) -> upstream::UpstreamRequest<'_> {
         let (index, service, is_head) = (self.service, self.service(), self.is_head);
         upstream::UpstreamRequest { index, service, is_head, client, deadline: self.deadline }
     }
 
     /// Did the caller ask for a stream?
-    pub fn streams(&self) -> bool {
+    pub(super) fn streams(&self) -> bool {
         self.fields.as_ref().is_some_and(|fields| fields.stream)
     }
 
     /// Whom the call goes to, as far as it decides what passes.
-    pub fn upstream(&self) -> pass::PassTarget<'_> {
+    pub(super) fn upstream(&self) -> pass::PassTarget<'_> {
         let service = self.service();
         let credential_line = service.credential_header.as_ref().map(|line| line.as_bytes());
         pass::PassTarget { authority: service.authority.as_bytes(), credential_line }
     }
 
     /// Its service's name.
-    pub fn service_name(&self) -> &str {
+    pub(super) fn service_name(&self) -> &str {
         &self.service().name
     }
 
@@ -61,7 +61,7 @@ impl Wanted {
     }
 
     /// Writes the upstream's request.
-    pub fn compose(&self, out: &mut Vec<u8>, request: &Request<'_>, call: &Call) {
+    pub(super) fn compose(&self, out: &mut Vec<u8>, request: &Request<'_>, call: &Call) {
         let service = self.service();
         let (head, bytes) = (request.head, request.bytes);
         out.extend_from_slice(request.method());
@@ -106,7 +106,11 @@ impl Wanted {
 }
 
 /// The path that the upstream gets, without the service's `base_path`.
-pub fn target_path<'a>(request: &Request<'a>, call: &Call, service: &'a Service) -> &'a [u8] {
+pub(super) fn target_path<'a>(
+    request: &Request<'a>,
+    call: &Call,
+    service: &'a Service,
+) -> &'a [u8] {
     let path = request.path();
     match call.route {
         Route::Consume { rest_at, .. } => match &path[rest_at..] {

@@ -15,10 +15,10 @@ use std::sync::Arc;
 pub struct Pages(MmapRaw);
 
 /// The right to write a segment's pages. There is one per mapping.
-pub struct PagesWriter(Arc<Pages>);
+pub(super) struct PagesWriter(Arc<Pages>);
 
 /// Maps the first `bytes` of `file`, which must be allocated.
-pub fn map(file: &File, bytes: u64) -> io::Result<(Arc<Pages>, PagesWriter)> {
+pub(super) fn map(file: &File, bytes: u64) -> io::Result<(Arc<Pages>, PagesWriter)> {
     let pages = Arc::new(Pages(MmapOptions::new().len(bytes as usize).map_raw(file)?));
     Ok((pages.clone(), PagesWriter(pages)))
 }
@@ -47,7 +47,7 @@ impl Pages {
 
 impl PagesWriter {
     /// Copies one slot to `offset`.
-    pub fn write(&mut self, offset: u64, slot: &Slot) {
+    pub(super) fn write(&mut self, offset: u64, slot: &Slot) {
         let offset = offset as usize;
         let pages = &self.0.0;
         assert!(offset.checked_add(SLOT_BYTES).is_some_and(|end| end <= pages.len()));

@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 /// Services counted apart; those past it share the label `other`. A deleted service keeps its place
 /// until the process ends, so creating and deleting services uses these up too; a restart frees
 /// the places of those deleted.
-pub const SERVICES_MAX: usize = 1_024;
+pub(crate) const SERVICES_MAX: usize = 1_024;
 /// Plans counted apart, those deleted since the start among them; those past it share the label
 /// `other`.
-pub const PLANS_MAX: usize = 256;
+pub(crate) const PLANS_MAX: usize = 256;
 /// HTTP statuses counted apart: 100 to 599; anything else is `other`.
 const STATUSES: usize = 500;
 /// Upper bounds of `http_request_duration_seconds`, microseconds: Prometheus's own and, for
@@ -45,30 +45,30 @@ const DIRECTIONS: [&str; 3] = ["input", "cached", "output"];
 
 /// A sum that one thread adds to.
 #[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     /// Adds; only ever from the counter's own thread.
-    pub fn add(&self, n: u64) {
+    pub(crate) fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
     /// The sum so far.
-    pub fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
 /// A level that one thread sets.
 #[derive(Debug, Default)]
-pub struct Gauge(AtomicI64);
+pub(crate) struct Gauge(AtomicI64);
 
 impl Gauge {
     /// Sets the level; only ever from the gauge's own thread.
-    pub fn set(&self, level: i64) {
+    pub(crate) fn set(&self, level: i64) {
         self.0.store(level, Relaxed);
     }
     /// The level.
-    pub fn get(&self) -> i64 {
+    pub(crate) fn get(&self) -> i64 {
         self.0.load(Relaxed)
     }
 }
@@ -90,7 +90,7 @@ impl Histogram {
 /// What a request was for, as far as metrics tell requests apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Endpoint {
+pub(crate) enum Endpoint {
     /// `/api/v1/consume/{service_id}`
     Consume,
     /// `/v1/chat/completions`
@@ -117,7 +117,7 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// Every endpoint, in order of its number.
-    pub const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Consume,
         Self::ChatCompletions,
         Self::Completions,
@@ -132,7 +132,7 @@ impl Endpoint {
     ];
 
     /// The label's value.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Consume => "consume",
             Self::ChatCompletions => "chat_completions",
@@ -157,7 +157,7 @@ struct EndpointCounts {
 
 /// How far a call had come when its upstream failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Opening a connection.
     Connect,
     /// Sending the request.
@@ -173,7 +173,7 @@ impl Phase {
     const ALL: [Self; 4] = [Self::Connect, Self::Send, Self::Head, Self::Body];
 
     /// As it stands in metrics and logs.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Connect => "connect",
             Self::Send => "send",
@@ -203,7 +203,7 @@ struct PlanCounts {
 /// One shard's counters. Aligned so that no two shards share a line (nor a prefetched pair).
 #[derive(Debug)]
 #[repr(align(128))]
-pub struct ShardMetrics {
+pub(crate) struct ShardMetrics {
     endpoints: [EndpointCounts; Endpoint::ALL.len()],
     services: Box<[ServiceCounts]>,
     plans: Box<[PlanCounts]>,
@@ -263,7 +263,7 @@ impl ShardMetrics {
     }
 
     /// A request has been answered, refusals included.
-    pub fn request(&self, endpoint: Endpoint, status: u16, duration_us: u64) {
+    pub(crate) fn request(&self, endpoint: Endpoint, status: u16, duration_us: u64) {
         let counts = &self.endpoints[endpoint as usize];
         let slot = usize::from(status).wrapping_sub(100).min(STATUSES);
         counts.statuses[slot].add(1);
@@ -271,7 +271,7 @@ impl ShardMetrics {
     }
 
     /// An admitted request has been settled.
-    pub fn consumption(&self, service: u32, outcome: Outcome, usage: &Usage) {
+    pub(crate) fn consumption(&self, service: u32, outcome: Outcome, usage: &Usage) {
         let counts = &self.services[(service as usize).min(SERVICES_MAX)];
         counts.outcomes[outcome as usize].add(1);
         let tokens = [usage.input_tokens, usage.cached_tokens, usage.output_tokens];
@@ -281,33 +281,33 @@ impl ShardMetrics {
     }
 
     /// A whole answer, or stream, came without usage or with a part of it only.
-    pub fn usage_unreported(&self, service: u32, streamed: bool) {
+    pub(crate) fn usage_unreported(&self, service: u32, streamed: bool) {
         let counts = &self.services[(service as usize).min(SERVICES_MAX)];
         counts.unreported[usize::from(streamed)].add(1);
     }
 
     /// An upstream of this service failed a call that had come so far.
-    pub fn upstream_fault(&self, service: u32, phase: Phase) {
+    pub(crate) fn upstream_fault(&self, service: u32, phase: Phase) {
         self.services[(service as usize).min(SERVICES_MAX)].faults[phase as usize].add(1);
     }
 
     /// An upstream of this service sent bytes that belong to no answer.
-    pub fn stray(&self, service: u32) {
+    pub(crate) fn stray(&self, service: u32) {
         self.services[(service as usize).min(SERVICES_MAX)].strays.add(1);
     }
 
     /// A request was refused by its plan's rate.
-    pub fn rate_limited(&self, plan: u32) {
+    pub(crate) fn rate_limited(&self, plan: u32) {
         self.plans[(plan as usize).min(PLANS_MAX)].rate_limited.add(1);
     }
 
     /// A request was refused by its plan's quota.
-    pub fn quota_exceeded(&self, plan: u32) {
+    pub(crate) fn quota_exceeded(&self, plan: u32) {
         self.plans[(plan as usize).min(PLANS_MAX)].quota_exceeded.add(1);
     }
 
     /// The time that an admitted request took besides its upstream's.
-    pub fn overhead(&self, overhead_us: u64) {
+    pub(crate) fn overhead(&self, overhead_us: u64) {
         self.overheads.add(&OVERHEAD_BOUNDS_US, overhead_us);
     }
 }
@@ -315,7 +315,7 @@ impl ShardMetrics {
 /// Counters of the thread `control`.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub struct ControlMetrics {
+pub(crate) struct ControlMetrics {
     /// Calls made to the authority.
     pub authority_calls: Counter,
     /// 1 while keys go on without the authority.
@@ -333,7 +333,7 @@ pub struct ControlMetrics {
 /// Counters of the thread `writer`.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub struct WriterMetrics {
+pub(crate) struct WriterMetrics {
     /// Rows committed to the ledger.
     pub rows: Counter,
     /// Transactions committed.
@@ -356,7 +356,7 @@ pub struct WriterMetrics {
 
 /// All counters of a process.
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     shards: Box<[ShardMetrics]>,
     /// Of `control`.
     pub control: ControlMetrics,
@@ -366,7 +366,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Zeroes for `shards` shards.
-    pub fn new(shards: usize) -> Self {
+    pub(crate) fn new(shards: usize) -> Self {
         Self {
             shards: (0..shards).map(|_| ShardMetrics::new()).collect(),
             control: ControlMetrics::default(),
@@ -375,7 +375,7 @@ impl Metrics {
     }
 
     /// The counters of one shard.
-    pub fn shard(&self, shard: usize) -> &ShardMetrics {
+    pub(crate) fn shard(&self, shard: usize) -> &ShardMetrics {
         &self.shards[shard]
     }
 }

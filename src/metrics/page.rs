@@ -16,7 +16,7 @@ use std::fmt::{self, Display, Write};
 
 impl Metrics {
     /// The page of `/metrics`; `catalog` names the services and plans.
-    pub fn page(&self, catalog: &Catalog) -> String {
+    pub(crate) fn page(&self, catalog: &Catalog) -> String {
         let mut page = MetricsPage(String::with_capacity(16 * 1_024));
         self.write_requests(&mut page);
         self.write_services(&mut page, catalog);

@@ -5,12 +5,12 @@ use super::put::Put;
 use super::request::ModelRoute;
 
 /// Always the same, so that a run can be repeated.
-pub const CREATED: u64 = 1_735_689_600;
+pub(super) const CREATED: u64 = 1_735_689_600;
 /// Bytes that the fault `huge-head` adds to a head.
 const HUGE_BYTES: usize = 128 * 1024;
 
 /// How an answer's body is framed.
-pub enum AnswerFraming {
+pub(super) enum AnswerFraming {
     /// So many bytes.
     Bytes(usize),
     /// In chunks.
@@ -18,7 +18,7 @@ pub enum AnswerFraming {
 }
 
 /// Appends an answer's head.
-pub fn put_head(out: &mut Vec<u8>, call: &ModelCall, length: &AnswerFraming, huge: bool) {
+pub(super) fn put_head(out: &mut Vec<u8>, call: &ModelCall, length: &AnswerFraming, huge: bool) {
     let content_type = match call.endpoint {
         ModelRoute::Last => "text/plain; charset=utf-8",
         _ if call.stream && call.refusal.is_none() => "text/event-stream; charset=utf-8",
@@ -43,7 +43,7 @@ pub fn put_head(out: &mut Vec<u8>, call: &ModelCall, length: &AnswerFraming, hug
 }
 
 /// Appends the answer to a request that was no proper HTTP; the connection then closes.
-pub fn put_refusal(out: &mut Vec<u8>, status: u16) {
+pub(super) fn put_refusal(out: &mut Vec<u8>, status: u16) {
     let mut body = Vec::new();
     put_error(&mut body, ModelRoute::Unknown, status);
     put_status(out, status);
@@ -68,7 +68,7 @@ fn put_status(out: &mut Vec<u8>, status: u16) {
 }
 
 /// Appends the body of an answer.
-pub fn put_body(out: &mut Vec<u8>, call: &ModelCall, model: &Model) {
+pub(super) fn put_body(out: &mut Vec<u8>, call: &ModelCall, model: &Model) {
     if let Some(status) = call.refusal {
         return put_error(out, call.endpoint, status);
     }
@@ -147,7 +147,7 @@ fn put_embeddings(out: &mut Vec<u8>, call: &ModelCall) {
 }
 
 /// Appends the object of the Responses interface, finished or just begun.
-pub fn put_response(out: &mut Vec<u8>, call: &ModelCall, model: &Model, done: bool) {
+pub(super) fn put_response(out: &mut Vec<u8>, call: &ModelCall, model: &Model, done: bool) {
     let status = if done { response_status(call) } else { "in_progress" };
     out.text(r#"{"id":"resp_"#).id(call.id).text(r#"","object":"response","created_at":"#);
     out.number(CREATED).text(r#","status":""#).text(status).text(r#"","error":null"#);
@@ -180,12 +180,12 @@ pub fn put_response(out: &mut Vec<u8>, call: &ModelCall, model: &Model, done: bo
 }
 
 /// What a finished response is called.
-pub const fn response_status(call: &ModelCall) -> &'static str {
+pub(super) const fn response_status(call: &ModelCall) -> &'static str {
     if call.capped { "incomplete" } else { "completed" }
 }
 
 /// Appends the one item of a response's output, finished or just begun.
-pub fn put_response_item(out: &mut Vec<u8>, call: &ModelCall, model: &Model, done: bool) {
+pub(super) fn put_response_item(out: &mut Vec<u8>, call: &ModelCall, model: &Model, done: bool) {
     out.text(r#"{"type":"message","id":"msg_"#).id(call.id).text(r#"","status":""#);
     out.text(if done { response_status(call) } else { "in_progress" });
     out.text(r#"","role":"assistant","content":["#);
@@ -196,7 +196,7 @@ pub fn put_response_item(out: &mut Vec<u8>, call: &ModelCall, model: &Model, don
 }
 
 /// Appends the one part of a response's item, finished or just begun.
-pub fn put_response_part(out: &mut Vec<u8>, call: &ModelCall, model: &Model, done: bool) {
+pub(super) fn put_response_part(out: &mut Vec<u8>, call: &ModelCall, model: &Model, done: bool) {
     out.text(r#"{"type":"output_text","annotations":[],"text":""#);
     if done {
         model.words.put_all(out, call.text_start(), call.tokens);
@@ -226,12 +226,12 @@ fn put_models(out: &mut Vec<u8>) {
 }
 
 /// Appends time and model.
-pub fn put_created(out: &mut Vec<u8>, call: &ModelCall) {
+pub(super) fn put_created(out: &mut Vec<u8>, call: &ModelCall) {
     out.text(r#""created":"#).number(CREATED).text(r#","model":""#).bytes(&call.name).text("\"");
 }
 
 /// Appends the usage as OpenAI's older interfaces report it.
-pub fn put_usage(out: &mut Vec<u8>, call: &ModelCall) {
+pub(super) fn put_usage(out: &mut Vec<u8>, call: &ModelCall) {
     if !call.usage {
         return;
     }
@@ -247,7 +247,7 @@ pub fn put_usage(out: &mut Vec<u8>, call: &ModelCall) {
 }
 
 /// Appends the usage as Anthropic reports it: cached tokens are not among the input tokens.
-pub fn put_message_usage(out: &mut Vec<u8>, call: &ModelCall, output_tokens: u32) {
+pub(super) fn put_message_usage(out: &mut Vec<u8>, call: &ModelCall, output_tokens: u32) {
     out.text(r#","usage":{"input_tokens":"#)
         .number(u64::from(call.prompt_tokens - call.cached_tokens))
         .text(r#","cache_creation_input_tokens":0,"cache_read_input_tokens":"#)
@@ -258,12 +258,12 @@ pub fn put_message_usage(out: &mut Vec<u8>, call: &ModelCall, output_tokens: u32
 }
 
 /// Why an OpenAI answer ends.
-pub const fn finish_reason(call: &ModelCall) -> &'static str {
+pub(super) const fn finish_reason(call: &ModelCall) -> &'static str {
     if call.capped { "length" } else { "stop" }
 }
 
 /// Why an Anthropic answer ends.
-pub const fn stop_reason(call: &ModelCall) -> &'static str {
+pub(super) const fn stop_reason(call: &ModelCall) -> &'static str {
     if call.capped { "max_tokens" } else { "end_turn" }
 }
 

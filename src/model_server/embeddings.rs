@@ -14,7 +14,7 @@ const DIMENSIONS_DEFAULT: u32 = 8;
 
 /// The vectors that a request wants.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Vectors {
+pub(super) struct Vectors {
     /// How many.
     pub count: u32,
     dimensions: u32,
@@ -36,7 +36,7 @@ struct EmbeddingsBody {
 
 impl Vectors {
     /// Reads the request; `None` if it makes no sense. Without a body it is one input.
-    pub fn wanted(body: &[u8]) -> Option<Self> {
+    pub(super) fn wanted(body: &[u8]) -> Option<Self> {
         if body.is_empty() {
             return Some(Self::default());
         }
@@ -58,7 +58,7 @@ impl Vectors {
     }
 
     /// Appends vector `index` of answer `id` as a JSON value.
-    pub fn put(&self, out: &mut Vec<u8>, id: u64, index: u32) {
+    pub(super) fn put(&self, out: &mut Vec<u8>, id: u64, index: u32) {
         // Multiples of 1/256, so that both encodings say exactly the same.
         let vector = (0..self.dimensions).map(|dimension| {
             let drawn = draw(id, u64::from(index), u64::from(dimension));

@@ -7,19 +7,19 @@ use super::put::Put;
 use super::request::ModelRoute;
 
 /// The events of one stream.
-pub struct Events<'call> {
+pub(super) struct Events<'call> {
     call: &'call ModelCall,
     model: &'call Model,
 }
 
 impl<'call> Events<'call> {
     /// The events of this call, which must be of a shape that streams.
-    pub const fn new(call: &'call ModelCall, model: &'call Model) -> Self {
+    pub(super) const fn new(call: &'call ModelCall, model: &'call Model) -> Self {
         Self { call, model }
     }
 
     /// How many events open the stream; then comes one for each token.
-    pub const fn opening(&self) -> u32 {
+    pub(super) const fn opening(&self) -> u32 {
         match self.call.endpoint {
             ModelRoute::Chat => 1,
             ModelRoute::Responses => 4,
@@ -29,7 +29,7 @@ impl<'call> Events<'call> {
     }
 
     /// How many events there are.
-    pub const fn count(&self) -> u32 {
+    pub(super) const fn count(&self) -> u32 {
         let closing = match self.call.endpoint {
             ModelRoute::Responses => 4,
             ModelRoute::Messages => 3,
@@ -39,7 +39,7 @@ impl<'call> Events<'call> {
     }
 
     /// The event in the middle of the tokens.
-    pub const fn middle(&self) -> u32 {
+    pub(super) const fn middle(&self) -> u32 {
         self.opening() + self.call.tokens / 2
     }
 
@@ -48,7 +48,7 @@ impl<'call> Events<'call> {
     }
 
     /// Appends event `step`.
-    pub fn put(&self, out: &mut Vec<u8>, step: u32) {
+    pub(super) fn put(&self, out: &mut Vec<u8>, step: u32) {
         match self.call.endpoint {
             ModelRoute::Responses => self.put_response(out, step),
             ModelRoute::Messages => self.put_message(out, step),
@@ -58,7 +58,7 @@ impl<'call> Events<'call> {
     }
 
     /// Appends an event that says that the stream failed at `step`.
-    pub fn put_error(&self, out: &mut Vec<u8>, step: u32) {
+    pub(super) fn put_error(&self, out: &mut Vec<u8>, step: u32) {
         const MESSAGE: &str = r#""message":"The simulated model server failed.""#;
         match self.call.endpoint {
             ModelRoute::Responses => out

@@ -2,7 +2,7 @@
 
 /// A fault; see [`PlannedFault::NAMES`] for how each is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlannedFault {
+pub(crate) enum PlannedFault {
     /// An error answer with this status.
     Status(u16),
     /// The connection closes instead of an answer.
@@ -49,7 +49,7 @@ const TABLE: [(&str, PlannedFault); 15] = [
 
 impl PlannedFault {
     /// Every fault's name.
-    pub const NAMES: [&'static str; TABLE.len()] = {
+    pub(crate) const NAMES: [&'static str; TABLE.len()] = {
         let mut names = [""; TABLE.len()];
         let mut at = 0;
         while at < names.len() {
@@ -60,7 +60,7 @@ impl PlannedFault {
     };
 
     /// The fault of this name.
-    pub fn named(name: &[u8]) -> Option<Self> {
+    pub(crate) fn named(name: &[u8]) -> Option<Self> {
         TABLE.iter().find(|(known, _)| known.as_bytes() == name).map(|(_, fault)| *fault)
     }
 }

@@ -19,7 +19,7 @@ mod server;
 mod tests;
 mod words;
 
-pub use fault::PlannedFault;
+pub(crate) use fault::PlannedFault;
 
 use crate::net;
 use model::Model;
@@ -32,7 +32,7 @@ use std::thread;
 
 /// How the server behaves where a request's `x-mock-…` headers don't say otherwise.
 #[derive(Clone, Debug)]
-pub struct Behaviour {
+pub(crate) struct Behaviour {
     /// Wait before an answer's head.
     pub latency_ms: u32,
     /// At most this much more, drawn for each request.
@@ -80,7 +80,7 @@ impl Default for Behaviour {
 
 /// Starts a server on a thread of its own, which lives as long as the process; the address that
 /// it listens on.
-pub fn spawn(listen: SocketAddr, behaviour: Behaviour) -> io::Result<SocketAddr> {
+pub(crate) fn spawn(listen: SocketAddr, behaviour: Behaviour) -> io::Result<SocketAddr> {
     let listener = net::bind(listen)?;
     let address = listener.local_addr()?;
     start_thread(listener, Arc::new(Model::new(behaviour)))?;
@@ -88,7 +88,7 @@ pub fn spawn(listen: SocketAddr, behaviour: Behaviour) -> io::Result<SocketAddr>
 }
 
 /// Runs a server of `threads` threads that share one port, until one of them fails.
-pub fn run(
+pub(crate) fn run(
     listen: SocketAddr,
     threads: NonZeroUsize,
     behaviour: Behaviour,

@@ -21,10 +21,10 @@ const WAIT_MS_MAX: u32 = 600_000;
 /// Bytes of a body that are kept for `/mock/last`.
 const KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The model's name if a request has none.
-pub const DEFAULT_NAME: &str = "mock-small";
+pub(super) const DEFAULT_NAME: &str = "mock-small";
 
 /// One server.
-pub struct Model {
+pub(super) struct Model {
     behaviour: Behaviour,
     scanner: Scanner,
     /// What it says.
@@ -36,7 +36,7 @@ pub struct Model {
 
 /// Counts since the start; requests to `/mock/…` are in none but `connections`.
 #[derive(Default)]
-pub struct Counts {
+pub(super) struct Counts {
     pub requests: AtomicU64,
     pub streams: AtomicU64,
     /// Streams whose client went away before the end.
@@ -52,7 +52,7 @@ struct Last {
 }
 
 /// The answer decided on for one request.
-pub struct ModelCall {
+pub(super) struct ModelCall {
     pub endpoint: ModelRoute,
     pub head_only: bool,
     pub close: bool,
@@ -83,14 +83,14 @@ pub struct ModelCall {
 
 impl ModelCall {
     /// Where the answer's text starts.
-    pub const fn text_start(&self) -> u32 {
+    pub(super) const fn text_start(&self) -> u32 {
         self.id as u32
     }
 }
 
 impl Model {
     /// A server that behaves like this.
-    pub fn new(behaviour: Behaviour) -> Self {
+    pub(super) fn new(behaviour: Behaviour) -> Self {
         Self {
             words: Words::new(behaviour.seed),
             behaviour,
@@ -101,7 +101,7 @@ impl Model {
     }
 
     /// Decides on the answer, and keeps the request for `/mock/last`. `name` is a buffer to use.
-    pub fn plan(&self, parsed: &Head, head: &[u8], body: &[u8], name: Vec<u8>) -> ModelCall {
+    pub(super) fn plan(&self, parsed: &Head, head: &[u8], body: &[u8], name: Vec<u8>) -> ModelCall {
         let endpoint = parsed.endpoint;
         let mut call = ModelCall {
             endpoint,
@@ -151,13 +151,13 @@ impl Model {
     }
 
     /// The body of `/mock/last`: the head and the first 4 MiB of the body, as they came.
-    pub fn put_last(&self, out: &mut Vec<u8>) {
+    pub(super) fn put_last(&self, out: &mut Vec<u8>) {
         let last = self.last();
         out.bytes(&last.head).bytes(&last.body);
     }
 
     /// The body of `/mock/stats`.
-    pub fn put_stats(&self, out: &mut Vec<u8>) {
+    pub(super) fn put_stats(&self, out: &mut Vec<u8>) {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         out.text(r#"{"requests":"#)
             .number(count(&self.counts.requests))

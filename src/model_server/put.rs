@@ -1,7 +1,7 @@
 //! Appending to a buffer of bytes, in chains, without allocating or formatting.
 
 /// Appends; each returns the buffer for the next.
-pub trait Put {
+pub(super) trait Put {
     /// Bytes as they are.
     fn bytes(&mut self, bytes: &[u8]) -> &mut Self;
     /// Text as it is.

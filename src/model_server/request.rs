@@ -16,7 +16,7 @@ const NAME_BYTES_MAX: usize = 256;
 
 /// What is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ModelRoute {
+pub(super) enum ModelRoute {
     /// `/v1/chat/completions`
     Chat,
     /// `/v1/completions`
@@ -39,7 +39,7 @@ pub enum ModelRoute {
 
 /// How long the body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
+pub(super) enum Framing {
     /// By `content-length`, or 0.
     Length(usize),
     /// In chunks.
@@ -48,7 +48,7 @@ pub enum Framing {
 
 /// What a request's `x-mock-…` headers ask for.
 #[derive(Debug, Default)]
-pub struct Overrides {
+pub(super) struct Overrides {
     pub fault: Option<PlannedFault>,
     pub tokens: Option<u32>,
     pub latency_ms: Option<u32>,
@@ -61,7 +61,7 @@ pub struct Overrides {
 
 /// A request's head.
 #[derive(Debug)]
-pub struct Head {
+pub(super) struct Head {
     /// Its bytes.
     pub length: usize,
     pub endpoint: ModelRoute,
@@ -77,7 +77,7 @@ pub struct Head {
 
 /// Parses the head at the front of `bytes`; `None` if it isn't all there, or the status of the
 /// refusal.
-pub fn parse(bytes: &[u8]) -> Result<Option<Head>, u16> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Option<Head>, u16> {
     let mut fields = [MaybeUninit::uninit(); FIELDS_MAX];
     let mut request = httparse::Request::new(&mut []);
     let length = match request.parse_with_uninit_headers(bytes, &mut fields) {
@@ -176,7 +176,7 @@ fn number(digits: &[u8]) -> Option<u32> {
 
 /// Decodes chunks from `input` at `at` onwards into `body`, as far as they are there; returns
 /// whether the body is complete. `at` stays before what must be seen again.
-pub fn decode_chunks(input: &[u8], at: &mut usize, body: &mut Vec<u8>) -> Result<bool, u16> {
+pub(super) fn decode_chunks(input: &[u8], at: &mut usize, body: &mut Vec<u8>) -> Result<bool, u16> {
     loop {
         let rest = &input[*at..];
         let (used, size) = match httparse::parse_chunk_size(rest) {
@@ -218,7 +218,7 @@ fn end_of_trailers(rest: &[u8], from: usize) -> Result<Option<usize>, u16> {
 /// Finds the few fields of a JSON body that change an answer, without parsing it: the first
 /// occurrence as a key, at any depth, whose value has the right type. Inside a string the
 /// quotes would be escaped, so no text can be taken for a key.
-pub struct Scanner {
+pub(super) struct Scanner {
     model: Finder<'static>,
     stream: Finder<'static>,
     include_usage: Finder<'static>,
@@ -227,7 +227,7 @@ pub struct Scanner {
 
 impl Scanner {
     /// Prepares the searches.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             model: Finder::new("\"model\""),
             stream: Finder::new("\"stream\""),
@@ -237,7 +237,7 @@ impl Scanner {
     }
 
     /// The model's name, as it is written between its quotes.
-    pub fn model<'body>(&self, body: &'body [u8]) -> Option<&'body [u8]> {
+    pub(super) fn model<'body>(&self, body: &'body [u8]) -> Option<&'body [u8]> {
         values(&self.model, body).find_map(|value| {
             let inside = value.strip_prefix(b"\"")?;
             let inside = &inside[..inside.len().min(NAME_BYTES_MAX)];
@@ -252,17 +252,17 @@ impl Scanner {
     }
 
     /// Whether a stream is wanted.
-    pub fn stream(&self, body: &[u8]) -> bool {
+    pub(super) fn stream(&self, body: &[u8]) -> bool {
         flag(&self.stream, body)
     }
 
     /// Whether a stream is to end with its usage.
-    pub fn include_usage(&self, body: &[u8]) -> bool {
+    pub(super) fn include_usage(&self, body: &[u8]) -> bool {
         flag(&self.include_usage, body)
     }
 
     /// The most output tokens wanted, by whichever of its names.
-    pub fn tokens_max(&self, body: &[u8]) -> Option<u32> {
+    pub(super) fn tokens_max(&self, body: &[u8]) -> Option<u32> {
         self.maximum.find_iter(body).find_map(|at| {
             let key = ["\"max_", "\"max_completion_", "\"max_output_"];
             if !key.iter().any(|key| body[..at].ends_with(key.as_bytes())) {

@@ -32,7 +32,10 @@ const SLOW_PAUSE: Duration = Duration::from_millis(1);
 const MISSING_BYTES: usize = 16;
 
 /// Serves connections; ends only if the listener can't be used.
-pub async fn serve(listener: std::net::TcpListener, model: Arc<Model>) -> std::io::Result<()> {
+pub(super) async fn serve(
+    listener: std::net::TcpListener,
+    model: Arc<Model>,
+) -> std::io::Result<()> {
     let listener = Listener::from_std(listener)?;
     let open = Rc::new(Cell::new(0));
     loop {

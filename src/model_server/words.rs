@@ -15,7 +15,7 @@ const WORDS: [&str; 48] = [
 const PERIOD: u32 = 4096;
 
 /// An endless text.
-pub struct Words {
+pub(super) struct Words {
     /// One period; each word has a space before it.
     text: String,
     /// Where each word starts, and where the last one ends.
@@ -24,7 +24,7 @@ pub struct Words {
 
 impl Words {
     /// The text of this seed.
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let (mut text, mut starts) = (String::new(), vec![0]);
         for number in 0..u64::from(PERIOD) {
             text.push(' ');
@@ -35,13 +35,13 @@ impl Words {
     }
 
     /// Appends word `index` of an answer that starts at `start` of the text.
-    pub fn put_one(&self, out: &mut Vec<u8>, start: u32, index: u32) {
+    pub(super) fn put_one(&self, out: &mut Vec<u8>, start: u32, index: u32) {
         let word = self.slice(start.wrapping_add(index) % PERIOD, 1);
         out.extend_from_slice(if index == 0 { &word[1..] } else { word });
     }
 
     /// Appends the first `count` words of an answer that starts at `start` of the text.
-    pub fn put_all(&self, out: &mut Vec<u8>, start: u32, count: u32) {
+    pub(super) fn put_all(&self, out: &mut Vec<u8>, start: u32, count: u32) {
         let mut done = 0;
         while done < count {
             let from = start.wrapping_add(done) % PERIOD;

@@ -15,9 +15,9 @@ mod socket;
 mod tests;
 mod write_half;
 
-pub use read_half::ReadHalf;
-pub use socket::{Handle, Look, Peer, peers};
-pub use write_half::WriteHalf;
+pub(crate) use read_half::ReadHalf;
+pub(crate) use socket::{Handle, Look, Peer, peers};
+pub(crate) use write_half::WriteHalf;
 
 use crate::clock;
 use io_uring::IoUring;
@@ -43,7 +43,7 @@ const BACKLOG: i32 = 4096;
 /// `single_issuer` + `defer_taskrun` is worth more than the choice of runtime: completions are
 /// handled when the loop asks for them, not by interrupting it (1.9 × less CPU; tuning.md).
 /// Kernels before 6.1 lack it and get `coop_taskrun`.
-pub fn run<F: Future>(main: F) -> io::Result<F::Output> {
+pub(crate) fn run<F: Future>(main: F) -> io::Result<F::Output> {
     let mut deferred = IoUring::builder();
     deferred.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
     let mut cooperative = IoUring::builder();
@@ -63,29 +63,29 @@ pub fn run<F: Future>(main: F) -> io::Result<F::Output> {
 }
 
 /// Starts a task on this thread.
-pub fn spawn(task: impl Future<Output = ()> + 'static) {
+pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
     drop(monoio::spawn(task));
 }
 
 /// Waits.
-pub async fn sleep(span: Duration) {
+pub(crate) async fn sleep(span: Duration) {
     monoio::time::sleep(span).await;
     clock::tick();
 }
 
 /// Waits for `future`, at most `span`; `None` if it took longer. Only for futures that own no
 /// operation of the ring, or whose socket is thrown away with them.
-pub async fn within<F: Future>(span: Duration, future: F) -> Option<F::Output> {
+pub(crate) async fn within<F: Future>(span: Duration, future: F) -> Option<F::Output> {
     let output = monoio::time::timeout(span, future).await.ok();
     clock::tick();
     output
 }
 
 /// A listening socket of this thread.
-pub struct Listener(TcpListener);
+pub(crate) struct Listener(TcpListener);
 
 /// Opens a listening socket that shares its port with the other shards'.
-pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     set_socket_reuseaddr(&socket, true)?;
@@ -97,26 +97,26 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 impl Listener {
     /// Takes over a socket made by [`bind`].
-    pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
+    pub(crate) fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
         Ok(Self(TcpListener::from_std(listener)?))
     }
 
     /// The next connection, without Nagle's delay.
-    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+    pub(crate) async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
         let (stream, peer) = self.0.accept().await?;
         clock::tick();
         Ok((Stream::new(stream)?, peer))
     }
 
     /// Ends the accept that waits on it, and all later ones.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         socket::end_accepts(&self.0);
     }
 }
 
 /// A connected socket: its halves, which can go to different owners. It closes when neither is
 /// left.
-pub struct Stream {
+pub(crate) struct Stream {
     /// What it receives.
     pub reader: ReadHalf,
     /// What it sends.
@@ -131,7 +131,7 @@ impl Stream {
     }
 
     /// Opens a connection.
-    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+    pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
         let connected = TcpStream::connect_addr(address).await;
         clock::tick();
         Self::new(connected?)

@@ -117,7 +117,7 @@ pub(super) fn end_accepts(listener: &TcpListener) {
 /// A socket whose halves others hold, on the same thread. It keeps nothing open: on a socket that
 /// has been closed it does nothing.
 #[derive(Clone)]
-pub struct Handle(Weak<SharedStream>);
+pub(crate) struct Handle(Weak<SharedStream>);
 
 impl Handle {
     pub(super) fn new(socket: &Rc<SharedStream>) -> Self {
@@ -126,22 +126,22 @@ impl Handle {
 
     /// Ends the reads that wait on it, and all later ones, once they have found what is here;
     /// writes go on.
-    pub fn end_reads(&self) {
+    pub(crate) fn end_reads(&self) {
         self.shutdown(Shutdown::Read);
     }
 
     /// Ends the reads and writes that wait on it, and all later ones.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.shutdown(Shutdown::Both);
     }
 
     /// See [`super::WriteHalf::send_now`].
-    pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         self.0.upgrade().ok_or(io::ErrorKind::NotConnected)?.send_now(bytes)
     }
 
     /// See [`super::WriteHalf::unacknowledged_bytes`].
-    pub fn unacknowledged_bytes(&self) -> io::Result<u32> {
+    pub(crate) fn unacknowledged_bytes(&self) -> io::Result<u32> {
         self.0.upgrade().ok_or(io::ErrorKind::NotConnected)?.unacknowledged_bytes()
     }
 
@@ -154,7 +154,7 @@ impl Handle {
 
 /// What a read would find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub(crate) enum Look {
     /// Nothing yet.
     Quiet,
     /// Bytes.
@@ -165,7 +165,7 @@ pub enum Look {
 
 /// What can be known of a socket's peer without reading from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
+pub(crate) enum Peer {
     /// It may say more.
     Open,
     /// It says no more. Whether it still listens only a write can tell.
@@ -175,7 +175,7 @@ pub enum Peer {
 }
 
 /// The peers of many sockets, asked of the kernel at once and without waiting.
-pub fn peers(handles: &[&Handle]) -> io::Result<Vec<Peer>> {
+pub(crate) fn peers(handles: &[&Handle]) -> io::Result<Vec<Peer>> {
     let sockets: Vec<Option<Rc<SharedStream>>> =
         handles.iter().map(|handle| handle.0.upgrade()).collect();
     let poll_fd =

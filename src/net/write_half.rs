@@ -12,11 +12,11 @@ use std::rc::Rc;
 use std::task::Poll;
 
 /// What a socket sends, for one writer.
-pub struct WriteHalf(pub(super) Rc<SharedStream>);
+pub(crate) struct WriteHalf(pub(super) Rc<SharedStream>);
 
 impl WriteHalf {
     /// Writes once: how many of `bytes` there was room for.
-    pub async fn write(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    pub(crate) async fn write(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
         let (result, given_back) = self.0.write(std::mem::take(bytes)).await;
         clock::tick();
         *bytes = given_back;
@@ -24,7 +24,7 @@ impl WriteHalf {
     }
 
     /// Writes all of `bytes`.
-    pub async fn write_all(&mut self, bytes: &mut Vec<u8>) -> io::Result<()> {
+    pub(crate) async fn write_all(&mut self, bytes: &mut Vec<u8>) -> io::Result<()> {
         let mut written = 0;
         while written < bytes.len() {
             let (result, rest) = self.0.write(std::mem::take(bytes).slice(written..)).await;
@@ -42,7 +42,7 @@ impl WriteHalf {
 
     /// Waits until there is room to write or, where a reader is given, something for it to read.
     /// It takes nothing, so it may be dropped.
-    pub async fn ready(&self, or_readable: Option<&ReadHalf>) -> io::Result<()> {
+    pub(crate) async fn ready(&self, or_readable: Option<&ReadHalf>) -> io::Result<()> {
         let mut writable = pin!(self.0.writable());
         let mut readable = pin!(or_readable.map(|reader| reader.0.readable()));
         let ready = poll_fn(|context| {
@@ -59,18 +59,18 @@ impl WriteHalf {
     }
 
     /// Sends what there is room for at once; how much that is.
-    pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         self.0.send_now(bytes)
     }
 
     /// Bytes sent that the peer's kernel has not acknowledged: no program there can have read
     /// them. They stay counted when the peer resets the connection.
-    pub fn unacknowledged_bytes(&self) -> io::Result<u32> {
+    pub(crate) fn unacknowledged_bytes(&self) -> io::Result<u32> {
         self.0.unacknowledged_bytes()
     }
 
     /// The peer reads an end; reads go on.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.0.shutdown(Shutdown::Write);
     }
 }

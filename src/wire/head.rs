@@ -50,7 +50,7 @@ pub(super) struct HeadScan {
 impl HeadScan {
     /// Where the head ends, its empty line included; `None` until that has come. Between two calls
     /// `buf` may only grow at its end.
-    pub fn find_end(
+    pub(super) fn find_end(
         &mut self,
         buf: &[u8],
         head_bytes: usize,
@@ -84,7 +84,7 @@ impl HeadScan {
     }
 
     /// The first line is not complete yet.
-    pub fn in_first_line(&self) -> bool {
+    pub(super) fn in_first_line(&self) -> bool {
         !self.first_line_seen
     }
 
@@ -116,7 +116,7 @@ pub(super) struct FramingFields {
 
 impl FramingFields {
     /// Takes note of one field; the error is a reason that a client may see.
-    pub fn note(&mut self, name: &[u8], value: &[u8]) -> Result<(), &'static str> {
+    pub(super) fn note(&mut self, name: &[u8], value: &[u8]) -> Result<(), &'static str> {
         match name.len() {
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 if self.length.is_some() {
@@ -140,7 +140,7 @@ impl FramingFields {
     }
 
     /// Refuses what two readers could frame differently.
-    pub fn check(&self, http_10: bool) -> Result<(), &'static str> {
+    pub(super) fn check(&self, http_10: bool) -> Result<(), &'static str> {
         if self.chunked && self.length.is_some() {
             return Err("both Content-Length and Transfer-Encoding");
         }
@@ -151,7 +151,7 @@ impl FramingFields {
     }
 
     /// The connection may carry another message.
-    pub fn persists(&self, http_10: bool) -> bool {
+    pub(super) fn persists(&self, http_10: bool) -> bool {
         !self.close && (!http_10 || self.keep_alive)
     }
 

@@ -198,7 +198,7 @@ pub(super) mod tests {
         }
     }
 
-    pub fn base64(bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn base64(bytes: &[u8]) -> Vec<u8> {
         const LETTERS: &[u8; 64] =
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let mut text = Vec::new();

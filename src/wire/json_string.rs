@@ -9,7 +9,7 @@ const BLOCK_BYTES: usize = 64;
 
 /// The place of the closing quote of the string whose characters begin at `start`, and whether
 /// there are escapes before it. `None`: there is none, or what stands before it is not allowed.
-pub fn string_end(text: &[u8], start: usize) -> Option<(usize, bool)> {
+pub(super) fn string_end(text: &[u8], start: usize) -> Option<(usize, bool)> {
     let mut block_at = start;
     // Everything before this has been checked.
     let mut next = start;

@@ -23,7 +23,7 @@ const GAPS_NAMED_MAX: usize = 100;
 
 /// What a replay found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReplayReport {
+pub(crate) struct ReplayReport {
     /// Journals brought in.
     pub journals: u64,
     /// Settled records added to the ledger.
@@ -44,7 +44,7 @@ pub struct ReplayReport {
 
 /// Why journals could not be brought in. Nothing is lost: they are still there.
 #[derive(Debug)]
-pub enum ReplayError {
+pub(crate) enum ReplayError {
     /// The store failed.
     Store(LedgerError),
     /// The file system failed at this path.
@@ -69,7 +69,7 @@ impl From<LedgerError> for ReplayError {
 }
 
 /// Brings in every journal under `data_dir`. To be called before this process makes its own.
-pub fn replay(
+pub(crate) fn replay(
     data_dir: &Path,
     ledger: &mut Ledger,
     price: Price<'_>,
@@ -78,7 +78,7 @@ pub fn replay(
 }
 
 /// Brings in every journal in `root`.
-pub fn replay_root(
+pub(crate) fn replay_root(
     root: &Path,
     ledger: &mut Ledger,
     price: Price<'_>,
@@ -91,7 +91,7 @@ pub fn replay_root(
 }
 
 /// The journals' directories in `root`, oldest first. A root that does not exist has none.
-pub fn journals_in(root: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn journals_in(root: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -110,12 +110,12 @@ pub fn journals_in(root: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The id that a journal's directory is named by.
-pub fn journal_id(dir: &Path) -> Option<u128> {
+pub(crate) fn journal_id(dir: &Path) -> Option<u128> {
     Uuid::try_parse(dir.file_name()?.to_str()?).ok().map(|id| id.as_u128())
 }
 
 /// Brings in the journal in `dir`, whose name is its id, and removes it.
-pub fn replay_journal(
+pub(crate) fn replay_journal(
     dir: &Path,
     ledger: &mut Ledger,
     price: Price<'_>,

@@ -26,7 +26,7 @@ const FAILED_PAUSE_MAX: Duration = Duration::from_secs(2);
 const CONFIGS_MAX: usize = 4;
 
 /// What the writer works with.
-pub struct WriterArgs {
+pub(crate) struct WriterArgs {
     /// The writer's own connection to the ledger.
     pub ledger: Ledger,
     /// `[usage]`
@@ -40,7 +40,7 @@ pub struct WriterArgs {
 }
 
 /// The running writer.
-pub struct WriterHandle {
+pub(crate) struct WriterHandle {
     thread: JoinHandle<bool>,
     stop_at: Arc<AtomicU64>,
     configs: flume::Sender<UsageConfig>,
@@ -49,14 +49,14 @@ pub struct WriterHandle {
 impl WriterHandle {
     /// From the next batch on, `config` holds. `durability` and the journals' sizes are those of
     /// the start.
-    pub fn set_config(&self, config: UsageConfig) {
+    pub(crate) fn set_config(&self, config: UsageConfig) {
         // A writer that has ended needs none.
         let _ = self.configs.send(config);
     }
 
     /// Waits until everything that was settled is in the ledger and all journals are closed and
     /// removed, at most `timeout_ms`. False: something was left for the next start to replay.
-    pub fn finish(self, timeout_ms: u64) -> bool {
+    pub(crate) fn finish(self, timeout_ms: u64) -> bool {
         let stop_at = clock::now().after(Nanos::from_ms(timeout_ms));
         self.stop_at.store(stop_at.0, Ordering::Release);
         self.thread.thread().unpark();
@@ -65,7 +65,7 @@ impl WriterHandle {
 }
 
 /// Starts the writer, and a syncer per journal under `durability = disk`.
-pub fn spawn(args: WriterArgs) -> io::Result<WriterHandle> {
+pub(crate) fn spawn(args: WriterArgs) -> io::Result<WriterHandle> {
     if args.config.durability == Durability::Disk {
         for (journal, to_shard) in args.journals.iter().zip(&args.channels.to_shards) {
             sync::spawn(journal.clone(), to_shard.clone())?;

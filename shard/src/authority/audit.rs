@@ -8,7 +8,7 @@ use super::TOKEN;
 /// Faults to plant, one at a time, to show that the simulation finds them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(not(test), expect(dead_code, reason = "faults are planted in tests only"))]
-pub enum Planted {
+pub(crate) enum Planted {
     /// None.
     #[default]
     Nothing,
@@ -28,7 +28,7 @@ pub enum Planted {
 
 /// Every token that came or went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Books {
+pub(crate) struct Books {
     /// What the bucket held at first, in nano-tokens, and what a change of plan gave or took.
     pub given: i128,
     pub accrued: i128,
@@ -45,7 +45,7 @@ pub struct Books {
 #[cfg(test)]
 impl Books {
     /// What does not add up.
-    pub fn fault(&self) -> Option<String> {
+    pub(crate) fn fault(&self) -> Option<String> {
         let flow = i128::from(self.returned) - i128::from(self.granted);
         if self.level != self.given + self.accrued + flow * TOKEN {
             return Some(format!("conservation: tokens made or lost at the authority: {self:?}"));
@@ -64,7 +64,7 @@ impl Books {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Audit {
+pub(super) struct Audit {
     #[cfg(test)]
     pub planted: Planted,
     #[cfg(test)]
@@ -74,7 +74,7 @@ pub struct Audit {
 impl Audit {
     /// Books a change.
     #[cfg_attr(not(test), expect(clippy::unused_self, reason = "there are no books"))]
-    pub fn book(&mut self, change: impl FnOnce(&mut Books)) {
+    pub(super) fn book(&mut self, change: impl FnOnce(&mut Books)) {
         #[cfg(test)]
         change(&mut self.books);
         #[cfg(not(test))]
@@ -83,14 +83,14 @@ impl Audit {
 
     /// Is this fault planted?
     #[cfg(test)]
-    pub fn has(&self, fault: Planted) -> bool {
+    pub(super) fn has(&self, fault: Planted) -> bool {
         self.planted == fault
     }
 
     /// No fault is.
     #[cfg(not(test))]
     #[expect(clippy::unused_self, reason = "nothing is planted outside of tests")]
-    pub const fn has(&self, _: Planted) -> bool {
+    pub(super) const fn has(&self, _: Planted) -> bool {
         false
     }
 }

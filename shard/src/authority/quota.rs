@@ -11,7 +11,7 @@ use crate::limits::{AUTHORITY_TOKENS_MAX, HOLDERS_MAX};
 use crate::units::Nanos;
 
 #[derive(Debug, Default)]
-pub struct ConsumerMonth {
+pub(super) struct ConsumerMonth {
     /// When the authority that it belongs to was opened.
     pub(super) open_at: Option<Nanos>,
     pub(super) seeded: bool,
@@ -36,28 +36,28 @@ pub(super) struct QuotaHolder {
 }
 
 /// An answer that grants nothing.
-pub fn refused(ask: &QuotaAsk, status: Status) -> QuotaAnswer {
+pub(super) fn refused(ask: &QuotaAsk, status: Status) -> QuotaAnswer {
     QuotaAnswer { consumer: ask.consumer, period: ask.period, status, granted: 0, left: 0 }
 }
 
 impl ConsumerMonth {
-    pub fn new(open_at: Option<Nanos>) -> Self {
+    pub(super) fn new(open_at: Option<Nanos>) -> Self {
         Self { open_at, ..Self::default() }
     }
 
     /// Is it from before a loss of memory?
-    pub fn is_lost(&self, open_at: Option<Nanos>) -> bool {
+    pub(super) fn is_lost(&self, open_at: Option<Nanos>) -> bool {
         self.open_at != open_at
     }
 
-    pub fn seed(&mut self, consumed_tokens: u64) {
+    pub(super) fn seed(&mut self, consumed_tokens: u64) {
         if !self.seeded {
             self.seeded = true;
             self.consumed = consumed_tokens.min(AUTHORITY_TOKENS_MAX);
         }
     }
 
-    pub fn call(&mut self, call: &LeaseCall, ask: &QuotaAsk, now: Nanos) -> QuotaAnswer {
+    pub(super) fn call(&mut self, call: &LeaseCall, ask: &QuotaAsk, now: Nanos) -> QuotaAnswer {
         self.called_at = self.called_at.max(now);
         let now = self.called_at;
         if !self.seeded {
@@ -134,14 +134,14 @@ impl ConsumerMonth {
         self.limit.saturating_sub(self.consumed).saturating_sub(on_lease)
     }
 
-    pub fn is_forgettable(&self, now: Nanos) -> bool {
+    pub(super) fn is_forgettable(&self, now: Nanos) -> bool {
         now >= self.called_at.after(QUOTA_MEMORY)
             && self.holders.iter().all(|holder| holder.balance == 0)
     }
 
     /// Limit, consumed, on lease.
     #[cfg(test)]
-    pub fn probe(&self) -> (u64, u64, u64) {
+    pub(super) fn probe(&self) -> (u64, u64, u64) {
         let on_lease = self.holders.iter().map(|holder| holder.balance).sum();
         (self.limit, self.consumed, on_lease)
     }

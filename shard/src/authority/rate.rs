@@ -22,7 +22,7 @@ const REVOKED_DENY: Nanos = Nanos::from_s(1);
 const TTL_MIN: Nanos = Nanos::from_ms(100);
 
 #[derive(Debug)]
-pub struct Bucket {
+pub(super) struct Bucket {
     /// When the authority that it belongs to was opened.
     pub(super) open_at: Option<Nanos>,
     pub(super) rate_per_s: u64,
@@ -56,7 +56,7 @@ pub(super) struct RateHolder {
 }
 
 /// An answer that grants nothing.
-pub fn denied(bucket: BucketId, deny_for: Nanos) -> RateAnswer {
+pub(super) fn denied(bucket: BucketId, deny_for: Nanos) -> RateAnswer {
     RateAnswer {
         bucket,
         status: Status::Denied,
@@ -72,7 +72,7 @@ pub fn denied(bucket: BucketId, deny_for: Nanos) -> RateAnswer {
 }
 
 /// The plan's rate and burst, as far as they are counted with.
-pub fn plan_of(ask: &RateAsk) -> (u64, u64) {
+pub(super) fn plan_of(ask: &RateAsk) -> (u64, u64) {
     (ask.rate_per_s.clamp(1, AUTHORITY_RATE_MAX), ask.burst.clamp(1, AUTHORITY_RATE_MAX))
 }
 
@@ -84,7 +84,7 @@ fn time_to_accrue(nano_tokens: i128, rate_per_s: u128) -> Nanos {
 
 impl Bucket {
     /// Full, or as full as it can be if it was empty at that instant.
-    pub fn new((rate_per_s, burst): (u64, u64), open_at: Option<Nanos>, now: Nanos) -> Self {
+    pub(super) fn new((rate_per_s, burst): (u64, u64), open_at: Option<Nanos>, now: Nanos) -> Self {
         let full = i128::from(burst) * TOKEN;
         let level = open_at.map_or(full, |empty_at| {
             full.min(i128::from(rate_per_s) * i128::from(now.since(empty_at).0))
@@ -106,11 +106,11 @@ impl Bucket {
     }
 
     /// Is it from before a loss of memory?
-    pub fn is_lost(&self, open_at: Option<Nanos>) -> bool {
+    pub(super) fn is_lost(&self, open_at: Option<Nanos>) -> bool {
         self.open_at != open_at
     }
 
-    pub fn call(&mut self, call: &LeaseCall, ask: &RateAsk, now: Nanos) -> RateAnswer {
+    pub(super) fn call(&mut self, call: &LeaseCall, ask: &RateAsk, now: Nanos) -> RateAnswer {
         self.advance(now);
         let now = self.last;
         let place = match self.place_of(call, ask, now) {
@@ -406,7 +406,7 @@ impl Bucket {
     }
 
     /// Is it as if it had never been seen?
-    pub fn is_forgettable(&mut self, now: Nanos) -> bool {
+    pub(super) fn is_forgettable(&mut self, now: Nanos) -> bool {
         self.advance(now);
         let now = self.last;
         !self.revoked
@@ -419,12 +419,12 @@ impl Bucket {
 /// What the simulation looks at.
 #[cfg(test)]
 impl Bucket {
-    pub fn probe(&mut self, now: Nanos) -> Books {
+    pub(super) fn probe(&mut self, now: Nanos) -> Books {
         self.advance(now);
         Books { level: self.level, outstanding: self.outstanding, ..self.audit.books }
     }
 
-    pub fn probe_holder(&self, id: u128, now: Nanos) -> u64 {
+    pub(super) fn probe_holder(&self, id: u128, now: Nanos) -> u64 {
         let live = self.holders.iter().filter(|holder| holder.expires_at > now.max(self.last));
         live.filter(|holder| holder.id == id).map(|holder| holder.outstanding).sum()
     }

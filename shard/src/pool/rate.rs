@@ -20,7 +20,7 @@ const DEMAND_WINDOW: Nanos = Nanos::from_ms(100);
 const SLICE_PARTS: u64 = 8;
 
 #[derive(Debug)]
-pub struct RateLease {
+pub(super) struct RateLease {
     rate_per_s: u64,
     burst: u64,
     when_lost: Option<WhenLost>,
@@ -74,7 +74,7 @@ struct RateWaiter {
 }
 
 impl RateLease {
-    pub fn new(plan: &Plan, rtt: Nanos, shards: u16, now: Nanos) -> Self {
+    pub(super) fn new(plan: &Plan, rtt: Nanos, shards: u16, now: Nanos) -> Self {
         Self {
             rate_per_s: plan.rate_per_s,
             burst: plan.burst,
@@ -107,7 +107,7 @@ impl RateLease {
     }
 
     /// Books a shard's report and notes its want.
-    pub fn on_word(&mut self, word: &RateWant, plan: &Plan, now: Nanos) {
+    pub(super) fn on_word(&mut self, word: &RateWant, plan: &Plan, now: Nanos) {
         self.last_word = now;
         self.ripen(now);
         self.demand = self.demand.saturating_add(u64::from(word.demand));
@@ -149,7 +149,12 @@ impl RateLease {
     }
 
     /// Answers the shards that can be answered, and sees whether a call is wanted.
-    pub fn serve(&mut self, bucket: BucketId, now: Nanos, out: &mut VecDeque<(u16, ToShard)>) {
+    pub(super) fn serve(
+        &mut self,
+        bucket: BucketId,
+        now: Nanos,
+        out: &mut VecDeque<(u16, ToShard)>,
+    ) {
         self.ripen(now);
         while let Some(pending) = self.pending.front().copied() {
             let target = self.slice(&pending, now);
@@ -243,7 +248,7 @@ impl RateLease {
     }
 
     /// The call to send now: the one in flight again, or a new one.
-    pub fn call(
+    pub(super) fn call(
         &mut self,
         bucket: BucketId,
         next_seq: &mut u64,
@@ -322,7 +327,13 @@ impl RateLease {
     }
 
     /// Takes the answer to the call in flight; false if it answers none.
-    pub fn on_answer(&mut self, seq: u64, answer: &RateAnswer, sent_at: Nanos, now: Nanos) -> bool {
+    pub(super) fn on_answer(
+        &mut self,
+        seq: u64,
+        answer: &RateAnswer,
+        sent_at: Nanos,
+        now: Nanos,
+    ) -> bool {
         if self.flight.as_ref().is_none_or(|flight| flight.seq != seq) {
             return false;
         }
@@ -383,14 +394,14 @@ impl RateLease {
     }
 
     /// Wants a call that gives everything back if no shard has asked for a while.
-    pub fn return_if_idle(&mut self, now: Nanos) {
+    pub(super) fn return_if_idle(&mut self, now: Nanos) {
         if self.holds() && self.is_quiet() && now >= self.idle_at() {
             self.call_wanted = true;
         }
     }
 
     /// When a call may be made, if one is wanted.
-    pub fn call_at(&self) -> Option<Nanos> {
+    pub(super) fn call_at(&self) -> Option<Nanos> {
         match &self.flight {
             Some(flight) => Some(flight.repeat_at),
             None => self.call_wanted.then_some(self.next_call_at),
@@ -398,7 +409,7 @@ impl RateLease {
     }
 
     /// When something else than a call is due.
-    pub fn due(&self) -> Nanos {
+    pub(super) fn due(&self) -> Nanos {
         if let Some(pending) = self.pending.front() {
             return pending.since.after(PARK);
         }
@@ -409,12 +420,12 @@ impl RateLease {
     }
 
     /// Does it hold nothing, and has it not been used for long?
-    pub fn is_forgettable(&self, now: Nanos) -> bool {
+    pub(super) fn is_forgettable(&self, now: Nanos) -> bool {
         !self.holds() && self.is_quiet() && now >= forget_at(self.last_word)
     }
 
     #[cfg(test)]
-    pub fn probe(&self, now: Nanos) -> u64 {
+    pub(super) fn probe(&self, now: Nanos) -> u64 {
         if now < self.deadline { self.held() } else { 0 }
     }
 

@@ -5,26 +5,26 @@ use crate::units::Nanos;
 /// After RFC 6298, "Computing TCP's Retransmission Timer": the mean and four times the mean
 /// deviation, which few of a hundred round trips exceed.
 #[derive(Clone, Copy, Debug)]
-pub struct RoundTrip {
+pub(super) struct RoundTrip {
     mean_ns: u64,
     deviation_ns: u64,
 }
 
 impl RoundTrip {
     /// Taken to last so long until one is measured.
-    pub const fn new(first: Nanos) -> Self {
+    pub(super) const fn new(first: Nanos) -> Self {
         Self { mean_ns: first.0, deviation_ns: 0 }
     }
 
     /// Takes a measured one in.
-    pub fn add(&mut self, span: Nanos) {
+    pub(super) fn add(&mut self, span: Nanos) {
         let off = span.0.abs_diff(self.mean_ns);
         self.deviation_ns = self.deviation_ns - self.deviation_ns / 4 + off / 4;
         self.mean_ns = self.mean_ns - self.mean_ns / 8 + span.0 / 8;
     }
 
     /// In whole microseconds, rounded up.
-    pub fn at_most(&self) -> Nanos {
+    pub(super) fn at_most(&self) -> Nanos {
         let ns = self.mean_ns.saturating_add(self.deviation_ns.saturating_mul(4));
         Nanos::from_us(ns.div_ceil(1_000))
     }

@@ -5,7 +5,7 @@ use crate::units::Nanos;
 
 /// What a run did, in numbers.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Totals {
+pub(super) struct Totals {
     pub admitted: u64,
     pub denied: u64,
     pub exhausted: u64,
@@ -19,7 +19,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    pub fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         self.admitted += other.admitted;
         self.denied += other.denied;
         self.exhausted += other.exhausted;
@@ -30,7 +30,7 @@ impl Totals {
 
 /// The bucket that the whole system has to look like: one place, no network.
 #[derive(Clone, Debug)]
-pub struct Ideal {
+pub(super) struct Ideal {
     /// Token·10⁻¹⁵: a rate in tokens per second times parts per million times nanoseconds.
     level: i128,
     full: i128,
@@ -46,7 +46,7 @@ const TOKEN: i128 = 1_000_000_000_000_000;
 
 impl Ideal {
     /// `fast_ppm`: how much faster than true time the authority's clock may run.
-    pub fn new(rate_per_s: u64, burst: u64, fast_ppm: u64) -> Self {
+    pub(super) fn new(rate_per_s: u64, burst: u64, fast_ppm: u64) -> Self {
         let full = i128::from(burst) * TOKEN;
         let rate = i128::from(rate_per_s) * i128::from(1_000_000 + fast_ppm);
         let ahead_max = rate * i128::from(lease_span(rate_per_s, burst).0) + TOKEN;
@@ -56,15 +56,15 @@ impl Ideal {
 
     /// The price of one forward step of the authority's clock: the bucket may fill at once, from
     /// as far down as the future is granted.
-    pub fn allow_step(&mut self) {
+    pub(super) fn allow_step(&mut self) {
         self.allowed += self.full + self.ahead_max;
     }
 
-    pub fn change(&mut self, rate_per_s: u64, burst: u64, fast_ppm: u64, binds_from: Nanos) {
+    pub(super) fn change(&mut self, rate_per_s: u64, burst: u64, fast_ppm: u64, binds_from: Nanos) {
         *self = Self { binds_from, last: binds_from, ..Self::new(rate_per_s, burst, fast_ppm) };
     }
 
-    pub fn admit(&mut self, at: Nanos) -> Result<(), String> {
+    pub(super) fn admit(&mut self, at: Nanos) -> Result<(), String> {
         if at < self.binds_from {
             return Ok(());
         }
@@ -81,7 +81,7 @@ impl Ideal {
 
 /// What one place would admit of the requests it sees, each at once or never.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct OnePlace {
+pub(super) struct OnePlace {
     /// Nano-tokens.
     level: u128,
     last: Nanos,
@@ -90,11 +90,11 @@ pub struct OnePlace {
 
 impl OnePlace {
     /// Empty.
-    pub fn at(now: Nanos) -> Self {
+    pub(super) fn at(now: Nanos) -> Self {
         Self { last: now, ..Self::default() }
     }
 
-    pub fn request(&mut self, rate_per_s: u64, burst: u64, at: Nanos) {
+    pub(super) fn request(&mut self, rate_per_s: u64, burst: u64, at: Nanos) {
         let accrued = u128::from(rate_per_s) * u128::from(at.since(self.last).0);
         self.level = (self.level + accrued).min(u128::from(burst) * 1_000_000_000);
         self.last = at;
@@ -106,7 +106,7 @@ impl OnePlace {
 }
 
 /// No lease of such a bucket lasts longer.
-pub fn lease_max(rate_per_s: u64, burst: u64, rtt: Nanos) -> Nanos {
+pub(super) fn lease_max(rate_per_s: u64, burst: u64, rtt: Nanos) -> Nanos {
     let span = lease_span(rate_per_s, burst).0;
     let last_slot = 1_000_000_000 / rate_per_s.max(1) + 2 * span + 1_000_000;
     Nanos(((2 * span + 2 * rtt.0).max(100_000_000) + last_slot + last_slot / 32) / 100 * 102)
@@ -114,7 +114,7 @@ pub fn lease_max(rate_per_s: u64, burst: u64, rtt: Nanos) -> Nanos {
 
 /// A month over all instances.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Month {
+pub(super) struct Month {
     pub limit: u64,
     pub reserved: u64,
     pub consumed: u64,
@@ -124,7 +124,7 @@ pub struct Month {
 }
 
 impl Month {
-    pub fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         if self.reserved + self.consumed + self.lost > self.limit + self.overrun {
             return Err(format!("quota: more promised than the month has: {self:?}"));
         }

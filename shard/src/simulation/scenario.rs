@@ -4,13 +4,13 @@ use crate::units::Nanos;
 
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators").
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
     }
-    pub fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;
         word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -18,20 +18,20 @@ impl Random {
         word ^ (word >> 31)
     }
     /// From `low` to `high`, both included.
-    pub fn within(&mut self, low: u64, high: u64) -> u64 {
+    pub(super) fn within(&mut self, low: u64, high: u64) -> u64 {
         low + self.next() % (high - low + 1)
     }
-    pub fn chance(&mut self, percent: u64) -> bool {
+    pub(super) fn chance(&mut self, percent: u64) -> bool {
         self.next() % 100 < percent
     }
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.within(0, from.len() as u64 - 1) as usize]
     }
 }
 
 /// A bucket, its plan and its consumer's month.
 #[derive(Clone, Debug)]
-pub struct Budget {
+pub(super) struct Budget {
     pub rate_per_s: u64,
     pub burst: u64,
     pub quota_tokens: u64,
@@ -41,7 +41,7 @@ pub struct Budget {
 
 /// Someone who calls with one key, one call at a time, on one shard.
 #[derive(Clone, Copy, Debug)]
-pub struct Caller {
+pub(super) struct Caller {
     pub instance: usize,
     pub shard: usize,
     pub budget: usize,
@@ -54,7 +54,7 @@ pub struct Caller {
 }
 
 #[derive(Clone, Debug)]
-pub struct Scenario {
+pub(super) struct Scenario {
     pub shards: Vec<u16>,
     pub budgets: Vec<Budget>,
     pub callers: Vec<Caller>,
@@ -77,7 +77,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    pub fn of(seed: u64) -> Self {
+    pub(super) fn of(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let random = &mut random;
         let shards: Vec<u16> =
@@ -122,7 +122,7 @@ impl Scenario {
 
 impl Scenario {
     /// Nothing goes wrong, and every shard has callers that call again at once.
-    pub fn steady(rate_per_s: u64, burst: u64, shards: &[u16], per_shard: usize) -> Self {
+    pub(super) fn steady(rate_per_s: u64, burst: u64, shards: &[u16], per_shard: usize) -> Self {
         let budget = Budget {
             rate_per_s,
             burst,

@@ -23,7 +23,7 @@ struct Patience {
 
 impl Http1 {
     /// The current request's body; whole after [`Http1::read_body`].
-    pub fn body(&self) -> &[u8] {
+    pub(crate) fn body(&self) -> &[u8] {
         match self.head.framing {
             BodyFraming::None => &[],
             BodyFraming::Length(_) => &self.input[self.head.head_len..self.request_bytes],
@@ -32,7 +32,7 @@ impl Http1 {
     }
 
     /// Can the next request be reached: is this one's body read, or small enough to skip?
-    pub const fn can_continue(&self) -> bool {
+    pub(crate) const fn can_continue(&self) -> bool {
         let small = match self.head.framing {
             BodyFraming::Length(length) => length <= SKIPPED_BODY_BYTES_MAX,
             BodyFraming::None | BodyFraming::Chunked => false,
@@ -42,7 +42,7 @@ impl Http1 {
     }
 
     /// Is [`Http1::body`] whole already?
-    pub fn body_is_here(&mut self, core: &Core) -> bool {
+    pub(crate) fn body_is_here(&mut self, core: &Core) -> bool {
         if let BodyFraming::Length(length) = self.head.framing
             && length <= core.config().server.max_body_bytes as u64
             && length <= (self.input.len() - self.head.head_len) as u64
@@ -55,7 +55,7 @@ impl Http1 {
 
     /// Reads the rest of the request. Refuses what is too large or too slow; `Err(None)`: the
     /// client is gone.
-    pub async fn read_body(&mut self, core: &Core) -> Result<(), Option<ApiError>> {
+    pub(crate) async fn read_body(&mut self, core: &Core) -> Result<(), Option<ApiError>> {
         let most = core.config().server.max_body_bytes as u64;
         if matches!(self.head.framing, BodyFraming::Length(length) if length > most) {
             return Err(Some(ApiError::RequestTooLarge));
@@ -128,7 +128,7 @@ impl Http1 {
 
     /// Makes room for the next request: forgets this one, reading the rest of a refused body.
     /// False if that cannot be.
-    pub async fn finish_request(&mut self, core: &Core) -> bool {
+    pub(crate) async fn finish_request(&mut self, core: &Core) -> bool {
         if !self.body_is_read {
             // Nobody wants it, so it gets no more time in all than a read that somebody wants.
             let total_ms = core.config().server.body_timeout_ms;

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 
 /// How long a draining shard waits for another request on an idle connection: clients in a
 /// request-answer loop have sent theirs by then, and are told to close in its answer.
-pub const IDLE_GRACE: Nanos = Nanos::from_ms(300);
+pub(crate) const IDLE_GRACE: Nanos = Nanos::from_ms(300);
 /// A fresh connection's input buffer. Most heads and small bodies fit; it grows as needed.
 pub(super) const INPUT_BYTES_MIN: usize = 2048;
 /// A buffer that grew past this is given back after the request.
@@ -40,7 +40,7 @@ const NO_CHUNK: u8 = b'!';
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// How reading a head ended.
-pub enum HeadRead {
+pub(crate) enum HeadRead {
     /// It is here: [`Http1::request`].
     Ready,
     /// Nothing has come for a while. How long it may stay idle is set.
@@ -64,7 +64,7 @@ enum Ending {
 }
 
 /// A caller.
-pub struct Http1 {
+pub(crate) struct Http1 {
     /// Its socket.
     pub(super) socket: Socket,
     /// Is it still there?
@@ -92,7 +92,7 @@ pub struct Http1 {
 
 impl Http1 {
     /// One that has said nothing yet.
-    pub fn new(socket: Socket, peer: SocketAddr) -> Self {
+    pub(crate) fn new(socket: Socket, peer: SocketAddr) -> Self {
         Self {
             presence: Presence::of(&socket.reader),
             socket,
@@ -112,36 +112,36 @@ impl Http1 {
     }
 
     /// The current request.
-    pub fn request(&self) -> Request<'_> {
+    pub(crate) fn request(&self) -> Request<'_> {
         Request { head: &self.head, bytes: &self.input, body: self.body() }
     }
 
     /// There is, or can be, no head to answer but what stands at sight in the input.
-    pub fn without_head(&mut self) -> &[u8] {
+    pub(crate) fn without_head(&mut self) -> &[u8] {
         self.head.clear();
         &self.input
     }
 
     /// A request begins, or what stands for one.
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.begun = clock::lately();
         self.waited = Nanos(0);
     }
 
     /// Its socket, when it has nothing else.
-    pub fn into_socket(self) -> Socket {
+    pub(crate) fn into_socket(self) -> Socket {
         self.socket
     }
 
     /// See [`super::Exchange::presence`].
-    pub fn presence(&self) -> Presence {
+    pub(crate) fn presence(&self) -> Presence {
         self.presence.clone()
     }
 
     /// From now on until the head of its answer a client that says no more, and may have left, is
     /// asked by an interim answer. Those that only half-close know them less well than chunks, so
     /// it comes only if the answer is long in coming; and not to HTTP/1.0, which has none.
-    pub fn expect_answer(&self, now: Nanos) {
+    pub(crate) fn expect_answer(&self, now: Nanos) {
         const PATIENCE: Nanos = Nanos::from_ms(1_000);
         let (bytes, not_before) = (CONTINUE, now.after(PATIENCE));
         let probe = (!self.head.http_10).then_some(Probe { bytes, not_before });
@@ -157,12 +157,12 @@ impl Http1 {
     }
 
     /// See [`super::Exchange::expect_end`].
-    pub fn expect_end(&self) {
+    pub(crate) fn expect_end(&self) {
         self.presence.probe_with(None);
     }
 
     /// Has it left while its upstream was waited for?
-    pub fn has_left(&self) -> bool {
+    pub(crate) fn has_left(&self) -> bool {
         self.presence.has_left()
     }
 
@@ -192,12 +192,12 @@ impl Http1 {
     }
 
     /// See [`super::Exchange::close_after`].
-    pub fn close_after(&mut self) {
+    pub(crate) fn close_after(&mut self) {
         (self.closes_after, self.keeps_alive) = (true, false);
     }
 
     /// See [`super::Exchange::answer`].
-    pub fn answer(&mut self, core: &Core, answer: &AnswerHead<'_>) {
+    pub(crate) fn answer(&mut self, core: &Core, answer: &AnswerHead<'_>) {
         self.ending = match answer.length {
             BodyLength::Known(_) | BodyLength::None => Ending::Length,
             BodyLength::Unknown if self.head.http_10 => Ending::Close,
@@ -222,7 +222,7 @@ impl Http1 {
     }
 
     /// See [`super::Exchange::part`].
-    pub fn part(&mut self, bytes: &[u8]) {
+    pub(crate) fn part(&mut self, bytes: &[u8]) {
         if bytes.is_empty() || self.head.method == Method::Head {
             return;
         }
@@ -235,12 +235,12 @@ impl Http1 {
     }
 
     /// See [`super::Exchange::has_parts`].
-    pub fn has_parts(&self) -> bool {
+    pub(crate) fn has_parts(&self) -> bool {
         !self.output.is_empty()
     }
 
     /// See [`super::Exchange::finish`].
-    pub async fn finish(&mut self, core: &Core) -> Next {
+    pub(crate) async fn finish(&mut self, core: &Core) -> Next {
         if self.ending == Ending::Chunked {
             self.output.extend_from_slice(LAST_CHUNK);
         }
@@ -249,7 +249,7 @@ impl Http1 {
     }
 
     /// See [`super::Exchange::abort`].
-    pub async fn abort(&mut self, core: &Core) -> Next {
+    pub(crate) async fn abort(&mut self, core: &Core) -> Next {
         // What is left may be all of it, and a probe's zero could pass for the last chunk.
         self.output.clear();
         if self.ending == Ending::Chunked {
@@ -261,7 +261,7 @@ impl Http1 {
     }
 
     /// See [`super::Exchange::flush`].
-    pub async fn flush(&mut self, core: &Core) -> std::io::Result<()> {
+    pub(crate) async fn flush(&mut self, core: &Core) -> std::io::Result<()> {
         let begun = clock::lately();
         let result = self.send(core).await;
         self.waited = self.waited.after(clock::lately().since(begun));
@@ -269,7 +269,7 @@ impl Http1 {
     }
 
     /// Reads the next request's head.
-    pub async fn read_head(&mut self, core: &Core) -> HeadRead {
+    pub(crate) async fn read_head(&mut self, core: &Core) -> HeadRead {
         let config = core.config();
         let server = &config.server;
         let limits = HeadLimits {
@@ -350,7 +350,7 @@ impl Http1 {
     }
 
     /// Says that nothing more comes, and reads on for a while what nobody wants.
-    pub async fn linger(&mut self) {
+    pub(crate) async fn linger(&mut self) {
         self.socket.writer.end();
         let deadline = clock::lately().after(LINGER);
         self.socket.reader.begin_idle(deadline);

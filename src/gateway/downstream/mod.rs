@@ -4,7 +4,7 @@
 mod body;
 mod http1;
 
-pub use http1::{HeadRead, Http1, IDLE_GRACE};
+pub(super) use http1::{HeadRead, Http1, IDLE_GRACE};
 
 use super::answer::{AnswerFields, AnswerHead, BodyLength, GatewayHeaders};
 use super::call::{Call, Next, Refused};
@@ -16,14 +16,14 @@ use shard::units::Nanos;
 use std::net::IpAddr;
 
 /// One request and its answer.
-pub enum Exchange<'a> {
+pub(super) enum Exchange<'a> {
     /// On a connection that has one at a time.
     Http1(&'a mut Http1),
 }
 
 /// A request, for reading.
 #[derive(Clone, Copy)]
-pub struct Request<'a> {
+pub(super) struct Request<'a> {
     /// Its head, as places in `bytes`.
     pub head: &'a RequestHead,
     /// See `head`.
@@ -34,33 +34,33 @@ pub struct Request<'a> {
 
 impl<'a> Request<'a> {
     /// The path of its target.
-    pub fn path(&self) -> &'a [u8] {
+    pub(super) fn path(&self) -> &'a [u8] {
         self.head.path.of(self.bytes)
     }
 
     /// Its method as sent.
-    pub fn method(&self) -> &'a [u8] {
+    pub(super) fn method(&self) -> &'a [u8] {
         self.head.method_span.of(self.bytes)
     }
 
     /// HEAD: its answer has a head only.
-    pub fn is_head(&self) -> bool {
+    pub(super) fn is_head(&self) -> bool {
         self.head.method == Method::Head
     }
 
     /// Does it have a body, be it empty?
-    pub fn has_body(&self) -> bool {
+    pub(super) fn has_body(&self) -> bool {
         self.head.framing != BodyFraming::None
     }
 
     /// The text that it gives as its key; empty where it gives none.
-    pub fn credential(&self) -> &'a [u8] {
+    pub(super) fn credential(&self) -> &'a [u8] {
         let credential = self.head.bearer.or(self.head.x_api_key);
         credential.map(|span| span.of(self.bytes)).unwrap_or_default()
     }
 
     /// Names and values of its fields, as sent.
-    pub fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let bytes = self.bytes;
         self.head.headers.iter().map(move |(name, value)| (name.of(bytes), value.of(bytes)))
     }
@@ -68,35 +68,35 @@ impl<'a> Request<'a> {
 
 impl Exchange<'_> {
     /// The request.
-    pub fn request(&self) -> Request<'_> {
+    pub(super) fn request(&self) -> Request<'_> {
         match self {
             Self::Http1(http1) => http1.request(),
         }
     }
 
     /// Who sent it.
-    pub fn peer(&self) -> IpAddr {
+    pub(super) fn peer(&self) -> IpAddr {
         match self {
             Self::Http1(http1) => http1.peer.ip(),
         }
     }
 
     /// When its first byte was here.
-    pub fn begun(&self) -> Nanos {
+    pub(super) fn begun(&self) -> Nanos {
         match self {
             Self::Http1(http1) => http1.begun,
         }
     }
 
     /// Time since then that went by waiting for the caller: to send, and to take the answer.
-    pub fn waited(&self) -> Nanos {
+    pub(super) fn waited(&self) -> Nanos {
         match self {
             Self::Http1(http1) => http1.waited,
         }
     }
 
     /// Is its body whole already?
-    pub fn body_is_here(&mut self, core: &Core) -> bool {
+    pub(super) fn body_is_here(&mut self, core: &Core) -> bool {
         match self {
             Self::Http1(http1) => http1.body_is_here(core),
         }
@@ -104,14 +104,14 @@ impl Exchange<'_> {
 
     /// Reads the rest of it. Refuses what is too large or too slow; `Err(None)`: the caller is
     /// gone.
-    pub async fn read_body(&mut self, core: &Core) -> Result<(), Option<ApiError>> {
+    pub(super) async fn read_body(&mut self, core: &Core) -> Result<(), Option<ApiError>> {
         match self {
             Self::Http1(http1) => http1.read_body(core).await,
         }
     }
 
     /// For looking after the caller while nobody reads from it.
-    pub fn presence(&self) -> Presence {
+    pub(super) fn presence(&self) -> Presence {
         match self {
             Self::Http1(http1) => http1.presence(),
         }
@@ -119,42 +119,42 @@ impl Exchange<'_> {
 
     /// From now on until the head of its answer a caller that says no more is asked whether it
     /// still listens.
-    pub fn expect_answer(&self, now: Nanos) {
+    pub(super) fn expect_answer(&self, now: Nanos) {
         match self {
             Self::Http1(http1) => http1.expect_answer(now),
         }
     }
 
     /// Has the caller left while its upstream was waited for?
-    pub fn has_left(&self) -> bool {
+    pub(super) fn has_left(&self) -> bool {
         match self {
             Self::Http1(http1) => http1.has_left(),
         }
     }
 
     /// After this answer the connection is closed.
-    pub fn close_after(&mut self) {
+    pub(super) fn close_after(&mut self) {
         match self {
             Self::Http1(http1) => http1.close_after(),
         }
     }
 
     /// Begins the answer. Nothing has left before [`Exchange::flush`] or the end.
-    pub fn answer(&mut self, core: &Core, answer: &AnswerHead<'_>) {
+    pub(super) fn answer(&mut self, core: &Core, answer: &AnswerHead<'_>) {
         match self {
             Self::Http1(http1) => http1.answer(core, answer),
         }
     }
 
     /// Adds to the answer's body.
-    pub fn part(&mut self, bytes: &[u8]) {
+    pub(super) fn part(&mut self, bytes: &[u8]) {
         match self {
             Self::Http1(http1) => http1.part(bytes),
         }
     }
 
     /// Is there anything that has not left yet?
-    pub fn has_parts(&self) -> bool {
+    pub(super) fn has_parts(&self) -> bool {
         match self {
             Self::Http1(http1) => http1.has_parts(),
         }
@@ -164,35 +164,35 @@ impl Exchange<'_> {
     ///
     /// # Errors
     /// The caller is gone, or takes nothing any more.
-    pub async fn flush(&mut self, core: &Core) -> std::io::Result<()> {
+    pub(super) async fn flush(&mut self, core: &Core) -> std::io::Result<()> {
         match self {
             Self::Http1(http1) => http1.flush(core).await,
         }
     }
 
     /// No part of the answer will come for a while but its end.
-    pub fn expect_end(&self) {
+    pub(super) fn expect_end(&self) {
         match self {
             Self::Http1(http1) => http1.expect_end(),
         }
     }
 
     /// Ends the answer, and sends all of it that has not left.
-    pub async fn finish(&mut self, core: &Core) -> Next {
+    pub(super) async fn finish(&mut self, core: &Core) -> Next {
         match self {
             Self::Http1(http1) => http1.finish(core).await,
         }
     }
 
     /// Ends the answer in a way that nobody takes for its end.
-    pub async fn abort(&mut self, core: &Core) -> Next {
+    pub(super) async fn abort(&mut self, core: &Core) -> Next {
         match self {
             Self::Http1(http1) => http1.abort(core).await,
         }
     }
 
     /// A whole answer of ours, with a JSON body.
-    pub async fn json(
+    pub(super) async fn json(
         &mut self,
         core: &Core,
         status: u16,
@@ -206,7 +206,7 @@ impl Exchange<'_> {
     }
 
     /// A whole answer that refuses the call.
-    pub async fn refuse(&mut self, core: &Core, call: &Call, refused: &Refused) -> Next {
+    pub(super) async fn refuse(&mut self, core: &Core, call: &Call, refused: &Refused) -> Next {
         let mut body = Vec::with_capacity(256);
         refused.error.write_body(&mut body, call.shape);
         let (limits, retry_after) = (refused.limits.as_ref(), refused.retry_after);

@@ -15,7 +15,7 @@ use crate::wire::response::ResponseFraming;
 
 /// Sends what is left of an answer whose status is, or was to be, this one. Answers the status
 /// that the client got.
-pub async fn finish(
+pub(crate) async fn finish(
     core: &Core,
     pools: &Pools,
     exchange: &mut Exchange<'_>,

@@ -5,7 +5,7 @@
 mod finish;
 mod stream;
 
-pub use finish::finish;
+pub(super) use finish::finish;
 
 use super::admitted::Admitted;
 use super::answer::{AnswerFields, Theirs};
@@ -25,7 +25,7 @@ use shard::units::Nanos;
 use stream::StreamRelay;
 
 /// Answers up to here are held until they are whole, and say what they cost.
-pub const HELD_BYTES_MAX: usize = 256 * 1024;
+pub(super) const HELD_BYTES_MAX: usize = 256 * 1024;
 
 /// Of a larger answer, so much is looked at before it goes on its way.
 const FORM_BYTES: usize = 4 * 1024;
@@ -34,7 +34,7 @@ const FORM_BYTES: usize = 4 * 1024;
 const CLIENT_LEFT: u16 = 499;
 
 /// What became of an answer: all that its record says of it, and what is still to be sent.
-pub struct Relayed {
+pub(super) struct Relayed {
     /// The status that the client has got or will get.
     pub status: u16,
     /// How the call went.
@@ -50,7 +50,7 @@ pub struct Relayed {
 }
 
 /// What is still to be sent.
-pub enum Rest {
+pub(super) enum Rest {
     /// The upstream's answer, all of which its connection holds.
     Whole(UpstreamConnection),
     /// The end of an answer that has begun.
@@ -63,7 +63,7 @@ pub enum Rest {
 }
 
 /// Relays what an upstream has begun to answer.
-pub async fn relay(
+pub(super) async fn relay(
     core: &Core,
     exchange: &mut Exchange<'_>,
     call: &Call,
@@ -135,7 +135,7 @@ fn is_nonsense(call: &Call, connection: &UpstreamConnection, is_whole: bool) -> 
 
 /// What becomes of a call that its upstream, waited for so long, did not answer, or answered with
 /// nonsense on a connection that is still good.
-pub fn no_answer(
+pub(super) fn no_answer(
     exchange: &Exchange<'_>,
     fault: Fault,
     waited: Nanos,

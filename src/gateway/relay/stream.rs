@@ -38,7 +38,7 @@ enum StreamEnd {
 }
 
 /// Relays the rest of an answer whose head, and perhaps some of whose body, is in `connection`.
-pub async fn relay(
+pub(super) async fn relay(
     core: &Core,
     exchange: &mut Exchange<'_>,
     call: &Call,
@@ -76,7 +76,7 @@ pub async fn relay(
 }
 
 /// An answer on its way through.
-pub struct StreamRelay {
+pub(crate) struct StreamRelay {
     is_stream: bool,
     hide_usage: bool,
     splitter: SseSplitter,
@@ -168,7 +168,7 @@ impl StreamRelay {
     }
 
     /// Sends what waited for the record, and what the upstream says after the end marker.
-    pub async fn end(
+    pub(crate) async fn end(
         mut self,
         core: &Core,
         pools: &Pools,
@@ -337,7 +337,7 @@ impl StreamRelay {
     }
 
     /// Ends a stream with an error event; a body that is not a stream just breaks off.
-    pub async fn fail(
+    pub(crate) async fn fail(
         self,
         core: &Core,
         exchange: &mut Exchange<'_>,

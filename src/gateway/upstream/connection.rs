@@ -39,7 +39,7 @@ pub(super) enum BodyRest {
 }
 
 /// A connection to an upstream and the answer that is coming in on it.
-pub struct UpstreamConnection {
+pub(crate) struct UpstreamConnection {
     pub(super) socket: Socket,
     /// Ends what waits on the socket if the client leaves.
     call: Rc<CallUnderWay>,
@@ -120,7 +120,7 @@ impl UpstreamConnection {
     }
 
     /// Time spent waiting for the upstream since the call began.
-    pub const fn waited(&self) -> Nanos {
+    pub(crate) const fn waited(&self) -> Nanos {
         self.waited
     }
 
@@ -130,7 +130,7 @@ impl UpstreamConnection {
     }
 
     /// The answer is read to its end.
-    pub const fn is_done(&self) -> bool {
+    pub(crate) const fn is_done(&self) -> bool {
         matches!(self.rest, BodyRest::Done)
     }
 
@@ -269,7 +269,7 @@ impl UpstreamConnection {
 
     /// The next piece of the body as a place in `input`, valid until the next call; `None` at
     /// the end.
-    pub async fn next_part(&mut self, core: &Core) -> Result<Option<Range<usize>>, Fault> {
+    pub(crate) async fn next_part(&mut self, core: &Core) -> Result<Option<Range<usize>>, Fault> {
         loop {
             if let Some(part) = self.part_at_hand()? {
                 return Ok(Some(part));
@@ -282,7 +282,7 @@ impl UpstreamConnection {
     }
 
     /// Reads once; only when there is no part at hand and the body is not done.
-    pub async fn read_more(&mut self, core: &Core) -> Result<(), Fault> {
+    pub(crate) async fn read_more(&mut self, core: &Core) -> Result<(), Fault> {
         self.input.drain(..self.position);
         self.position = 0;
         let begun = clock::lately();
@@ -331,7 +331,7 @@ impl UpstreamConnection {
     }
 
     /// The next piece of what has been read already: `None` if there is none, at the end or not.
-    pub fn part_at_hand(&mut self) -> Result<Option<Range<usize>>, Fault> {
+    pub(crate) fn part_at_hand(&mut self) -> Result<Option<Range<usize>>, Fault> {
         while self.position < self.input.len() {
             let begin = self.position;
             let available = self.input.len() - begin;

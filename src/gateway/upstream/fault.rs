@@ -7,7 +7,7 @@ use std::io;
 
 /// What ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// The host's name has not been found.
     NoAddress,
     /// A deadline passed, or the drain's did.
@@ -24,7 +24,7 @@ pub enum Cause {
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// How far the call had come.
     pub phase: Phase,
     /// A program of the upstream may have read the whole request, and acted on it: to send it again

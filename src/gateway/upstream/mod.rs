@@ -7,9 +7,9 @@ mod connection;
 mod fault;
 mod pool;
 
-pub use connection::UpstreamConnection;
-pub use fault::{Cause, Fault};
-pub use pool::Pools;
+pub(super) use connection::UpstreamConnection;
+pub(super) use fault::{Cause, Fault};
+pub(super) use pool::Pools;
 
 use super::core::Core;
 use super::deadline::Ends;
@@ -28,7 +28,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 /// What one call to an upstream is about.
-pub struct UpstreamRequest<'a> {
+pub(super) struct UpstreamRequest<'a> {
     /// Index of the service.
     pub index: u32,
     /// The service.
@@ -42,7 +42,7 @@ pub struct UpstreamRequest<'a> {
 }
 
 /// Sends what `compose` writes and reads the answer's head. `attempts` counts the calls begun.
-pub async fn call(
+pub(super) async fn call(
     core: &Core,
     pools: &Pools,
     request: &UpstreamRequest<'_>,

@@ -28,14 +28,14 @@ struct ServicePool {
 
 /// Idle connections of one shard, by the service's index.
 #[derive(Default)]
-pub struct Pools {
+pub(crate) struct Pools {
     by_service: RefCell<Vec<ServicePool>>,
     idle: Cell<usize>,
 }
 
 impl Pools {
     /// Idle connections in all.
-    pub fn idle(&self) -> usize {
+    pub(crate) fn idle(&self) -> usize {
         self.idle.get()
     }
 
@@ -82,7 +82,7 @@ impl Pools {
 
     /// Keeps a connection that nothing more is wanted of. Of an answer that has said it all, the
     /// end may be missing yet: nobody waits for it, and without it the connection is not used.
-    pub fn put(&self, core: &Core, index: u32, mut connection: UpstreamConnection) {
+    pub(crate) fn put(&self, core: &Core, index: u32, mut connection: UpstreamConnection) {
         if connection.skip_at_hand().is_err() {
             return;
         }
@@ -141,7 +141,7 @@ impl Pools {
 
     /// Closes what has been idle for too long, and frees the buffers of what has been for a while;
     /// true if there were any.
-    pub fn sweep(&self, now: Nanos, config: &Upstream) -> bool {
+    pub(crate) fn sweep(&self, now: Nanos, config: &Upstream) -> bool {
         let mut any_freed = false;
         let patience = Nanos::from_ms(config.pool_idle_timeout_ms);
         for pool in self.by_service.borrow_mut().iter_mut() {

@@ -24,4 +24,4 @@ mod write;
 
 pub(crate) use catalog::PostgresCatalog;
 pub(crate) use credentials::PostgresCredentials;
-pub use ledger::PostgresLedger;
+pub(super) use ledger::PostgresLedger;

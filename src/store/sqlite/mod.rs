@@ -29,4 +29,4 @@ pub(crate) use credentials::SqliteCredentials;
 pub use file::FILE_NAME;
 #[cfg(test)]
 pub(crate) use file::open as open_file;
-pub use ledger::SqliteLedger;
+pub(super) use ledger::SqliteLedger;

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 
 /// See the module.
-pub struct RedisServer {
+pub(super) struct RedisServer {
     port: u16,
     folder: tempfile::TempDir,
     child: Option<Child>,
@@ -17,7 +17,7 @@ pub struct RedisServer {
 
 impl RedisServer {
     /// One that is empty, and keeps nothing on disk.
-    pub fn start() -> Self {
+    pub(super) fn start() -> Self {
         let any = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = any.local_addr().unwrap().port();
         drop(any);
@@ -27,23 +27,23 @@ impl RedisServer {
     }
 
     /// How it is reached.
-    pub fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
     /// Kills it and starts it anew: empty.
-    pub fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.end();
         self.begin();
     }
 
     /// It says nothing any more, though its connections stay.
-    pub fn pause(&self) {
+    pub(super) fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
     /// It goes on after [`Self::pause`].
-    pub fn resume(&self) {
+    pub(super) fn resume(&self) {
         self.signal(Signal::CONT);
     }
 

@@ -103,7 +103,7 @@ struct CallerState {
     parked: bool,
 }
 
-pub struct World {
+pub(super) struct World {
     scenario: Scenario,
     planted: Planted,
     /// Leaves the ideal bucket out, to see what the other checks find alone.
@@ -136,7 +136,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, scenario: Scenario, planted: Planted) -> Self {
+    pub(super) fn new(seed: u64, scenario: Scenario, planted: Planted) -> Self {
         let mut random = Random::new(seed ^ 0xabcd_ef01);
         let drift_ppm = scenario.drift_ppm;
         let drift = |random: &mut Random| random.within(0, 2 * drift_ppm) as i64 - drift_ppm as i64;
@@ -203,7 +203,7 @@ impl World {
     }
 
     /// The same history, with nobody looking at the ideal bucket.
-    pub fn without_the_ideal(self) -> Self {
+    pub(super) fn without_the_ideal(self) -> Self {
         Self { blind: true, ..self }
     }
 
@@ -262,7 +262,7 @@ impl World {
         }
     }
 
-    pub fn run(mut self) -> Result<Totals, String> {
+    pub(super) fn run(mut self) -> Result<Totals, String> {
         let mut done = 0;
         while let Some(((at, _), event)) = self.events.pop_first() {
             done += 1;
