@@ -10,12 +10,12 @@ use shard::record::{REQUEST_ID_BYTES_MAX, Record};
 use std::fmt;
 
 /// Messages on their way to control, all shards together.
-pub const TO_CONTROL_MAX: usize = 65_536;
+pub(crate) const TO_CONTROL_MAX: usize = 65_536;
 /// Messages on their way to one shard.
-pub const TO_SHARD_MAX: usize = 65_536;
+pub(crate) const TO_SHARD_MAX: usize = 65_536;
 /// Records on their way to the writer, all shards together. Their slots are in memory for good
 /// (4 MB); what does not fit is read from the journal.
-pub const TO_WRITER_MAX: usize = 16_384;
+pub(crate) const TO_WRITER_MAX: usize = 16_384;
 
 /// A request id that the caller gave: 1 to [`REQUEST_ID_BYTES_MAX`] bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl RequestId {
     }
 
     /// The record's own id: the name of a request whose caller gave none.
-    pub fn of_record(record_id: u128) -> Self {
+    pub(crate) fn of_record(record_id: u128) -> Self {
         let mut bytes = [0; REQUEST_ID_BYTES_MAX];
         let len = uuid::Uuid::from_u128(record_id).hyphenated().encode_lower(&mut bytes).len();
         Self { len: len as u8, bytes }
@@ -72,12 +72,12 @@ pub struct Settled {
 
 impl Settled {
     /// The caller's request id, or `record_id`, the record's own as text.
-    pub fn request_id_or<'a>(&'a self, record_id: &'a str) -> &'a str {
+    pub(crate) fn request_id_or<'a>(&'a self, record_id: &'a str) -> &'a str {
         self.given_request_id().unwrap_or(record_id)
     }
 
     /// The caller's request id, if it gave one.
-    pub fn given_request_id(&self) -> Option<&str> {
+    pub(crate) fn given_request_id(&self) -> Option<&str> {
         std::str::from_utf8(self.request_id.as_ref()?.as_bytes()).ok()
     }
 }

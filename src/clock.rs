@@ -62,12 +62,12 @@ pub fn tick() {
 }
 
 /// [`now`] at this thread's last [`tick`].
-pub fn lately() -> Nanos {
+pub(crate) fn lately() -> Nanos {
     moment_lately().now
 }
 
 /// [`moment`] at this thread's last [`tick`].
-pub fn moment_lately() -> Moment {
+pub(crate) fn moment_lately() -> Moment {
     if LAST.get().now == Nanos(0) {
         tick();
     }
@@ -77,7 +77,7 @@ pub fn moment_lately() -> Moment {
 
 /// The date of [`moment_lately`] as HTTP writes it (RFC 9110, section 5.6.7). Written anew once a
 /// second and thread.
-pub fn http_date_lately() -> [u8; HTTP_DATE_BYTES] {
+pub(crate) fn http_date_lately() -> [u8; HTTP_DATE_BYTES] {
     let second = moment_lately().unix_us.div_euclid(1_000_000);
     let (known, text) = DATE.get();
     if known == second {

@@ -20,7 +20,7 @@ pub fn make_files_private() {
 
 /// Takes from others what they may do with `data_dir` and everything in it. What cannot be changed
 /// (a mount that belongs to somebody else) is told, and is the operator's to decide on.
-pub fn close_to_others(data_dir: &Path) {
+pub(crate) fn close_to_others(data_dir: &Path) {
     close(data_dir, DEPTH_MAX);
 }
 

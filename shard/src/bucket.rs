@@ -36,7 +36,7 @@ pub enum Take {
 
 /// What a caller is told about its bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BucketView {
+pub(crate) struct BucketView {
     /// Tokens left, as far as is known here.
     pub remaining: u64,
     /// Until it is full again.
@@ -45,7 +45,7 @@ pub struct BucketView {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Buckets {
+pub(crate) struct Buckets {
     shard: u16,
     entries: HashMap<BucketId, BucketEntry, FixedState>,
     wants: VecDeque<BucketId>,
@@ -92,7 +92,7 @@ struct BucketEntry {
 
 impl Buckets {
     /// No bucket yet.
-    pub fn new(shard: u16) -> Self {
+    pub(crate) fn new(shard: u16) -> Self {
         Self {
             shard,
             entries: HashMap::default(),
@@ -105,7 +105,7 @@ impl Buckets {
     }
 
     /// Takes a token for a request. `retry`: it was parked and is counted already.
-    pub fn take(
+    pub(crate) fn take(
         &mut self,
         bucket: BucketId,
         plan: u32,
@@ -127,14 +127,20 @@ impl Buckets {
     }
 
     /// Tokens left and time to full, for the headers of an answer.
-    pub fn view(&self, bucket: BucketId, rate_per_s: u64, burst: u64, now: Nanos) -> BucketView {
+    pub(crate) fn view(
+        &self,
+        bucket: BucketId,
+        rate_per_s: u64,
+        burst: u64,
+        now: Nanos,
+    ) -> BucketView {
         let entry = self.entries.get(&bucket);
         let remaining = entry.map_or(burst, |entry| entry.remaining(rate_per_s, burst, now));
         BucketView { remaining, reset: time_to_accrue(rate_per_s, burst - remaining) }
     }
 
     /// Control's answer to a want. All parked requests of the bucket are to try again.
-    pub fn on_grant(&mut self, grant: RateGrant, now: Nanos) {
+    pub(crate) fn on_grant(&mut self, grant: RateGrant, now: Nanos) {
         let Some(entry) = self.entries.get_mut(&grant.bucket) else { return };
         entry.accept(&grant, now);
         self.wake(grant.bucket);
@@ -142,7 +148,7 @@ impl Buckets {
     }
 
     /// A bucket whose parked requests are to try again.
-    pub fn poll_ready(&mut self) -> Option<BucketId> {
+    pub(crate) fn poll_ready(&mut self) -> Option<BucketId> {
         let bucket = self.woken.pop_front()?;
         if let Some(entry) = self.entries.get_mut(&bucket) {
             entry.in_woken = false;
@@ -151,7 +157,7 @@ impl Buckets {
     }
 
     /// The next word to send to control, if any.
-    pub fn poll_want(&mut self) -> Option<RateWant> {
+    pub(crate) fn poll_want(&mut self) -> Option<RateWant> {
         while let Some(bucket) = self.wants.pop_front() {
             if let Some(entry) = self.entries.get_mut(&bucket) {
                 entry.posted = false;
@@ -162,7 +168,7 @@ impl Buckets {
     }
 
     /// When [`Self::on_timeout`] has something to do.
-    pub fn poll_timeout(&self) -> Option<Nanos> {
+    pub(crate) fn poll_timeout(&self) -> Option<Nanos> {
         let slot = self.slots.peek().map(|Reverse((at, _))| *at);
         let idle = self.idle.front().map(|(at, _)| *at);
         let quiet = self.quiet.front().map(|(at, _)| *at);
@@ -170,7 +176,7 @@ impl Buckets {
     }
 
     /// Wakes requests whose slot has come, gives back what lies idle, forgets the unused.
-    pub fn on_timeout(&mut self, now: Nanos) {
+    pub(crate) fn on_timeout(&mut self, now: Nanos) {
         while let Some(Reverse((at, bucket))) = self.slots.peek().copied() {
             if at > now {
                 break;
@@ -195,7 +201,7 @@ impl Buckets {
     }
 
     /// Gives everything back: the shard stops.
-    pub fn release_all(&mut self, now: Nanos) {
+    pub(crate) fn release_all(&mut self, now: Nanos) {
         let mut buckets: Vec<BucketId> = self.entries.keys().copied().collect();
         buckets.sort_unstable();
         for bucket in buckets {

@@ -9,11 +9,11 @@ use crate::units::{BucketId, ConsumerId, Nanos, Period};
 /// How long a request may be parked for tokens.
 pub const PARK: Nanos = Nanos::from_ms(5);
 /// Unspent rate tokens go back where they came from after this long without use.
-pub const RATE_IDLE: Nanos = Nanos::from_ms(20);
+pub(crate) const RATE_IDLE: Nanos = Nanos::from_ms(20);
 /// Unreserved tokens of a month go back where they came from after this long without use.
-pub const QUOTA_IDLE: Nanos = Nanos::from_s(1);
+pub(crate) const QUOTA_IDLE: Nanos = Nanos::from_s(1);
 /// An entry that holds nothing is forgotten after this long without use.
-pub const FORGET_AFTER: Nanos = Nanos::from_s(10);
+pub(crate) const FORGET_AFTER: Nanos = Nanos::from_s(10);
 
 /// An authority that may have forgotten what it granted grants nothing for this long: longer than
 /// any lease lasts. A lease spans at most half a second and two round trips
@@ -182,7 +182,7 @@ pub struct Run {
 
 impl Run {
     /// How many of its tokens are ripe at `now`.
-    pub fn ripe(&self, now: Nanos) -> u64 {
+    pub(crate) fn ripe(&self, now: Nanos) -> u64 {
         if self.count == 0 || now < self.at {
             return 0;
         }
@@ -199,13 +199,13 @@ impl Run {
     }
 
     /// Takes the ripe tokens out and counts them.
-    pub fn ripen(&mut self, now: Nanos) -> u64 {
+    pub(crate) fn ripen(&mut self, now: Nanos) -> u64 {
         let ripe = self.ripe(now);
         self.split(ripe).count
     }
 
     /// When the token at `place` (from 0) ripens.
-    pub fn ripens_at(&self, place: u64) -> Nanos {
+    pub(crate) fn ripens_at(&self, place: u64) -> Nanos {
         self.at.after(Nanos(self.spacing.0.saturating_mul(place)))
     }
 }
@@ -213,7 +213,7 @@ impl Run {
 /// Is a burst so small that it matters when spent tokens are reported? Until then they count as on
 /// lease, and the bucket does not fill over what they leave: so each is reported at once, for a
 /// message and a call each. Larger ones get their rate without, by the simulation.
-pub fn is_small(rate_per_s: u64, burst: u64) -> bool {
+pub(crate) fn is_small(rate_per_s: u64, burst: u64) -> bool {
     burst < 8 || burst < 32 && burst < rate_per_s / 40
 }
 
@@ -230,7 +230,7 @@ pub fn accrued(rate_per_s: u64, span: Nanos) -> u64 {
 }
 
 /// How long so many tokens take to accrue; at most what a `u64` of nanoseconds holds.
-pub fn time_to_accrue(rate_per_s: u64, tokens: u64) -> Nanos {
+pub(crate) fn time_to_accrue(rate_per_s: u64, tokens: u64) -> Nanos {
     let rate_per_s = rate_per_s.max(1);
     match tokens.checked_mul(1_000_000_000) {
         Some(nano_tokens) => Nanos(nano_tokens.div_ceil(rate_per_s)),
@@ -243,7 +243,7 @@ pub fn time_to_accrue(rate_per_s: u64, tokens: u64) -> Nanos {
 
 /// The span over which a bucket's tokens are leased out ahead: a quarter of what fills it, so
 /// that spent but unreported tokens leave room to accrue. Whole microseconds.
-pub fn lease_span(rate_per_s: u64, burst: u64) -> Nanos {
+pub(crate) fn lease_span(rate_per_s: u64, burst: u64) -> Nanos {
     let quarter_us = u128::from(burst) * 250_000 / u128::from(rate_per_s.max(1));
     Nanos::from_us((quarter_us.min(250_000) as u64).max(50_000))
 }

@@ -397,8 +397,8 @@ impl Shard {
         self.permits.open_count()
     }
 
-    /// Requests ever admitted.
-    pub fn admitted_total(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn admitted_total(&self) -> u64 {
         self.permits.opened_total()
     }
 

@@ -3,40 +3,40 @@
 use crate::units::Nanos;
 
 /// Verdicts on valid keys that one shard caches; past it the least useful one goes (CLOCK).
-pub const KEYS_CACHED_MAX: usize = 65_536;
+pub(crate) const KEYS_CACHED_MAX: usize = 65_536;
 /// Verdicts on wrong keys that one shard caches, apart from the valid ones.
-pub const WRONG_KEYS_CACHED_MAX: usize = 16_384;
+pub(crate) const WRONG_KEYS_CACHED_MAX: usize = 16_384;
 /// How long a wrong key is refused without asking again.
-pub const WRONG_KEY_TTL: Nanos = Nanos::from_s(5);
+pub(crate) const WRONG_KEY_TTL: Nanos = Nanos::from_s(5);
 /// How long a valid verdict is used without asking again. A revocation does not wait for it.
-pub const KEY_TTL: Nanos = Nanos::from_s(300);
+pub(crate) const KEY_TTL: Nanos = Nanos::from_s(300);
 /// Rate buckets that one shard holds slices of.
-pub const BUCKETS_MAX: usize = 65_536;
+pub(crate) const BUCKETS_MAX: usize = 65_536;
 /// Consumers' months that one shard holds slices of.
-pub const QUOTAS_MAX: usize = 65_536;
+pub(crate) const QUOTAS_MAX: usize = 65_536;
 /// Requests that one shard has admitted and not settled.
-pub const PERMITS_MAX: usize = 65_536;
+pub(crate) const PERMITS_MAX: usize = 65_536;
 /// Messages to control that one shard has not yet sent.
-pub const OUTBOX_MAX: usize = 65_536;
+pub(crate) const OUTBOX_MAX: usize = 65_536;
 /// Keys about which one shard is asking control, or was turned away a moment ago.
 /// More than the keys that may all call at once after a start.
-pub const VERIFIES_MAX: usize = 16_384;
+pub(crate) const VERIFIES_MAX: usize = 16_384;
 /// After this long without a verdict control is asked again. Longer than its queue can take.
-pub const VERIFY_RETRY: Nanos = Nanos::from_s(10);
+pub(crate) const VERIFY_RETRY: Nanos = Nanos::from_s(10);
 /// How long a key that control would not look at is turned away unasked.
-pub const BUSY_TTL: Nanos = Nanos::from_ms(100);
+pub(crate) const BUSY_TTL: Nanos = Nanos::from_ms(100);
 /// Consumers' months on services whose price depends on it, of which one shard holds the counter.
 pub const MONTHS_MAX: usize = 65_536;
 /// After this long without an answer control is asked again where a month stands.
-pub const MONTH_RETRY: Nanos = Nanos::from_s(1);
+pub(crate) const MONTH_RETRY: Nanos = Nanos::from_s(1);
 /// Rate buckets that an instance holds leases of; past it wants are denied.
-pub const POOL_BUCKETS_MAX: usize = 262_144;
+pub(crate) const POOL_BUCKETS_MAX: usize = 262_144;
 /// Months that an instance holds leases of; past it wants are denied.
-pub const POOL_QUOTAS_MAX: usize = 262_144;
+pub(crate) const POOL_QUOTAS_MAX: usize = 262_144;
 /// Rate buckets that an authority remembers. A full, idle bucket is forgotten without loss.
-pub const AUTHORITY_BUCKETS_MAX: usize = 1_048_576;
+pub(crate) const AUTHORITY_BUCKETS_MAX: usize = 1_048_576;
 /// Months that an authority remembers; an idle one is forgotten and seeded again.
-pub const AUTHORITY_QUOTAS_MAX: usize = 1_048_576;
+pub(crate) const AUTHORITY_QUOTAS_MAX: usize = 1_048_576;
 /// The largest rate, and the largest burst, that an authority counts with: what an authority in
 /// Redis counts has to be exact in a double.
 pub const AUTHORITY_RATE_MAX: u64 = 1_000_000_000;
@@ -49,7 +49,7 @@ pub const AUTHORITY_RTT_MAX: Nanos = Nanos::from_ms(500);
 /// Instances that hold leases of one bucket or month.
 pub const HOLDERS_MAX: usize = 4_096;
 /// Not-before runs that an instance holds of one bucket; it asks for no more before one is spent.
-pub const RUNS_MAX: usize = 8;
+pub(crate) const RUNS_MAX: usize = 8;
 /// Tokens of one call, input and output each, that are counted and billed; what an upstream reports
 /// beyond it is cut off and counted as clamped. More than any model takes in or gives out.
 ///
@@ -59,7 +59,7 @@ pub const RUNS_MAX: usize = 8;
 /// 2⁶⁴ = 1.84·10¹⁹; a day's sum of either to 2.9·10¹⁷, below 2⁶³ = 9.2·10¹⁸. At the largest price
 /// such a call costs 1.7·10¹⁴ nano-USD (168 000 USD), far below 2⁶³, and the month 1.8·10²⁶: the
 /// ledger keeps a day's cost in two integers, with room for 9.2·10³⁶, and adds days in 128 bits.
-pub const CALL_TOKENS_MAX: u32 = 1 << 23;
+pub(crate) const CALL_TOKENS_MAX: u32 = 1 << 23;
 /// The largest price of 1 000 000 tokens, nano-USD: 10 000 USD, a cent a token. Fifteen times the
 /// dearest that is for sale. See [`CALL_TOKENS_MAX`].
 pub const PRICE_NANOUSD_MAX: u64 = 10_000_000_000_000;

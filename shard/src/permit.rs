@@ -117,7 +117,7 @@ impl Permits {
         self.slots.len() - self.free.len()
     }
 
-    /// Permits ever opened.
+    #[cfg(test)]
     pub(crate) fn opened_total(&self) -> u64 {
         self.opened_total
     }

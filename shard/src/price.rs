@@ -10,7 +10,7 @@ use crate::record::Usage;
 use crate::units::NanoUsd;
 
 /// Prices are per this many tokens.
-pub const TOKENS_PER_PRICE: u64 = 1_000_000;
+pub(crate) const TOKENS_PER_PRICE: u64 = 1_000_000;
 
 /// Why a price model cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -175,7 +175,7 @@ impl Quotas {
     }
 
     /// Control's answer to a want. All parked calls of the month are to try again.
-    pub fn on_grant(&mut self, grant: QuotaGrant, now: Nanos) {
+    pub(crate) fn on_grant(&mut self, grant: QuotaGrant, now: Nanos) {
         let key = (grant.consumer, grant.period);
         let Some(entry) = self.entries.get_mut(&key) else { return };
         entry.asked = false;
@@ -196,7 +196,7 @@ impl Quotas {
     }
 
     /// Another shard is short: gives back what is free, even if that is nothing.
-    pub fn on_recall(&mut self, consumer: ConsumerId, period: Period, now: Nanos) {
+    pub(crate) fn on_recall(&mut self, consumer: ConsumerId, period: Period, now: Nanos) {
         let key = (consumer, period);
         // If there is no room, nobody answers: the asker waits as long as its call is parked, no
         // longer.
@@ -207,7 +207,7 @@ impl Quotas {
     }
 
     /// The next word to send to control, if any.
-    pub fn poll_want(&mut self) -> Option<QuotaWant> {
+    pub(crate) fn poll_want(&mut self) -> Option<QuotaWant> {
         while let Some((key, word)) = self.wants.pop_front() {
             if let Some(entry) = self.entries.get_mut(&key) {
                 return Some(entry.word(self.shard, key, word));

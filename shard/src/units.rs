@@ -119,7 +119,7 @@ impl Month {
 
     /// This month if `unix_us` lies in it, else its own.
     #[must_use]
-    pub const fn or_of(self, unix_us: i64) -> Self {
+    pub(crate) const fn or_of(self, unix_us: i64) -> Self {
         if self.starts_at_unix_us <= unix_us && unix_us < self.ends_at_unix_us {
             return self;
         }

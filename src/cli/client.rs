@@ -70,7 +70,7 @@ pub(super) fn token_in(data_dir: &Path) -> Option<String> {
 
 /// Why a call to the admin API did not do what was asked.
 #[derive(Debug, PartialEq, Eq)]
-pub enum AdminCallError {
+pub(crate) enum AdminCallError {
     /// There was no usable answer.
     Unreachable(String),
     /// The answer was no.
@@ -86,7 +86,7 @@ pub enum AdminCallError {
 
 impl AdminCallError {
     /// Is the object not there?
-    pub fn is_not_found(&self) -> bool {
+    pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })
     }
 }

@@ -36,7 +36,7 @@ use std::process::ExitCode;
 /// A gateway that authenticates, limits, relays, meters and bills calls to LLM services.
 #[derive(Parser)]
 #[command(name = "tollgate", version, after_help = "Example:\n  tollgate demo")]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(flatten)]
     log: LogArgs,
     #[command(subcommand)]
@@ -77,7 +77,7 @@ enum Command {
 
 /// Why a command did not do what was asked.
 #[derive(Debug, PartialEq, Eq)]
-pub enum CommandError {
+pub(crate) enum CommandError {
     /// What was asked cannot be asked: exit 2.
     WrongUse(String),
     /// It could be asked, and failed: exit 1.

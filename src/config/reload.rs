@@ -18,7 +18,7 @@ pub struct Change {
 impl Config {
     /// Takes from `new` what can change now. Settings that are checked against one another are live
     /// all or none, so the mixture is as valid as `new`.
-    pub fn change_to(&self, new: &Self) -> Change {
+    pub(crate) fn change_to(&self, new: &Self) -> Change {
         let (mut old, mut new) = (self.clone(), new.clone());
         let mut change = Change { config: self.clone(), applied: vec![], waiting: vec![] };
         for key in KEYS {

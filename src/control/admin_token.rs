@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The file's name in `data_dir`.
-pub(crate) const FILE_NAME: &str = "admin.token";
+pub(super) const FILE_NAME: &str = "admin.token";
 
 /// The token that the admin API asks for: the configured one, or the one in `data_dir`.
 pub(crate) fn load(config: &Config) -> io::Result<String> {

@@ -159,7 +159,7 @@ impl Journal {
     }
 
     /// Appends how far an open request has come, unless space is short.
-    pub fn checkpoint(&mut self, open: &Open, input_tokens: u32, output_tokens: u32) {
+    pub(crate) fn checkpoint(&mut self, open: &Open, input_tokens: u32, output_tokens: u32) {
         if self.has_room(1) {
             let record_id = open.record_id;
             self.put(&Entry::Checkpoint { record_id, input_tokens, output_tokens });
@@ -188,7 +188,7 @@ impl Journal {
     }
 
     /// Call it at `ToShard::SyncFailed`: it moves what the disk may not have to a new segment.
-    pub fn sync_failed(&mut self) -> Rescue {
+    pub(crate) fn sync_failed(&mut self) -> Rescue {
         match self.shared.sync_state() {
             SyncState::Fine | SyncState::Moved => return Rescue::Moved,
             SyncState::Lost => return Rescue::Lost,

@@ -14,11 +14,11 @@ use shard::units::{ConsumerId, KeyId, NanoUsd, Period, ServiceId};
 /// Bytes of one slot, and of a block's header.
 pub const SLOT_BYTES: usize = 128;
 /// Bytes of one block: a header and its slots.
-pub const BLOCK_BYTES: usize = 4096;
+pub(crate) const BLOCK_BYTES: usize = 4096;
 /// Slots of one block.
-pub const BLOCK_SLOTS: u64 = (BLOCK_BYTES / SLOT_BYTES - 1) as u64;
+pub(crate) const BLOCK_SLOTS: u64 = (BLOCK_BYTES / SLOT_BYTES - 1) as u64;
 /// One slot's bytes.
-pub type Slot = [u8; SLOT_BYTES];
+pub(crate) type Slot = [u8; SLOT_BYTES];
 
 const VERSION: u8 = 1;
 const MAGIC: [u8; 4] = *b"TGJ1";
@@ -79,7 +79,7 @@ pub enum Entry {
 
 impl Entry {
     /// The slot's bytes at `seq`, checksum included.
-    pub fn encode(&self, seq: u64) -> Slot {
+    pub(crate) fn encode(&self, seq: u64) -> Slot {
         let mut slot = [0; SLOT_BYTES];
         let (kind, record_id) = match self {
             Self::Pending(pending) => (PENDING, put_pending(&mut slot, pending)),
@@ -110,7 +110,7 @@ impl Entry {
     }
 
     /// Reads what [`Entry::encode`] wrote, with its sequence number; `None` for anything else.
-    pub fn decode(slot: &Slot) -> Option<(u64, Self)> {
+    pub(crate) fn decode(slot: &Slot) -> Option<(u64, Self)> {
         if u32::from_le_bytes(get(slot, 0)) != crc32c::crc32c(&slot[4..]) || slot[5] != VERSION {
             return None;
         }
@@ -135,7 +135,7 @@ impl Entry {
 }
 
 /// The checksum inside a slot.
-pub fn slot_crc(slot: &Slot) -> [u8; 4] {
+pub(crate) fn slot_crc(slot: &Slot) -> [u8; 4] {
     get(slot, 0)
 }
 
@@ -164,7 +164,7 @@ pub struct Header {
 
 impl Header {
     /// The header's bytes, checksum included.
-    pub fn encode(&self) -> Slot {
+    pub(crate) fn encode(&self) -> Slot {
         let mut slot = [0; SLOT_BYTES];
         put(&mut slot, 4, MAGIC);
         put(&mut slot, 8, self.first_seq.to_le_bytes());
@@ -182,7 +182,7 @@ impl Header {
     }
 
     /// Reads what [`Header::encode`] wrote; `None` for anything else.
-    pub fn decode(slot: &Slot) -> Option<Self> {
+    pub(crate) fn decode(slot: &Slot) -> Option<Self> {
         let whole = u32::from_le_bytes(get(slot, 0)) == crc32c::crc32c(&slot[4..]);
         (whole && slot[4..8] == MAGIC).then(|| Self {
             journal_id: u128::from_le_bytes(get(slot, 16)),
@@ -199,12 +199,12 @@ impl Header {
 }
 
 /// Slots that a segment of `bytes` holds.
-pub const fn slots_in(bytes: u64) -> u64 {
+pub(crate) const fn slots_in(bytes: u64) -> u64 {
     bytes / BLOCK_BYTES as u64 * BLOCK_SLOTS
 }
 
 /// Offset in its segment of the slot with this place.
-pub const fn slot_offset(place: u64) -> u64 {
+pub(crate) const fn slot_offset(place: u64) -> u64 {
     place / BLOCK_SLOTS * BLOCK_BYTES as u64 + (place % BLOCK_SLOTS + 1) * SLOT_BYTES as u64
 }
 

@@ -25,7 +25,7 @@ pub(super) fn map(file: &File, bytes: u64) -> io::Result<(Arc<Pages>, PagesWrite
 
 impl Pages {
     /// Faults in `len` bytes from `offset`, or up to the end, ready to be written.
-    pub fn populate(&self, offset: usize, len: usize) -> io::Result<()> {
+    pub(crate) fn populate(&self, offset: usize, len: usize) -> io::Result<()> {
         let len = len.min(self.0.len().saturating_sub(offset));
         if len == 0 {
             return Ok(());

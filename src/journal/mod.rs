@@ -35,6 +35,6 @@ pub use preallocator::{PreallocatorHandle, spawn as spawn_preallocator};
 pub use shared::{JournalShared, Segment, SyncState};
 
 /// The journals' directory inside `data_dir`.
-pub const DIR_NAME: &str = "journal";
+pub(crate) const DIR_NAME: &str = "journal";
 /// Damaged segments' directory inside [`DIR_NAME`].
-pub const QUARANTINE_NAME: &str = "quarantine";
+pub(crate) const QUARANTINE_NAME: &str = "quarantine";

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 
 /// What is at the next place of a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub(crate) enum Found {
     /// A whole slot.
     Entry {
         /// Its sequence number.
@@ -36,7 +36,7 @@ pub enum Found {
 }
 
 /// An iterator over a journal's slots, in order of their sequence numbers.
-pub struct Scan {
+pub(crate) struct Scan {
     /// The segments, in order of their numbers.
     pub sources: Vec<Source>,
     seq: u64,
@@ -66,7 +66,7 @@ struct UnreadableRun {
 
 impl Scan {
     /// All of the journal in `dir`; what is below `watermark` may have been deleted.
-    pub fn open(dir: &Path, watermark: u64) -> io::Result<Self> {
+    pub(crate) fn open(dir: &Path, watermark: u64) -> io::Result<Self> {
         let mut paths = Vec::new();
         for file in fs::read_dir(dir)? {
             let path = file?.path();
@@ -80,20 +80,20 @@ impl Scan {
     }
 
     /// The same for open files, in order of their numbers.
-    pub fn of_files(files: Vec<(u32, File)>, watermark: u64) -> io::Result<Self> {
+    pub(crate) fn of_files(files: Vec<(u32, File)>, watermark: u64) -> io::Result<Self> {
         let sources = files.into_iter().map(|(no, file)| Source::probed(no, PathBuf::new(), file));
         Ok(Self::whole(sources.collect::<io::Result<_>>()?, watermark))
     }
 
     /// One segment alone.
-    pub fn open_segment(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open_segment(path: &Path) -> io::Result<Self> {
         let source = Source::open(segment_no(path).unwrap_or(0), path.to_owned())?;
         let from = source.first_seq.unwrap_or(0);
         Ok(Self::over(vec![source], from, None))
     }
 
     /// Slots `from..to`, which have been appended, of a journal in use.
-    pub fn live(journal: &JournalShared, from: u64, to: u64) -> io::Result<Self> {
+    pub(crate) fn live(journal: &JournalShared, from: u64, to: u64) -> io::Result<Self> {
         let mut sources = Vec::new();
         for segment in journal.segments() {
             let first = segment.first_seq.load(Ordering::Acquire);
@@ -293,7 +293,7 @@ impl Iterator for Scan {
 }
 
 /// The number in a segment's file name; `None`: it is no segment.
-pub fn segment_no(path: &Path) -> Option<u32> {
+pub(crate) fn segment_no(path: &Path) -> Option<u32> {
     if path.extension()? != "tgj" {
         return None;
     }

@@ -119,12 +119,12 @@ impl JournalShared {
     }
 
     /// The sequence number that the next slot gets; all before it can be read from the files.
-    pub fn appended(&self) -> u64 {
+    pub(crate) fn appended(&self) -> u64 {
         self.appended.load(Ordering::Acquire)
     }
 
     /// One past the last settled record's sequence number.
-    pub fn post_end(&self) -> u64 {
+    pub(crate) fn post_end(&self) -> u64 {
         self.post_end.load(Ordering::Acquire)
     }
 
@@ -134,7 +134,7 @@ impl JournalShared {
     }
 
     /// All settled records before this sequence number are in the store.
-    pub fn ingested(&self) -> u64 {
+    pub(crate) fn ingested(&self) -> u64 {
         self.ingested.load(Ordering::Relaxed)
     }
 
@@ -149,12 +149,12 @@ impl JournalShared {
     }
 
     /// The last admission was refused for want of space.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.full.load(Ordering::Relaxed)
     }
 
     /// The shard appends no more.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 
@@ -164,12 +164,12 @@ impl JournalShared {
     }
 
     /// Syncs that failed so far.
-    pub fn sync_failures(&self) -> u64 {
+    pub(crate) fn sync_failures(&self) -> u64 {
         self.sync_failures.load(Ordering::Relaxed)
     }
 
     /// How syncing goes.
-    pub fn sync_state(&self) -> SyncState {
+    pub(crate) fn sync_state(&self) -> SyncState {
         match self.sync_state.load(Ordering::Acquire) {
             0 => SyncState::Fine,
             1 => SyncState::Failed,

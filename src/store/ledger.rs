@@ -36,7 +36,7 @@ impl Ledger {
     }
 
     /// Opens the store, whatever its schema, to read only.
-    pub fn open_for_reading(at: impl Into<StoreLocation>) -> Result<Self, LedgerError> {
+    pub(crate) fn open_for_reading(at: impl Into<StoreLocation>) -> Result<Self, LedgerError> {
         match at.into() {
             StoreLocation::Embedded(data_dir) => {
                 SqliteLedger::open_for_reading(&data_dir).map(Self::Sqlite)
@@ -79,7 +79,7 @@ impl Ledger {
 
     /// Does what the store needs from time to time, between two batches and apart from anybody's
     /// turn at writing.
-    pub fn maintain(&mut self) -> Result<(), LedgerError> {
+    pub(crate) fn maintain(&mut self) -> Result<(), LedgerError> {
         match self {
             Self::Sqlite(ledger) => ledger.maintain(),
             Self::Postgres(ledger) => ledger.maintain(),
@@ -87,7 +87,7 @@ impl Ledger {
     }
 
     /// How many records are kept aside.
-    pub fn count_refused(&self) -> Result<u64, LedgerError> {
+    pub(crate) fn count_refused(&self) -> Result<u64, LedgerError> {
         match self {
             Self::Sqlite(ledger) => ledger.count_refused(),
             Self::Postgres(ledger) => ledger.count_refused(),
@@ -95,7 +95,7 @@ impl Ledger {
     }
 
     /// Gives every record that was kept aside to `take`, in the order of their journals.
-    pub fn each_refused<E: From<LedgerError>>(
+    pub(crate) fn each_refused<E: From<LedgerError>>(
         &self,
         take: impl FnMut(Dead) -> Result<(), E>,
     ) -> Result<(), E> {

@@ -4,7 +4,7 @@ use super::json::{JsonError, Reader, Token};
 
 /// Is `json` an object with an array of this name? Reads no more than it takes to know. `None`:
 /// what there is does not say, or is not JSON.
-pub fn has_array(json: &[u8], name: &str) -> Option<bool> {
+pub(crate) fn has_array(json: &[u8], name: &str) -> Option<bool> {
     match find_array(json, name) {
         Ok(found) => Some(found),
         Err(_) => json.trim_ascii_start().first().is_some_and(|it| *it != b'{').then_some(false),

@@ -40,7 +40,7 @@ pub struct BodyText {
 
 impl BodyText {
     /// Its characters; decoded into `scratch` where there are escapes.
-    pub fn decode<'a>(&self, body: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
+    pub(crate) fn decode<'a>(&self, body: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
         let raw = self.span.of(body);
         if !self.escaped {
             return raw;
@@ -109,7 +109,7 @@ pub fn scan_call(body: &[u8]) -> Result<CallFields, CallError> {
 
 /// The body with `stream_options.include_usage` true, in three parts to be sent one after another:
 /// a body can be large, and is copied once.
-pub fn with_include_usage<'a>(body: &'a [u8], fields: &CallFields) -> [&'a [u8]; 3] {
+pub(crate) fn with_include_usage<'a>(body: &'a [u8], fields: &CallFields) -> [&'a [u8]; 3] {
     match fields.include_usage_splice {
         None => [body, b"", b""],
         Some(Splice { replaced, text }) => {

@@ -6,20 +6,20 @@
 use std::ops::Range;
 
 /// Bytes of all chunk extensions of a body.
-pub const EXTENSION_BYTES_MAX: u32 = 4 * 1024;
+pub(crate) const EXTENSION_BYTES_MAX: u32 = 4 * 1024;
 /// Bytes of all trailer fields of a body.
-pub const TRAILER_BYTES_MAX: u32 = 8 * 1024;
+pub(crate) const TRAILER_BYTES_MAX: u32 = 8 * 1024;
 /// Hexadecimal digits of a size.
 const SIZE_DIGITS_MAX: u8 = 16;
 
 /// What ends a chunk's data.
-pub const CHUNK_END: &[u8] = b"\r\n";
+pub(crate) const CHUNK_END: &[u8] = b"\r\n";
 /// What ends a body.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// What one call of [`ChunkDecoder::decode`] found. `consumed` bytes of the input are done with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// `payload` of the input is data; `consumed` is its end. Call again with the rest.
     Data {
         /// Where in the input.
@@ -41,7 +41,7 @@ pub enum Step {
 
 /// Why a chunked body is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChunkError {
+pub(crate) enum ChunkError {
     /// A size that is not 1 to 16 hexadecimal digits.
     Size,
     /// A line that does not end with CRLF, or a control character in one.
@@ -72,7 +72,7 @@ enum State {
 
 /// Decodes one body, over as many reads as it takes.
 #[derive(Debug, Default)]
-pub struct ChunkDecoder {
+pub(crate) struct ChunkDecoder {
     state: State,
     remaining: u64,
     digits: u8,
@@ -82,17 +82,17 @@ pub struct ChunkDecoder {
 
 impl ChunkDecoder {
     /// Ready for a body's first byte.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// The body has ended.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
     /// Takes the next bytes of the body.
-    pub fn decode(&mut self, input: &[u8]) -> Result<Step, ChunkError> {
+    pub(crate) fn decode(&mut self, input: &[u8]) -> Result<Step, ChunkError> {
         let mut at = 0;
         while self.state != State::Done {
             let Some(byte) = input.get(at) else { return Ok(Step::More { consumed: at }) };
@@ -170,7 +170,7 @@ fn is_text(byte: u8) -> bool {
 
 /// What comes before `bytes` of data; [`CHUNK_END`] comes after them. A chunk of 0 bytes would end
 /// the body, so nothing is written for it.
-pub fn write_chunk_head(out: &mut Vec<u8>, bytes: usize) {
+pub(crate) fn write_chunk_head(out: &mut Vec<u8>, bytes: usize) {
     debug_assert!(bytes > 0, "an empty chunk ends the body");
     let digits = (usize::BITS - bytes.leading_zeros()).div_ceil(4);
     for place in (0..digits).rev() {

@@ -20,7 +20,7 @@ pub enum Shape {
 
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ApiError {
+pub(crate) enum ApiError {
     /// Malformed HTTP or JSON, or a field whose value is not allowed.
     InvalidRequest {
         /// What is wrong.
@@ -52,8 +52,6 @@ pub enum ApiError {
     InsufficientQuota,
     /// The upstream broke off or answered nonsense.
     UpstreamError,
-    /// The upstream's breaker is open.
-    CircuitOpen,
     /// This instance has too much to do.
     Overloaded,
     /// The limits cannot be counted now.
@@ -69,22 +67,22 @@ struct RefusalRow(u16, &'static str, &'static str, &'static str);
 
 impl ApiError {
     /// An [`ApiError::InvalidRequest`] that names no field.
-    pub fn invalid(message: &'static str) -> Self {
+    pub(crate) fn invalid(message: &'static str) -> Self {
         Self::InvalidRequest { message: Cow::Borrowed(message), param: None }
     }
 
     /// The HTTP status.
-    pub fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         self.row().0
     }
 
     /// The `code` that programs go by.
-    pub fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> &'static str {
         self.row().1
     }
 
     /// The `type` in this dialect.
-    pub fn error_type(&self, shape: Shape) -> &'static str {
+    pub(crate) fn error_type(&self, shape: Shape) -> &'static str {
         match shape {
             Shape::OpenAi => self.row().2,
             Shape::Anthropic => self.row().3,
@@ -92,7 +90,7 @@ impl ApiError {
     }
 
     /// Appends the body, JSON.
-    pub fn write_body(&self, out: &mut Vec<u8>, shape: Shape) {
+    pub(crate) fn write_body(&self, out: &mut Vec<u8>, shape: Shape) {
         out.extend_from_slice(match shape {
             Shape::OpenAi => b"{\"error\":{\"message\":",
             Shape::Anthropic => b"{\"type\":\"error\",\"error\":{\"type\":",
@@ -120,7 +118,7 @@ impl ApiError {
     }
 
     /// Appends it as the last event of a stream that has begun.
-    pub fn write_sse_event(&self, out: &mut Vec<u8>, shape: Shape) {
+    pub(crate) fn write_sse_event(&self, out: &mut Vec<u8>, shape: Shape) {
         if shape == Shape::Anthropic {
             out.extend_from_slice(b"event: error\n");
         }
@@ -158,7 +156,6 @@ impl ApiError {
                 RefusalRow(429, "insufficient_quota", "insufficient_quota", "rate_limit_error")
             }
             Self::UpstreamError => RefusalRow(502, "upstream_error", SERVER, "api_error"),
-            Self::CircuitOpen => RefusalRow(503, "circuit_open", SERVER, "overloaded_error"),
             Self::Overloaded => RefusalRow(503, "overloaded", SERVER, "overloaded_error"),
             Self::AuthorityUnavailable => {
                 RefusalRow(503, "authority_unavailable", SERVER, "api_error")
@@ -169,7 +166,7 @@ impl ApiError {
     }
 
     /// What people read: what is wrong, and what to do next.
-    pub fn message(&self) -> &str {
+    pub(crate) fn message(&self) -> &str {
         match self {
             Self::InvalidRequest { message, .. } => message,
             // SDKs and LiteLLM recognise it by its first words.
@@ -210,10 +207,6 @@ impl ApiError {
             Self::UpstreamError => {
                 "The service failed to answer. Send the request again; if it goes on, ask the \
                  service's provider."
-            }
-            Self::CircuitOpen => {
-                "The service has been failing and is given a rest. Wait as long as Retry-After \
-                 says, then send the request again."
             }
             Self::Overloaded => {
                 "The gateway has too much to do. Wait as long as Retry-After says, then send the \
@@ -354,7 +347,6 @@ mod tests {
             (ApiError::RateLimitExceeded, 429, "rate_limit_exceeded", "rate_limit_error"),
             (ApiError::InsufficientQuota, 429, "insufficient_quota", "rate_limit_error"),
             (ApiError::UpstreamError, 502, "upstream_error", "api_error"),
-            (ApiError::CircuitOpen, 503, "circuit_open", "overloaded_error"),
             (ApiError::Overloaded, 503, "overloaded", "overloaded_error"),
             (ApiError::AuthorityUnavailable, 503, "authority_unavailable", "api_error"),
             (ApiError::JournalFull, 503, "journal_full", "api_error"),

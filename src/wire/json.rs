@@ -8,11 +8,11 @@ use super::json_string::string_end;
 use memchr::memchr;
 
 /// Levels of nesting.
-pub const DEPTH_MAX: u32 = 64;
+pub(crate) const DEPTH_MAX: u32 = 64;
 
 /// Why a text is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JsonError {
+pub(crate) enum JsonError {
     /// Not JSON.
     Malformed,
     /// Nested over [`DEPTH_MAX`] levels.
@@ -53,7 +53,7 @@ impl Text<'_> {
     /// Go's encoding/json is such a reader. It folds letters as Unicode does: a long s is an s, and
     /// the Kelvin sign is a k.
     #[inline]
-    pub fn folds_to(&self, plain: &str) -> bool {
+    pub(crate) fn folds_to(&self, plain: &str) -> bool {
         if self.raw.len() <= plain.len() {
             // Escapes, and letters outside of ASCII, would make it longer.
             return self.raw.eq_ignore_ascii_case(plain.as_bytes());
@@ -79,7 +79,7 @@ impl Text<'_> {
     }
 
     /// Appends its characters, decoded.
-    pub fn decode_into(&self, out: &mut Vec<u8>) {
+    pub(crate) fn decode_into(&self, out: &mut Vec<u8>) {
         unescape(self.raw, |piece| {
             out.extend_from_slice(piece);
             true
@@ -120,12 +120,12 @@ impl<'a> Value<'a> {
     }
 
     /// The truth value.
-    pub fn as_bool(&self) -> Option<bool> {
+    pub(crate) fn as_bool(&self) -> Option<bool> {
         (self.kind == Kind::Bool).then_some(self.raw == b"true")
     }
 
     /// The string.
-    pub fn as_text(&self) -> Option<Text<'a>> {
+    pub(crate) fn as_text(&self) -> Option<Text<'a>> {
         if self.kind != Kind::String {
             return None;
         }
@@ -134,17 +134,17 @@ impl<'a> Value<'a> {
     }
 
     /// The members of an object, in order; none of anything else.
-    pub fn members(&self) -> Members<'a> {
+    pub(crate) fn members(&self) -> Members<'a> {
         Members { reader: self.opened(Kind::Object) }
     }
 
     /// The elements of an array, in order; none of anything else.
-    pub fn elements(&self) -> Elements<'a> {
+    pub(crate) fn elements(&self) -> Elements<'a> {
         Elements { reader: self.opened(Kind::Array) }
     }
 
     /// The first member of that name.
-    pub fn member(&self, name: &str) -> Option<Value<'a>> {
+    pub(crate) fn member(&self, name: &str) -> Option<Value<'a>> {
         self.members().find(|(key, _)| key.is(name)).map(|(_, value)| value)
     }
 
@@ -158,7 +158,7 @@ impl<'a> Value<'a> {
 
 /// See [`Value::members`].
 #[derive(Debug)]
-pub struct Members<'a> {
+pub(crate) struct Members<'a> {
     reader: Reader<'a>,
 }
 
@@ -218,7 +218,7 @@ enum Expect {
 /// Reads a text token by token, up to the first error. Strings are not checked for UTF-8:
 /// [`scan_object`] does that for the whole text beforehand.
 #[derive(Debug)]
-pub struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     text: &'a [u8],
     at: usize,
     token_start: usize,
@@ -230,28 +230,28 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// At the start of `text`.
-    pub fn new(text: &'a [u8]) -> Self {
+    pub(crate) fn new(text: &'a [u8]) -> Self {
         Self { text, at: 0, token_start: 0, depth: 0, objects: 0, expect: Expect::Value }
     }
 
     /// Starts inside the object that `text` is, where a member's name begins. What stands before is
     /// not checked: only for texts that matter to nobody but their sender.
-    pub fn at_member(text: &'a [u8], at: usize) -> Self {
+    pub(crate) fn at_member(text: &'a [u8], at: usize) -> Self {
         Self { text, at, token_start: at, depth: 1, objects: 1, expect: Expect::Key }
     }
 
     /// Where in the text the last token begins.
-    pub fn token_start(&self) -> usize {
+    pub(crate) fn token_start(&self) -> usize {
         self.token_start
     }
 
     /// Levels that are open after the last token.
-    pub fn depth(&self) -> u32 {
+    pub(crate) fn depth(&self) -> u32 {
         self.depth
     }
 
     /// The next token; `None` after the last one.
-    pub fn next_token(&mut self) -> Result<Option<Token<'a>>, JsonError> {
+    pub(crate) fn next_token(&mut self) -> Result<Option<Token<'a>>, JsonError> {
         let mut byte = self.peek();
         if self.expect == Expect::CommaOrEnd && byte == Some(b',') {
             self.at += 1;
@@ -276,7 +276,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next value, whole.
-    pub fn next_value(&mut self) -> Result<Value<'a>, JsonError> {
+    pub(crate) fn next_value(&mut self) -> Result<Value<'a>, JsonError> {
         let depth = self.depth;
         let kind = match self.next_token()? {
             Some(Token::ObjectStart) => Kind::Object,
@@ -295,7 +295,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next member of the object that is open, whole; `None` at its end or at an error.
-    pub fn next_member(&mut self) -> Option<(Text<'a>, Value<'a>)> {
+    pub(crate) fn next_member(&mut self) -> Option<(Text<'a>, Value<'a>)> {
         match self.next_token() {
             Ok(Some(Token::Key(key))) => Some((key, self.next_value().ok()?)),
             _ => None,
@@ -436,7 +436,7 @@ fn plain_bytes(text: &[u8]) -> usize {
 
 /// Validates the whole text, which must be an object, and reports its members in order. Each is
 /// reported before what follows it is validated: after an error none of them counts.
-pub fn scan_object<'a>(
+pub(crate) fn scan_object<'a>(
     text: &'a [u8],
     mut on_member: impl FnMut(Text<'a>, Value<'a>),
 ) -> Result<(), JsonError> {
@@ -457,7 +457,7 @@ pub fn scan_object<'a>(
 
 /// The members of the object that `text` is, up to the first error: for texts that were validated,
 /// or that nothing depends on.
-pub fn members(text: &[u8]) -> Members<'_> {
+pub(crate) fn members(text: &[u8]) -> Members<'_> {
     Value { raw: text, kind: Kind::Object }.members()
 }
 

@@ -8,7 +8,7 @@ use shard::units::{BASE32, ID_CHARS, base32_digit, id_from_text, id_to_text};
 use std::ops::Range;
 
 /// What every key begins with.
-pub const PREFIX: &[u8] = b"tg_";
+pub(crate) const PREFIX: &[u8] = b"tg_";
 /// Where the secret's characters are.
 pub const SECRET: Range<usize> = 15..41;
 const ID: Range<usize> = 3..15;
@@ -37,7 +37,7 @@ pub fn parse(text: &[u8]) -> Option<KeyText> {
 }
 
 /// Writes a key.
-pub fn compose(id: u64, secret: &[u8; 16]) -> [u8; KEY_TEXT_BYTES] {
+pub(crate) fn compose(id: u64, secret: &[u8; 16]) -> [u8; KEY_TEXT_BYTES] {
     let mut text = [0u8; KEY_TEXT_BYTES];
     text[..PREFIX.len()].copy_from_slice(PREFIX);
     text[ID].copy_from_slice(&id_to_text(id));

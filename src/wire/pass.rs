@@ -92,7 +92,7 @@ const STAYS_BEHIND_STARTS: [&[u8]; 11] = [
 
 /// What of a call's target decides what passes.
 #[derive(Clone, Copy, Debug)]
-pub struct PassTarget<'a> {
+pub(crate) struct PassTarget<'a> {
     /// `host[:port]`.
     pub authority: &'a [u8],
     /// The header line that carries its credential, if it has one.
@@ -102,7 +102,7 @@ pub struct PassTarget<'a> {
 impl PassTarget<'_> {
     /// May this field of a request go on to the upstream? `key` is the caller's, which stays
     /// here in whatever field it stands.
-    pub fn takes(&self, name: &[u8], value: &[u8], key: &[u8]) -> bool {
+    pub(crate) fn takes(&self, name: &[u8], value: &[u8], key: &[u8]) -> bool {
         !(is_one_of(name, &ENDS_HERE)
             || is_credential(name)
             || has_underscore(name) && is_hop_by_hop(&dashed(name))
@@ -111,7 +111,7 @@ impl PassTarget<'_> {
     }
 
     /// May this field of an answer go on to the caller?
-    pub fn gives(&self, name: &[u8], value: &[u8]) -> bool {
+    pub(crate) fn gives(&self, name: &[u8], value: &[u8]) -> bool {
         let starts = |start: &&[u8]| name.len() >= start.len() && same(&name[..start.len()], start);
         let is_place = same(name, b"location") || same(name, b"content-location");
         !(is_one_of(name, &STAYS_BEHIND)

@@ -31,7 +31,7 @@ const LINE: &[u8] = b"\n";
 const UNESCAPED_BYTES_MAX: usize = 256 * 1024;
 
 /// Appends all text of a request's prompt, in lines; returns the tokens of what is not text.
-pub fn prompt_text(body: &[u8], out: &mut Vec<u8>) -> u64 {
+pub(crate) fn prompt_text(body: &[u8], out: &mut Vec<u8>) -> u64 {
     let mut tokens = 0u64;
     for (key, value) in members(body) {
         if PROMPT.iter().any(|name| key.is(name)) {

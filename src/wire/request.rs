@@ -96,7 +96,7 @@ pub enum HeadError {
 
 /// The value of an x-tollgate-timeout-ms is not a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoTimeout;
+pub(crate) struct NoTimeout;
 
 /// A request's head. One per connection, cleared between requests.
 #[derive(Debug, Default)]
@@ -152,12 +152,12 @@ impl RequestHead {
     }
 
     /// The field may be passed on: it is not for this hop only.
-    pub fn is_forwarded(&self, buf: &[u8], name: &[u8]) -> bool {
+    pub(crate) fn is_forwarded(&self, buf: &[u8], name: &[u8]) -> bool {
         !(is_hop_by_hop(name) || self.lists_fields && is_listed(buf, &self.headers, name))
     }
 
     /// How long the caller gives the whole call; `None`: it does not say.
-    pub fn timeout_ms(&self, buf: &[u8]) -> Result<Option<u64>, NoTimeout> {
+    pub(crate) fn timeout_ms(&self, buf: &[u8]) -> Result<Option<u64>, NoTimeout> {
         let Some(span) = self.timeout else { return Ok(None) };
         let text = span.of(buf);
         let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
@@ -207,7 +207,7 @@ pub fn parse_request_head(
 
 /// The path of a head that was refused or never came whole, as far as its first line tells. It
 /// decides how the refusal is written, and nothing else.
-pub fn path_at_sight(buf: &[u8]) -> &[u8] {
+pub(crate) fn path_at_sight(buf: &[u8]) -> &[u8] {
     let line = buf.trim_ascii_start().split(|byte| *byte == b'\r').next().unwrap_or_default();
     let target = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
     let resource = origin_form(target).unwrap_or_default();

@@ -10,7 +10,7 @@ pub use super::write::{
 use std::mem::MaybeUninit;
 
 /// Does this status stand for work done? Where such an answer reports no usage, tokens are counted.
-pub const fn is_success(status: u16) -> bool {
+pub(crate) const fn is_success(status: u16) -> bool {
     status >= 200 && status < 300
 }
 
@@ -75,7 +75,7 @@ impl ResponseHead {
     }
 
     /// The field may be passed on: it is not for this hop only.
-    pub fn is_forwarded(&self, buf: &[u8], name: &[u8]) -> bool {
+    pub(crate) fn is_forwarded(&self, buf: &[u8], name: &[u8]) -> bool {
         !(is_hop_by_hop(name) || self.lists_fields && is_listed(buf, &self.headers, name))
     }
 }

@@ -9,7 +9,7 @@ use super::span::Span;
 use memchr::memchr2;
 
 /// Bytes of one event.
-pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const EVENT_BYTES_MAX: usize = 1024 * 1024;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// An event is over [`EVENT_BYTES_MAX`]. There is no splitting after this: relay the rest unread.
@@ -30,7 +30,7 @@ pub struct SseEvent {
 
 impl SseEvent {
     /// Where its data stands, if it is all on one line.
-    pub fn data_line(&self) -> Option<Span> {
+    pub(crate) fn data_line(&self) -> Option<Span> {
         self.first_data.filter(|_| self.data_lines == 1)
     }
 

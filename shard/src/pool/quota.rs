@@ -13,7 +13,7 @@ const ASK_AGAIN_AFTER: Nanos = Nanos::from_ms(5);
 const FENCED_AGAIN_AFTER: Nanos = Nanos::from_ms(100);
 
 #[derive(Debug)]
-pub struct QuotaLease {
+pub(super) struct QuotaLease {
     limit: u64,
     /// Tokens that no shard holds.
     slack: u64,
@@ -55,7 +55,7 @@ struct QuotaWaiter {
 }
 
 impl QuotaLease {
-    pub fn new(plan: &Plan, shards: u16, now: Nanos) -> Self {
+    pub(super) fn new(plan: &Plan, shards: u16, now: Nanos) -> Self {
         Self {
             limit: plan.quota_tokens,
             slack: 0,
@@ -75,7 +75,7 @@ impl QuotaLease {
     }
 
     /// What the month has left by the authority's last word, less what it does not know of yet.
-    pub fn left(&self) -> u64 {
+    pub(super) fn left(&self) -> u64 {
         self.left.saturating_sub(self.overrun)
     }
 
@@ -85,7 +85,7 @@ impl QuotaLease {
     }
 
     /// Books a shard's report and notes its want.
-    pub fn on_word(&mut self, word: &QuotaWant, plan: &Plan, now: Nanos) {
+    pub(super) fn on_word(&mut self, word: &QuotaWant, plan: &Plan, now: Nanos) {
         self.last_word = now;
         self.consumed = self.consumed.saturating_add(word.consumed);
         self.slack = self.slack.saturating_add(word.returned);
@@ -118,7 +118,7 @@ impl QuotaLease {
 
     /// Answers the shards that can be answered, recalls what others hold if it has to, and sees
     /// whether a call is wanted.
-    pub fn serve(
+    pub(super) fn serve(
         &mut self,
         key: (ConsumerId, Period),
         now: Nanos,
@@ -185,7 +185,7 @@ impl QuotaLease {
     }
 
     /// The call to send now: the one in flight again, or a new one.
-    pub fn call(
+    pub(super) fn call(
         &mut self,
         (consumer, period): (ConsumerId, Period),
         next_seq: &mut u64,
@@ -236,7 +236,7 @@ impl QuotaLease {
     }
 
     /// Takes the answer to the call in flight; false if it answers none.
-    pub fn on_answer(&mut self, seq: u64, answer: &QuotaAnswer, now: Nanos) -> bool {
+    pub(super) fn on_answer(&mut self, seq: u64, answer: &QuotaAnswer, now: Nanos) -> bool {
         match &mut self.flight {
             Some(flight) if flight.seq == seq => {
                 // Where nothing was done the same call comes again.
@@ -259,39 +259,39 @@ impl QuotaLease {
     }
 
     /// What the key does while the authority is out of reach; `None`: what most do.
-    pub fn when_lost(&self) -> Option<WhenLost> {
+    pub(super) fn when_lost(&self) -> Option<WhenLost> {
         self.when_lost
     }
 
     /// What may still be granted while it is; `of_left` says how much at first.
-    pub fn spare(&mut self, of_left: impl Fn(u64) -> u64) -> u64 {
+    pub(super) fn spare(&mut self, of_left: impl Fn(u64) -> u64) -> u64 {
         let left = self.left();
         *self.spare.get_or_insert_with(|| of_left(left))
     }
 
     /// A call was answered here, and not by the authority, which has to hear of it later.
-    pub fn answered_here(&mut self, consumed: u64, granted: u64) {
+    pub(super) fn answered_here(&mut self, consumed: u64, granted: u64) {
         self.owed = self.owed.saturating_add(consumed);
         self.spare = self.spare.map(|spare| spare.saturating_sub(granted));
         self.next_call_at = Nanos(0);
     }
 
     /// The authority is back: is there anything that it has to hear?
-    pub fn report_again(&mut self) -> bool {
+    pub(super) fn report_again(&mut self) -> bool {
         self.spare = None;
         self.consumed = self.consumed.saturating_add(core::mem::take(&mut self.owed));
         self.holds()
     }
 
     /// Wants a call that gives everything back if no shard has asked for a while.
-    pub fn return_if_idle(&mut self, now: Nanos) {
+    pub(super) fn return_if_idle(&mut self, now: Nanos) {
         if self.holds() && self.is_quiet() && now >= self.last_word.after(QUOTA_IDLE) {
             self.call_wanted = true;
         }
     }
 
     /// When a call may be made, if one is wanted.
-    pub fn call_at(&self) -> Option<Nanos> {
+    pub(super) fn call_at(&self) -> Option<Nanos> {
         match &self.flight {
             Some(flight) => Some(flight.repeat_at),
             None => self.call_wanted.then_some(self.next_call_at),
@@ -299,7 +299,7 @@ impl QuotaLease {
     }
 
     /// When something else than a call is due.
-    pub fn due(&self) -> Nanos {
+    pub(super) fn due(&self) -> Nanos {
         if let Some(pending) = self.pending.front() {
             return pending.since.after(PARK);
         }
@@ -316,7 +316,7 @@ impl QuotaLease {
     }
 
     /// Does it hold nothing, and has it not been used for long?
-    pub fn is_forgettable(&self, now: Nanos) -> bool {
+    pub(super) fn is_forgettable(&self, now: Nanos) -> bool {
         !self.holds()
             && self.owed == 0
             && self.is_quiet()

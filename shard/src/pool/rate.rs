@@ -379,17 +379,17 @@ impl RateLease {
     }
 
     /// What the key does while the authority is out of reach; `None`: what most do.
-    pub fn when_lost(&self) -> Option<WhenLost> {
+    pub(super) fn when_lost(&self) -> Option<WhenLost> {
         self.when_lost
     }
 
     /// Instances that share the bucket, as far as is known.
-    pub fn holders(&self) -> u64 {
+    pub(super) fn holders(&self) -> u64 {
         self.holders
     }
 
     /// The next call has nobody to be spared.
-    pub fn answered_here(&mut self) {
+    pub(super) fn answered_here(&mut self) {
         self.next_call_at = Nanos(0);
     }
 

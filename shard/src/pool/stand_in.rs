@@ -15,7 +15,7 @@ use crate::units::Nanos;
 
 /// See the module.
 #[derive(Debug)]
-pub struct StandIn {
+pub(super) struct StandIn {
     authority: Authority,
     /// Instances that may be doing the same.
     instances: u64,
@@ -23,7 +23,7 @@ pub struct StandIn {
 
 impl StandIn {
     /// From `now` on. `instances` must not be fewer than there are.
-    pub fn new(instances: u64, now: Nanos) -> Self {
+    pub(super) fn new(instances: u64, now: Nanos) -> Self {
         Self { authority: Authority::new(Some(now)), instances: instances.max(1) }
     }
 
@@ -33,7 +33,13 @@ impl StandIn {
     }
 
     /// The answer to a call about a bucket.
-    pub fn rate(&mut self, call: &LeaseCall, ask: RateAsk, open: bool, now: Nanos) -> LeaseReply {
+    pub(super) fn rate(
+        &mut self,
+        call: &LeaseCall,
+        ask: RateAsk,
+        open: bool,
+        now: Nanos,
+    ) -> LeaseReply {
         let (rate_per_s, burst) = if open {
             (AUTHORITY_RATE_MAX, AUTHORITY_RATE_MAX)
         } else {
@@ -49,20 +55,20 @@ impl StandIn {
     }
 
     /// What may be granted of a month that has so much left.
-    pub const fn spare(&self, left: u64, open: bool) -> u64 {
+    pub(super) const fn spare(&self, left: u64, open: bool) -> u64 {
         if open { u64::MAX } else { left / (2 * self.instances) }
     }
 }
 
 /// An answer to a call about a month.
-pub struct QuotaReply {
+pub(super) struct QuotaReply {
     pub reply: LeaseReply,
     pub granted: u64,
 }
 
 /// The answer to a call about a month of which so much is left, and so much of that spare; none
 /// where that is not enough.
-pub fn quota(call: &LeaseCall, ask: &QuotaAsk, left: u64, spare: u64) -> Option<QuotaReply> {
+pub(super) fn quota(call: &LeaseCall, ask: &QuotaAsk, left: u64, spare: u64) -> Option<QuotaReply> {
     if ask.need > spare {
         return None;
     }
@@ -79,7 +85,7 @@ pub fn quota(call: &LeaseCall, ask: &QuotaAsk, left: u64, spare: u64) -> Option<
 }
 
 /// Does a key of a plan that says so go on without the authority?
-pub fn goes_on(when_lost: WhenLost) -> Option<bool> {
+pub(super) fn goes_on(when_lost: WhenLost) -> Option<bool> {
     match when_lost {
         WhenLost::Closed => None,
         WhenLost::Degraded => Some(false),

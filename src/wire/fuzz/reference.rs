@@ -14,7 +14,7 @@ use std::fmt;
 
 /// The place of the closing quote of the string whose characters begin at `start`, and whether
 /// there are escapes before it; `None`: it is no string. Byte by byte.
-pub fn string_end(text: &[u8], start: usize) -> Option<(usize, bool)> {
+pub(crate) fn string_end(text: &[u8], start: usize) -> Option<(usize, bool)> {
     let (mut at, mut escaped) = (start, false);
     loop {
         match (*text.get(at)?, text.get(at + 1)) {
@@ -197,7 +197,7 @@ pub fn usage(body: &[u8]) -> Option<Reported> {
 }
 
 /// Where the two dialects say how much of the prompt was cached.
-pub const DETAILS: [&str; 2] = ["prompt_tokens_details", "input_tokens_details"];
+pub(crate) const DETAILS: [&str; 2] = ["prompt_tokens_details", "input_tokens_details"];
 
 /// A count that is not one makes the whole report useless.
 struct NoCount;

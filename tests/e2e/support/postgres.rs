@@ -77,7 +77,7 @@ fn url(folder: &Path, database: &str) -> String {
 }
 
 /// Does `sql` there, and answers the rows of its last statement, a null as an empty text.
-pub fn query(url: &str, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
+pub(crate) fn query(url: &str, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
@@ -101,7 +101,7 @@ pub fn query(url: &str, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::E
 }
 
 /// An empty database, dropped with this.
-pub struct Database {
+pub(crate) struct Database {
     name: String,
     /// Where it is.
     pub url: String,
@@ -109,7 +109,7 @@ pub struct Database {
 
 impl Database {
     /// A new one.
-    pub fn create() -> Self {
+    pub(crate) fn create() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = &server().folder;

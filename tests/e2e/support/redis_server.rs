@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 
 /// See the module.
-pub(super) struct RedisServer {
+pub(crate) struct RedisServer {
     port: u16,
     folder: tempfile::TempDir,
     child: Option<Child>,
@@ -17,7 +17,7 @@ pub(super) struct RedisServer {
 
 impl RedisServer {
     /// One that is empty, and keeps nothing on disk.
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let any = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = any.local_addr().unwrap().port();
         drop(any);
@@ -27,23 +27,23 @@ impl RedisServer {
     }
 
     /// How it is reached.
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
     /// Kills it and starts it anew: empty.
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.end();
         self.begin();
     }
 
     /// It says nothing any more, though its connections stay.
-    pub(super) fn pause(&self) {
+    pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
     /// It goes on after [`Self::pause`].
-    pub(super) fn resume(&self) {
+    pub(crate) fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
