@@ -178,7 +178,7 @@ keys! {
         url: Restart, ANY, store_url,
             "\"embedded\": SQLite, in data_dir/tollgate.db.\n\
              \"postgres://user[:password]@host/database\": Postgres 15 or later, in the\n\
-             clear; the user may create tables in it, and one instance uses it.";
+             clear, for any number of instances; the user may create tables in it.";
     }
     usage {
         durability: Restart, ANY, usage.durability,

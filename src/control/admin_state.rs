@@ -126,13 +126,24 @@ impl AdminState {
     pub(crate) async fn delete_service(&self, id: ServiceId) -> Result<ServiceRow, CatalogError> {
         let _turn = self.terms.lock().await;
         let row = self.store.delete_service(id).await?;
+        self.drop_service(id).await;
+        Ok(row)
+    }
+
+    /// Another instance has deleted it.
+    pub(crate) async fn forget_service(&self, id: ServiceId) {
+        let _turn = self.terms.lock().await;
+        self.drop_service(id).await;
+    }
+
+    /// Only with `terms` in hand.
+    async fn drop_service(&self, id: ServiceId) {
         let index = self.directory().catalog().service_by_id(id);
         if let Some(index) = index {
             self.names.forget(index);
             let deleted = self.directory().catalog().services[index as usize].as_deleted();
             self.publish(Item::Service(Arc::new(deleted))).await;
         }
-        Ok(row)
     }
 
     /// Looks up every host again, or those that have not been found.
@@ -196,9 +207,31 @@ impl AdminState {
     ) -> Result<ConsumerRow, CatalogError> {
         let _turn = self.people.lock().await;
         let row = self.store.delete_consumer(id).await?;
+        self.drop_consumer(id).await;
+        Ok(row)
+    }
+
+    /// Another instance has deleted it.
+    pub(crate) async fn forget_consumer(&self, id: ConsumerId) {
+        let _turn = self.people.lock().await;
+        self.drop_consumer(id).await;
+    }
+
+    /// Only with `people` in hand.
+    async fn drop_consumer(&self, id: ConsumerId) {
         self.directory().remove_consumer(id);
         self.senders.tell_all(&ToShard::ForgetConsumer { consumer: id }).await;
-        Ok(row)
+    }
+
+    /// Takes over what another instance has made of a key.
+    pub(crate) async fn follow_key(&self, id: KeyId) -> Result<(), CatalogError> {
+        let _turn = self.people.lock().await;
+        let row = self.store.key(id).await?;
+        if !self.directory().has_key(&row) {
+            self.directory().set_key(&row);
+            self.senders.tell_all(&ToShard::Forget { key: id }).await;
+        }
+        Ok(())
     }
 
     /// Carries out a change of keys: all of the rows that come back are forgotten by the shards.

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A key that is not revoked in the store.
+#[derive(PartialEq, Eq)]
 struct DirectoryKey {
     /// It is refused already; the store is about to keep that.
     is_revoked: bool,
@@ -104,8 +105,21 @@ impl Directory {
             self.keys.remove(&row.id);
             return;
         }
+        self.keys.insert(row.id, self.key_of(row));
+        self.known_ids.insert(row.id);
+    }
+
+    /// Is this what is known of the key already?
+    pub(crate) fn has_key(&self, row: &KeyRow) -> bool {
+        match self.keys.get(&row.id) {
+            Some(known) => row.revoked_at.is_none() && *known == self.key_of(row),
+            None => row.revoked_at.is_some(),
+        }
+    }
+
+    fn key_of(&self, row: &KeyRow) -> DirectoryKey {
         let is_ours = |digest: &Digest| digest.key_name == self.digest_key_name;
-        let key = DirectoryKey {
+        DirectoryKey {
             is_revoked: self.keys.get(&row.id).is_some_and(|key| key.is_revoked),
             secret_hash: Arc::clone(&row.secret_hash),
             digest: row.digest.filter(is_ours).map(|digest| digest.digest),
@@ -113,9 +127,7 @@ impl Directory {
             bucket: row.bucket,
             expires_at_unix_us: row.expires_at_unix_us,
             services: row.services.clone(),
-        };
-        self.keys.insert(row.id, key);
-        self.known_ids.insert(row.id);
+        }
     }
 
     /// From now on the key is granted nothing, whatever else becomes of its row.

@@ -14,6 +14,7 @@ mod catalog;
 mod credentials;
 mod directory;
 mod failures;
+mod follow;
 mod leases;
 mod ledger_reads;
 mod months;

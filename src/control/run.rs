@@ -3,6 +3,7 @@
 
 use super::admin_state::{AdminState, Settings};
 use super::authority::{Authority, RedisAddress};
+use super::follow;
 use super::leases::Leases;
 use super::ledger_reads::{LedgerAnswer, LedgerReads, Tokens, answer_months};
 use super::months::{MonthAnswer, MonthWords, OnRead, WordPlace};
@@ -98,6 +99,9 @@ pub(super) async fn run(
     process: Process,
 ) {
     tokio::spawn(serve_admin(Arc::clone(&state), admin_listener));
+    if let Some(watch) = state.store.watch() {
+        tokio::spawn(follow::follow(Arc::clone(&state), watch));
+    }
     let mut refresh = tokio::time::interval(REFRESH_EVERY);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     refresh.reset();

@@ -9,8 +9,8 @@ use super::error::{CatalogError, StoreError};
 use super::location::StoreLocation;
 use super::postgres::PostgresCatalog;
 use super::rows::{
-    ConsumerChange, ConsumerRow, Digest, KeyRow, Loaded, NewKey, NewService, Page, PlanChange,
-    PlanRow, ServiceChange, ServiceRow,
+    CatalogNews, CatalogWatch, ConsumerChange, ConsumerRow, Digest, KeyRow, Loaded, NewKey,
+    NewService, Page, PlanChange, PlanRow, ServiceChange, ServiceRow,
 };
 use super::sqlite::SqliteCatalog;
 use super::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
@@ -48,6 +48,14 @@ impl Catalog {
         match self {
             Self::Sqlite(store) => store.load_keys(page),
             Self::Postgres(store) => store.load_keys(page),
+        }
+    }
+
+    /// How to follow what other instances change; `None`: there are none.
+    pub(crate) fn watch(&self) -> Option<CatalogWatch> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(store) => Some(store.watch()),
         }
     }
 
@@ -127,6 +135,9 @@ operations! {
     delete_service(id: ServiceId) -> ServiceRow;
     /// A new version of a service's price: the highest of the row that comes back.
     add_price(id: ServiceId, price: PriceModel, effective_at_unix_us: i64) -> ServiceRow;
+
+    /// What changed after the change `seen`, and the number to ask with the next time.
+    news_after(seen: i64) -> (i64, Vec<CatalogNews>);
 
     /// Sums over `span`, ordered by their groups; `limit` of them after `offset`.
     sums(by: Vec<By>, span: SumSpan, limit: u32, offset: i64) -> Vec<Sum>;

@@ -32,8 +32,9 @@ pub use ledger::Ledger;
 pub use location::StoreLocation;
 pub(crate) use price_text::to_json as price_to_json;
 pub(crate) use rows::{
-    ConsumerChange, ConsumerRow, Digest, KeyName, KeyRow, NewKey, NewService, Page, PlanChange,
-    PlanRow, PriceRow, ServiceChange, ServiceRow, new_id, when_lost_name, when_lost_of,
+    CatalogNews, CatalogWatch, ConsumerChange, ConsumerRow, Digest, KeyName, KeyRow, NewKey,
+    NewService, Page, PlanChange, PlanRow, PriceRow, ServiceChange, ServiceRow, new_id,
+    when_lost_name, when_lost_of,
 };
 pub use sqlite::FILE_NAME;
 #[cfg(test)]

@@ -198,6 +198,23 @@ pub(crate) struct Loaded {
     pub(crate) consumers: Vec<ConsumerRow>,
 }
 
+/// Something of the catalog that may have changed, been made or been deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CatalogNews {
+    Plan(PlanId),
+    Service(ServiceId),
+    Consumer(ConsumerId),
+    Key(KeyId),
+}
+
+/// How to follow what other instances change.
+pub(crate) struct CatalogWatch {
+    /// All up to this change is in what was loaded.
+    pub(crate) seen: i64,
+    /// Told when there may be more.
+    pub(crate) told: flume::Receiver<()>,
+}
+
 /// A service's upstream credential as `vault` sealed it.
 pub(crate) struct SealedCredential {
     pub(crate) service: ServiceId,

@@ -28,6 +28,7 @@ mod hostile_input;
 mod hostile_resets;
 mod hostile_slow;
 mod idle;
+mod instances;
 mod journal_damage;
 mod keys;
 mod kind_of_price;

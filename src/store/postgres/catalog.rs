@@ -8,11 +8,11 @@
 
 use super::lane::{Lane, Work};
 use super::session::{Access, Session};
-use super::{consumers, keys, plans, schema, services, usage};
+use super::{consumers, keys, news, plans, schema, services, usage};
 use crate::store::error::{CatalogError, StoreError};
 use crate::store::rows::{
-    ConsumerChange, ConsumerRow, Digest, KeyRow, Loaded, NewKey, NewService, Page, PlanChange,
-    PlanRow, ServiceChange, ServiceRow,
+    CatalogNews, CatalogWatch, ConsumerChange, ConsumerRow, Digest, KeyRow, Loaded, NewKey,
+    NewService, Page, PlanChange, PlanRow, ServiceChange, ServiceRow,
 };
 use crate::store::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
 use shard::catalog::{Plan, PriceModel};
@@ -37,6 +37,8 @@ pub(crate) struct PostgresCatalog {
     lists: Arc<Lane>,
     reports: Arc<Lane>,
     runtime: Handle,
+    seen_at_start: i64,
+    told: flume::Receiver<()>,
     /// The thread ends when the last clone is dropped.
     _thread: flume::Sender<()>,
 }
@@ -53,18 +55,23 @@ impl PostgresCatalog {
             .spawn(move || runtime.block_on(async { _ = ended.recv_async().await }))
             .map_err(StoreError::Thread)?;
         let (answer, answered) = flume::bounded(1);
-        let for_changes = access.clone();
-        handle.spawn(async move { answer.send(schema::open(&for_changes).await) });
-        let session = answered
+        // One that is not taken stands for all that come until it is.
+        let (notified, told) = flume::bounded(1);
+        let for_changes = Access { notified: Some(notified), ..access.clone() };
+        let opening = for_changes.clone();
+        handle.spawn(async move { answer.send(open(&opening).await) });
+        let (session, seen_at_start) = answered
             .recv()
             .unwrap_or_else(|_| Err(StoreError::Failed("the store's thread has ended".into())))?;
-        let lane = |session, waiting_max| Lane::new(access.clone(), session, WITHIN, waiting_max);
+        let lane = |waiting_max| Lane::new(access.clone(), None, WITHIN, waiting_max);
         Ok(Self {
-            changes: lane(Some(session), WAITING_MAX),
-            ledger: lane(None, WAITING_MAX),
-            lists: lane(None, WAITING_MAX),
-            reports: lane(None, REPORTS_WAITING_MAX),
+            changes: Lane::new(for_changes, Some(session), WITHIN, WAITING_MAX),
+            ledger: lane(WAITING_MAX),
+            lists: lane(WAITING_MAX),
+            reports: lane(REPORTS_WAITING_MAX),
             runtime: handle,
+            seen_at_start,
+            told,
             _thread: thread,
         })
     }
@@ -110,6 +117,10 @@ impl PostgresCatalog {
         self.ledger.run(&self.runtime, work).await
     }
 
+    pub(crate) fn watch(&self) -> CatalogWatch {
+        CatalogWatch { seen: self.seen_at_start, told: self.told.clone() }
+    }
+
     pub(crate) fn load(&self) -> Done<Loaded> {
         self.changes.run_here(&self.runtime, |db| {
             Box::pin(async move {
@@ -130,6 +141,14 @@ impl PostgresCatalog {
     pub(crate) fn has_records(&self) -> Done<bool> {
         self.changes.run_here(&self.runtime, |db| Box::pin(usage::has_records(db)))
     }
+}
+
+async fn open(access: &Access) -> Result<(Session, i64), StoreError> {
+    let session = schema::open(access).await?;
+    // What is loaded from here on is no older.
+    let seen = news::last(&session).await;
+    let seen = seen.map_err(|failure| StoreError::Failed(failure.to_string()))?;
+    Ok((session, seen))
 }
 
 /// Writes each operation as a method that gives its work to a lane.
@@ -188,6 +207,7 @@ operations! {
         |db| services::add_price(db, id, &price, effective_at_unix_us)
     }
 
+    read news_after(seen: i64) -> (i64, Vec<CatalogNews>) { |db| news::after(db, seen) }
     report sums(by: Vec<By>, span: SumSpan, limit: u32, offset: i64) -> Vec<Sum> {
         |db| usage::sums(db, &by, &span, limit, offset)
     }

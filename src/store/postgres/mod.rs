@@ -11,6 +11,7 @@ mod errors;
 mod keys;
 mod lane;
 mod ledger;
+mod news;
 mod partitions;
 mod plans;
 mod records;

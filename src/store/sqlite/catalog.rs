@@ -11,8 +11,8 @@ use super::turns::take_turn;
 use super::{consumers, file, keys, plans, services, usage};
 use crate::store::error::{CatalogError, StoreError};
 use crate::store::rows::{
-    ConsumerChange, ConsumerRow, Digest, KeyRow, Loaded, NewKey, NewService, Page, PlanChange,
-    PlanRow, ServiceChange, ServiceRow,
+    CatalogNews, ConsumerChange, ConsumerRow, Digest, KeyRow, Loaded, NewKey, NewService, Page,
+    PlanChange, PlanRow, ServiceChange, ServiceRow,
 };
 use crate::store::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
 use rusqlite::Connection;
@@ -207,6 +207,11 @@ impl SqliteCatalog {
         effective_at_unix_us: i64,
     ) -> Done<ServiceRow> {
         self.change(move |db| services::add_price(db, id, &price, effective_at_unix_us)).await
+    }
+
+    /// No other instance changes anything.
+    pub(crate) async fn news_after(&self, seen: i64) -> Done<(i64, Vec<CatalogNews>)> {
+        Ok((seen, Vec::new()))
     }
 
     pub(crate) async fn sums(

@@ -23,14 +23,20 @@ pub struct Setup {
     config: String,
     descriptors: Option<(u32, u32)>,
     embedded: bool,
-    redis: bool,
+    on_postgres: bool,
 }
 
 impl Setup {
     /// With the authority in this Redis, and the store in Postgres, whichever the tests run on.
-    pub fn redis(mut self, server: &RedisServer) -> Self {
-        self.redis = true;
-        self.config(&format!("[authority]\nurl = \"{}\"\n", server.url()))
+    pub fn redis(self, server: &RedisServer) -> Self {
+        let config = format!("[authority]\nurl = \"{}\"\n", server.url());
+        self.on_postgres().config(&config)
+    }
+
+    /// On a Postgres database of its own, whichever the tests run on.
+    pub fn on_postgres(mut self) -> Self {
+        self.on_postgres = true;
+        self
     }
 
     /// On the embedded store, whichever the tests run on: for what is about its file.
@@ -76,8 +82,8 @@ impl Setup {
     pub fn start(mut self) -> Instance {
         let dir = TempDir::new().unwrap();
         // `TOLLGATE_TEST_STORE=postgres` runs every test on a database of its own.
-        let on_postgres = std::env::var("TOLLGATE_TEST_STORE").is_ok_and(|it| it == "postgres");
-        let on_postgres = on_postgres || self.redis;
+        let on_postgres = self.on_postgres
+            || std::env::var("TOLLGATE_TEST_STORE").is_ok_and(|it| it == "postgres");
         let database = (on_postgres && !self.embedded).then(Database::create);
         if let Some(database) = &database {
             self.env.push(("TOLLGATE_STORE__URL", database.url.clone().into()));
@@ -149,6 +155,11 @@ impl Instance {
     pub fn run(&self, args: &[&str]) -> Output {
         let env = self.env.iter().map(|(name, value)| (name, value));
         command(args).envs(env).output().unwrap()
+    }
+
+    /// Where its store is, if that is a server.
+    pub fn store_url(&self) -> Option<&str> {
+        self.database.as_ref().map(|database| &*database.url)
     }
 
     /// Its data directory.

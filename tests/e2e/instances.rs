@@ -1,0 +1,67 @@
+//! Several instances on one store: what one changes holds on the others.
+
+use crate::support::admin::Admin;
+use crate::support::http::{Connection, Request};
+use crate::support::instance::{Setup, Upstream};
+use crate::support::poll;
+use crate::support::process::{Process, command};
+use serde_json::json;
+use std::time::Duration;
+use tempfile::TempDir;
+use ureq::http::Method;
+
+/// By the contract a change holds on all shards of all instances within this.
+const HOLDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// A further instance on the store at `url`.
+fn serve_on(url: &str, dir: &TempDir) -> (Process, String) {
+    let (file, data_dir) = (dir.path().join("tollgate.toml"), dir.path().join("data"));
+    let config = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nshards = 2\n\
+         data_dir = \"{}\"\n[store]\nurl = \"{url}\"\n",
+        data_dir.display()
+    );
+    std::fs::write(&file, config).unwrap();
+    let command = command(&["serve", "--config", file.to_str().unwrap()]);
+    let (process, addresses) = Process::start(command, "ready data=");
+    let data_url = addresses.split_once(" admin=").unwrap().0.to_owned();
+    (process, data_url)
+}
+
+#[test]
+fn what_one_instance_changes_holds_on_the_other_within_a_second() {
+    let first = Setup::default().shards(2).on_postgres().start();
+    let dir = TempDir::new().unwrap();
+    let (_second, second_url) = serve_on(first.store_url().unwrap(), &dir);
+    let (admin, upstream): (Admin, Upstream) = (first.admin(), Upstream::start(&[]));
+    let call = |model: &str, key: &str| {
+        let body = json!({ "model": model, "messages": [{ "role": "user", "content": "Hi" }] });
+        let request = Request::post("/v1/chat/completions", &body).key(key);
+        // A connection of its own: any shard.
+        Connection::open(&second_url).unwrap().call(&request).unwrap().status()
+    };
+    let all_say = |what: &str, model: &str, key: &str, status: u16| {
+        poll::within(HOLDS_WITHIN, what, || {
+            (0..4).all(|_| call(model, key) == status).then_some(())
+        });
+    };
+    let key = admin.key("bench");
+    let old_model = first.model("per_token");
+    all_say("a new key", old_model, &key.text, 200);
+
+    let service = json!({
+        "name": "later", "base_url": upstream.url,
+        "price": { "kind": "per_token", "input_nanousd_per_mtok": 1,
+                   "output_nanousd_per_mtok": 1 },
+    });
+    let (status, made) = admin.call(Method::POST, "services", Some(&service));
+    assert_eq!(status, 201, "{made}");
+    all_say("a new service", "later", &key.text, 200);
+    let path = format!("services/{}", made["id"].as_str().unwrap());
+    assert_eq!(admin.call(Method::DELETE, &path, None).0, 200);
+    all_say("a deleted service", "later", &key.text, 404);
+
+    let revoked = admin.call(Method::DELETE, &format!("keys/{}", key.id), None);
+    assert_eq!(revoked.0, 200);
+    all_say("a revoked key", old_model, &key.text, 401);
+}
