@@ -20,7 +20,7 @@ pub(super) fn post(core: &Core) -> bool {
         // exists nowhere else, so it waits here for the next post; the rest waits there.
         if let Err(unsent) = core.channels.to_control.try_send(message) {
             *core.unsent.borrow_mut() = Some(unsent.into_inner());
-            core.metrics().mail_full.add(1);
+            core.metrics().channel_full.add(1);
             return false;
         }
     }
@@ -48,7 +48,7 @@ pub(super) async fn ask(
 /// journal, where the writer finds it.
 pub(super) fn hand_over(core: &Core, settled: Settled) {
     if core.channels.to_writer.try_send(settled).is_err() {
-        core.metrics().mail_full.add(1);
+        core.metrics().channel_full.add(1);
     }
 }
 

@@ -215,7 +215,7 @@ pub(crate) struct ShardMetrics {
     /// Bytes appended to the journal.
     pub journal_bytes: Counter,
     /// Messages that found their channel full: they are sent again, or read from the journal.
-    pub mail_full: Counter,
+    pub channel_full: Counter,
     /// Requests refused because the journal had no room.
     pub journal_full: Counter,
     /// Records on stable storage; added to by the thread that syncs this shard's journal.
@@ -249,7 +249,7 @@ impl ShardMetrics {
             lease_wants: Counter::default(),
             journal_records: Counter::default(),
             journal_bytes: Counter::default(),
-            mail_full: Counter::default(),
+            channel_full: Counter::default(),
             journal_full: Counter::default(),
             journal_synced: Counter::default(),
             journal_sync_failures: Counter::default(),

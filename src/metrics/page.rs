@@ -175,7 +175,7 @@ impl Metrics {
 
     fn write_shards(&self, page: &mut MetricsPage) {
         type Of = fn(&ShardMetrics) -> &Counter;
-        let counters: [(&str, &str, Of); 8] = [
+        let counters: [(&str, &str, Of); 9] = [
             ("tollgate_lease_wants_total", "Wants posted by shards.", |it| &it.lease_wants),
             ("tollgate_journal_records_total", "Records appended.", |it| &it.journal_records),
             ("tollgate_journal_bytes_total", "Bytes appended.", |it| &it.journal_bytes),
@@ -196,6 +196,11 @@ impl Metrics {
                 "tollgate_tokens_clamped_total",
                 "Calls whose reported tokens were cut to the largest count that is billed.",
                 |it| &it.tokens_clamped,
+            ),
+            (
+                "tollgate_channel_full_total",
+                "Messages and records for which a channel from a shard had no room at once.",
+                |it| &it.channel_full,
             ),
             ("tollgate_permits_leaked_total", "Permits settled by the deadline sweep.", |it| {
                 &it.permits_leaked
