@@ -40,6 +40,7 @@ mod models;
 mod openai;
 mod parting;
 mod passing;
+mod postgres_faults;
 mod prices;
 mod rates;
 mod refusals;
