@@ -2,7 +2,7 @@
 //! authority does not know is read from the ledger first; until then its calls stay unanswered, as
 //! if on the way.
 
-use super::authority::{Answered, Authority, Event};
+use super::authority::{Answered, ChosenAuthority, Event};
 use super::shard_senders::ShardSenders;
 use crate::metrics::ControlMetrics;
 use shard::catalog::{Catalog, WhenLost};
@@ -26,7 +26,7 @@ pub(crate) type MonthToRead = (ConsumerId, Period);
 /// See the module.
 pub(crate) struct Leases {
     pool: Pool,
-    authority: Authority,
+    authority: ChosenAuthority,
     /// The authority is out of reach, and has been for long enough to go on without it.
     is_lost: bool,
     /// Months that have to be read.
@@ -41,12 +41,12 @@ impl Leases {
         holder: u128,
         shards: u16,
         when_lost: WhenLost,
-        authority: Authority,
+        authority: ChosenAuthority,
     ) -> Self {
         let (rtt, call_gap) = match &authority {
             // No network, so no round trip and nothing to be spared.
-            Authority::Embedded(_) => (Nanos(0), Nanos(0)),
-            Authority::Redis(_) => (FIRST_ROUND_TRIP, CALL_GAP),
+            ChosenAuthority::Embedded(_) => (Nanos(0), Nanos(0)),
+            ChosenAuthority::Redis(_) => (FIRST_ROUND_TRIP, CALL_GAP),
         };
         Self {
             pool: Pool::new(PoolConfig { holder, shards, rtt, call_gap, when_lost }),
@@ -210,8 +210,10 @@ mod tests {
     fn rate_is_granted_in_the_same_turn() {
         let (to_shard, inbox) = flume::unbounded();
         let (senders, metrics) = (ShardSenders::new(vec![to_shard]), ControlMetrics::default());
-        let (mut leases, now) =
-            (Leases::new(1, 1, WhenLost::Closed, Authority::embedded(None)), Nanos::from_s(100));
+        let (mut leases, now) = (
+            Leases::new(1, 1, WhenLost::Closed, ChosenAuthority::embedded(None)),
+            Nanos::from_s(100),
+        );
         let want = RateWant {
             shard: 0,
             bucket: BucketId(1),
@@ -238,8 +240,10 @@ mod tests {
     fn a_month_goes_on_where_the_ledger_says() {
         let (to_shard, inbox) = flume::unbounded();
         let (senders, metrics) = (ShardSenders::new(vec![to_shard]), ControlMetrics::default());
-        let (mut leases, now) =
-            (Leases::new(1, 1, WhenLost::Closed, Authority::embedded(None)), Nanos::from_s(100));
+        let (mut leases, now) = (
+            Leases::new(1, 1, WhenLost::Closed, ChosenAuthority::embedded(None)),
+            Nanos::from_s(100),
+        );
         leases.on_quota(quota_want(10), &catalog(), now);
         assert_eq!(leases.advance(now, &senders, &metrics), [MONTH]);
         assert_eq!(quota_grant(&inbox), None);
@@ -256,8 +260,10 @@ mod tests {
     fn a_month_that_could_not_be_read_is_asked_for_again() {
         let (to_shard, inbox) = flume::unbounded();
         let (senders, metrics) = (ShardSenders::new(vec![to_shard]), ControlMetrics::default());
-        let (mut leases, now) =
-            (Leases::new(1, 1, WhenLost::Closed, Authority::embedded(None)), Nanos::from_s(100));
+        let (mut leases, now) = (
+            Leases::new(1, 1, WhenLost::Closed, ChosenAuthority::embedded(None)),
+            Nanos::from_s(100),
+        );
         leases.on_quota(quota_want(10), &catalog(), now);
         assert_eq!(leases.advance(now, &senders, &metrics), [MONTH]);
         leases.on_seed(MONTH, None, now);

@@ -2,7 +2,7 @@
 //! leases. The loop waits for nothing else.
 
 use super::admin_state::{AdminState, Settings};
-use super::authority::{Authority, RedisAddress};
+use super::authority::{ChosenAuthority, RedisAddress};
 use super::follow;
 use super::leases::Leases;
 use super::ledger_reads::{LedgerAnswer, LedgerReads, Tokens, answer_months};
@@ -110,8 +110,8 @@ pub(super) async fn run(
     let shards = state.senders.shards();
     let (authority, from_redis) = match process.redis {
         // From nowhere comes nothing.
-        None => (Authority::embedded(empty_at(&state)), flume::bounded(1).1),
-        Some(at) => Authority::redis(at, process.instance),
+        None => (ChosenAuthority::embedded(empty_at(&state)), flume::bounded(1).1),
+        Some(at) => ChosenAuthority::redis(at, process.instance),
     };
     let leases = Leases::new(process.instance, shards as u16, process.when_lost, authority);
     let months = MonthWords::new(shards, state.directory().catalog());

@@ -8,7 +8,7 @@ use super::idle_memory::IdleMemory;
 use super::park::{Parking, Spot};
 use super::presence::CallsUnderWay;
 use super::service_handles::{ServiceHandle, ServiceHandles};
-use super::sync_state::SyncState;
+use super::sync_state::SyncProgress;
 use super::tickets::Tickets;
 use crate::channels::ShardChannels;
 use crate::config::{Config, Durability};
@@ -81,7 +81,7 @@ pub(super) struct Core {
     /// Connections over the bound that are being told so.
     pub refusing: Cell<u32>,
     /// How much of the journal is on the disk.
-    pub sync: SyncState,
+    pub sync: SyncProgress,
     /// What idle connections have freed.
     pub idle_memory: IdleMemory,
     cut_off: Cell<bool>,
@@ -136,7 +136,7 @@ impl Core {
             random: RefCell::new(fastrand::Rng::new()),
             connections: Cell::new(0),
             refusing: Cell::new(0),
-            sync: SyncState::default(),
+            sync: SyncProgress::default(),
             idle_memory: IdleMemory::default(),
             cut_off: Cell::new(false),
             config: RefCell::new(Rc::new(Config::clone(&parts.config))),

@@ -31,9 +31,9 @@ pub(super) struct Probe {
 
 /// A client, for looking after it.
 #[derive(Clone)]
-pub(super) struct Presence(Rc<Client>);
+pub(super) struct Presence(Rc<WatchedClient>);
 
-struct Client {
+struct WatchedClient {
     connection: Rc<Operations>,
     probe: Cell<Option<Probe>>,
     has_left: Cell<bool>,
@@ -43,7 +43,11 @@ impl Presence {
     /// Of the client at the other end of a connection.
     pub(super) fn of(connection: &TimedReader) -> Self {
         let connection = connection.operations();
-        Self(Rc::new(Client { connection, probe: Cell::new(None), has_left: Cell::new(false) }))
+        Self(Rc::new(WatchedClient {
+            connection,
+            probe: Cell::new(None),
+            has_left: Cell::new(false),
+        }))
     }
 
     /// How to find out whether this client is still there; `None`: in no way.

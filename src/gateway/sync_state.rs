@@ -8,13 +8,13 @@ use std::time::Duration;
 
 /// What the syncer has told so far.
 #[derive(Debug, Default)]
-pub(super) struct SyncState {
+pub(super) struct SyncProgress {
     /// No record below this is unsynced.
     next_seq: Cell<u64>,
     has_failed: Cell<bool>,
 }
 
-impl SyncState {
+impl SyncProgress {
     /// All records below `next_seq` are on the disk.
     pub(super) fn synced(&self, parking: &Parking, next_seq: u64) {
         self.next_seq.set(self.next_seq.get().max(next_seq));

@@ -51,15 +51,15 @@ pub(crate) enum Event {
     /// A connection is there and knows the script.
     Opened { connection: MultiplexedConnection, sha1: String },
     /// A pipeline has come back, or has not.
-    Answered { link: u64, calls: Vec<Vec<ScriptAsk>>, values: Values, round_trip: Nanos },
+    Answered { link: u64, calls: Vec<Vec<ScriptAsk>>, values: ScriptValues, round_trip: Nanos },
 }
 
-type Values = Result<Vec<Value>, RedisError>;
+type ScriptValues = Result<Vec<Value>, RedisError>;
 
 /// A call and its answer.
 pub(crate) type Answered = (LeaseCall, LeaseReply);
 
-struct Open {
+struct OpenLink {
     connection: MultiplexedConnection,
     /// Names the script.
     sha1: String,
@@ -70,7 +70,7 @@ pub(crate) struct Link {
     client: Client,
     holder: u128,
     /// `None`: a task is about to open it.
-    open: Option<Open>,
+    open: Option<OpenLink>,
     lost_at: Option<Nanos>,
     /// Counts connections: what an earlier one still says is of no interest.
     link: u64,
@@ -125,7 +125,7 @@ impl Link {
     }
 
     pub(super) fn send(&mut self) {
-        let Some(Open { connection, sha1 }) = &self.open else { return };
+        let Some(OpenLink { connection, sha1 }) = &self.open else { return };
         if self.queued.is_empty() {
             return;
         }
@@ -150,7 +150,7 @@ impl Link {
         let (calls, values, round_trip) = match event {
             Event::Opened { connection, sha1 } => {
                 tracing::info!("the authority in Redis is reached");
-                self.open = Some(Open { connection, sha1 });
+                self.open = Some(OpenLink { connection, sha1 });
                 self.lost_at = None;
                 return (Vec::new(), None);
             }
@@ -201,7 +201,7 @@ impl Link {
                 tokio::time::sleep(wait).await;
                 let opened = tokio::time::timeout(OPEN_WITHIN, open(&client, holder)).await;
                 match opened {
-                    Ok(Ok(Open { connection, sha1 })) => {
+                    Ok(Ok(OpenLink { connection, sha1 })) => {
                         let _ = events.send_async(Event::Opened { connection, sha1 }).await;
                         return;
                     }
@@ -216,7 +216,7 @@ impl Link {
 
 /// Connects, makes the script known, and opens all groups at once: where Redis has lost its
 /// memory, all of them wait through the same five seconds.
-async fn open(client: &Client, holder: u128) -> Result<Open, RedisError> {
+async fn open(client: &Client, holder: u128) -> Result<OpenLink, RedisError> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(OPEN_WITHIN))
         .set_response_timeout(Some(ANSWER_WITHIN));
@@ -231,7 +231,7 @@ async fn open(client: &Client, holder: u128) -> Result<Open, RedisError> {
         groups.add_command(script::command(&sha1, holder, group, &[]));
     }
     let _: () = groups.query_async(&mut connection).await?;
-    Ok(Open { connection, sha1 })
+    Ok(OpenLink { connection, sha1 })
 }
 
 fn replies(asks: &[ScriptAsk], value: &Value) -> Vec<Answered> {

@@ -1,6 +1,6 @@
 //! The authority that the instance leases from: in this process, or in a Redis that all instances
 //! share. A call of the first is a function call; one of the second is answered later, by
-//! [`Authority::on_event`].
+//! [`ChosenAuthority::on_event`].
 
 mod link;
 mod script;
@@ -11,14 +11,14 @@ use shard::lease::{LeaseCall, LeaseReply};
 use shard::units::{ConsumerId, Nanos, Period};
 
 /// See the module.
-pub(crate) enum Authority {
+pub(crate) enum ChosenAuthority {
     /// In this process.
     Embedded(Box<shard::authority::Authority>),
     /// In Redis.
     Redis(Box<Link>),
 }
 
-impl Authority {
+impl ChosenAuthority {
     /// One in this process. `empty_at`: when this process began, if another has served from the
     /// same data before and may have spent tokens.
     pub(crate) fn embedded(empty_at: Option<Nanos>) -> Self {
@@ -31,7 +31,7 @@ impl Authority {
         (Self::Redis(Box::new(link)), events)
     }
 
-    /// Does the call, or takes it along to [`Authority::send`].
+    /// Does the call, or takes it along to [`ChosenAuthority::send`].
     pub(crate) fn call(&mut self, call: &LeaseCall, now: Nanos) -> Option<LeaseReply> {
         match self {
             Self::Embedded(authority) => Some(authority.call(call, now)),

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::redis_server::RedisServer;
-use super::{Authority, Event, RedisAddress};
+use super::{ChosenAuthority, Event, RedisAddress};
 use crate::clock;
 use crate::control::leases::Leases;
 use crate::control::shard_senders::ShardSenders;
@@ -41,7 +41,7 @@ struct Instance {
 impl Instance {
     fn new(server: &RedisServer, holder: u128) -> Self {
         let at = RedisAddress::new(&server.url()).unwrap();
-        let (authority, events) = Authority::redis(at, holder);
+        let (authority, events) = ChosenAuthority::redis(at, holder);
         let (to_shard, mail) = flume::unbounded();
         let plan = Plan {
             id: PlanId(1),

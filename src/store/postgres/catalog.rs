@@ -6,10 +6,11 @@
 //! they have in common. A change whose commit was not answered may have been made all the same;
 //! whoever asked is told that the store is away, and sees by a read which it was.
 
-use super::lane::{Lane, Work};
+use super::Done;
+use super::lane::{PostgresLane, Work};
 use super::session::{Access, Session};
 use super::{consumers, keys, news, plans, schema, services, usage};
-use crate::store::error::{CatalogError, StoreError};
+use crate::store::error::StoreError;
 use crate::store::rows::{
     CatalogNews, CatalogWatch, ConsumerChange, ConsumerRow, Digest, KeyRow, Loaded, NewKey,
     NewService, Page, PlanChange, PlanRow, ServiceChange, ServiceRow,
@@ -21,8 +22,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 
-type Done<T> = Result<T, CatalogError>;
-
 /// Work that waits for a lane; reports, of which each may take [`WITHIN`], fewer.
 const WAITING_MAX: usize = 1_024;
 const REPORTS_WAITING_MAX: usize = 16;
@@ -32,10 +31,10 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// The lanes.
 #[derive(Clone)]
 pub(crate) struct PostgresCatalog {
-    changes: Arc<Lane>,
-    ledger: Arc<Lane>,
-    lists: Arc<Lane>,
-    reports: Arc<Lane>,
+    changes: Arc<PostgresLane>,
+    ledger: Arc<PostgresLane>,
+    lists: Arc<PostgresLane>,
+    reports: Arc<PostgresLane>,
     runtime: Handle,
     seen_at_start: i64,
     told: flume::Receiver<()>,
@@ -63,9 +62,9 @@ impl PostgresCatalog {
         let (session, seen_at_start) = answered
             .recv()
             .unwrap_or_else(|_| Err(StoreError::Failed("the store's thread has ended".into())))?;
-        let lane = |waiting_max| Lane::new(access.clone(), None, WITHIN, waiting_max);
+        let lane = |waiting_max| PostgresLane::new(access.clone(), None, WITHIN, waiting_max);
         Ok(Self {
-            changes: Lane::new(for_changes, Some(session), WITHIN, WAITING_MAX),
+            changes: PostgresLane::new(for_changes, Some(session), WITHIN, WAITING_MAX),
             ledger: lane(WAITING_MAX),
             lists: lane(WAITING_MAX),
             reports: lane(REPORTS_WAITING_MAX),

@@ -1,5 +1,6 @@
 //! The table `consumers`.
 
+use super::Done;
 use super::columns::{created_at, now, signed, unsigned};
 use super::session::Session;
 use super::{keys, plans};
@@ -11,8 +12,6 @@ use tokio_postgres::Row;
 const SELECT: &str = "SELECT consumers.place, consumers.id, consumers.name, plan_id, plans.name,
     consumers.created_at FROM consumers JOIN plans ON plans.id = plan_id
     WHERE consumers.deleted_at IS NULL";
-
-type Done<T> = Result<T, CatalogError>;
 
 /// A new consumer.
 pub(super) async fn insert(

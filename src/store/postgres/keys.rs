@@ -1,5 +1,6 @@
 //! The table `keys`.
 
+use super::Done;
 use super::columns::{created_at, now, signed, time_text_at, unsigned};
 use super::session::Session;
 use crate::clock;
@@ -11,8 +12,6 @@ use tokio_postgres::Row;
 
 const SELECT: &str = "SELECT place, id, consumer_id, bucket_id, name, secret_hash, services,
     expires_at_unix_us, revoked_at, created_at, digest FROM keys";
-
-type Done<T> = Result<T, CatalogError>;
 
 /// A new key.
 pub(super) async fn insert(db: &Session, key: &NewKey) -> Done<KeyRow> {

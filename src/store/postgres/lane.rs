@@ -24,22 +24,22 @@ const PAUSE_MAX: Nanos = Nanos::from_s(1);
 pub(super) type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T, CatalogError>> + Send + 'a>>;
 
 /// See the module.
-pub(super) struct Lane {
+pub(super) struct PostgresLane {
     access: Access,
     within: Duration,
     room: Arc<Semaphore>,
-    slot: Mutex<Slot>,
+    slot: Mutex<LaneConnection>,
 }
 
 /// The connection, or when it may be tried again.
-struct Slot {
+struct LaneConnection {
     session: Option<Session>,
     pause: Nanos,
     again_at: Nanos,
     why: String,
 }
 
-impl Lane {
+impl PostgresLane {
     /// A lane over `session`. Any work ends `within`, waiting for its turn included; `waiting_max`
     /// may wait.
     pub(super) fn new(
@@ -48,7 +48,8 @@ impl Lane {
         within: Duration,
         waiting_max: usize,
     ) -> Arc<Self> {
-        let slot = Slot { session, pause: PAUSE_MIN, again_at: Nanos(0), why: String::new() };
+        let slot =
+            LaneConnection { session, pause: PAUSE_MIN, again_at: Nanos(0), why: String::new() };
         let room = Arc::new(Semaphore::new(waiting_max));
         Arc::new(Self { access, within, room, slot: Mutex::new(slot) })
     }
@@ -108,7 +109,7 @@ impl Lane {
     }
 }
 
-impl Slot {
+impl LaneConnection {
     /// The session, out of its place: where its work is cut short, it is closed.
     async fn take(&mut self, access: &Access) -> Result<Session, CatalogError> {
         if let Some(session) = self.session.take().filter(|session| !session.is_closed()) {

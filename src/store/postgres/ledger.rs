@@ -5,7 +5,7 @@
 //! answer to a commit was lost, the watermarks say whether it happened.
 
 use super::blocking::Blocking;
-use super::write::{self, Adding, LookUps};
+use super::write::{self, BatchTransaction, LookUps};
 use super::{partitions, records, refused, schema, services};
 use crate::clock;
 use crate::store::batch::{Batch, Dead, Written};
@@ -47,14 +47,16 @@ impl PostgresLedger {
 
     pub(crate) fn write(&mut self, batch: &Batch<'_>) -> Result<Written, LedgerError> {
         let known = &mut self.known;
-        let done = self.server.run(async |db| Adding::new(db, known, batch).write(false).await);
+        let done =
+            self.server.run(async |db| BatchTransaction::new(db, known, batch).write(false).await);
         self.resolved(batch, done)
     }
 
     /// The same; what the server refuses is looked for by halves, and kept aside.
     pub(crate) fn write_by_halves(&mut self, batch: &Batch<'_>) -> Result<Written, LedgerError> {
         let known = &mut self.known;
-        let done = self.server.run(async |db| Adding::new(db, known, batch).write(true).await);
+        let done =
+            self.server.run(async |db| BatchTransaction::new(db, known, batch).write(true).await);
         self.resolved(batch, done)
     }
 

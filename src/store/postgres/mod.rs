@@ -26,3 +26,6 @@ mod write;
 pub(crate) use catalog::PostgresCatalog;
 pub(crate) use credentials::PostgresCredentials;
 pub(super) use ledger::PostgresLedger;
+
+/// What an operation of the catalog, or a report, answers.
+type Done<T> = Result<T, crate::store::error::CatalogError>;

@@ -1,5 +1,6 @@
 //! The table `plans`.
 
+use super::Done;
 use super::columns::{created_at, now, signed, unsigned};
 use super::session::Session;
 use crate::store::error::CatalogError;
@@ -11,8 +12,6 @@ use tokio_postgres::Row;
 
 const SELECT: &str = "SELECT place, id, name, rate_per_s, burst, quota_tokens, when_lost,
     created_at FROM plans WHERE deleted_at IS NULL";
-
-type Done<T> = Result<T, CatalogError>;
 
 /// Gives a new store the plans of the contract, part 4; where they were deleted, they stay so.
 pub(super) async fn seed(db: &Session) -> Done<()> {

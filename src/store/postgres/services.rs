@@ -1,5 +1,6 @@
 //! The tables `services` and `prices`.
 
+use super::Done;
 use super::columns::{created_at, now, signed, unsigned};
 use super::keys;
 use super::session::Session;
@@ -15,8 +16,6 @@ const SELECT: &str = "SELECT place, id, name, base_url, default_path, credential
     created_at FROM services WHERE deleted_at IS NULL";
 const SELECT_PRICE: &str =
     "SELECT service_id, version, effective_at_unix_us, price::text, created_at FROM prices";
-
-type Done<T> = Result<T, CatalogError>;
 
 /// A new service with its first price.
 pub(super) async fn insert(db: &Session, new: &NewService) -> Done<ServiceRow> {

@@ -1,5 +1,6 @@
 //! Sums of the ledger. The writer adds to it a batch (about 100 ms) behind the settled records.
 
+use super::Done;
 use super::columns::{signed, unsigned, wide_at};
 use super::records;
 use super::session::Session;
@@ -11,8 +12,6 @@ use std::collections::HashMap;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
-
-type Done<T> = Result<T, CatalogError>;
 
 /// Values of a query whose text depends on what is asked.
 type OwnedValues = Vec<Box<dyn ToSql + Sync + Send>>;

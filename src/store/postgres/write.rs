@@ -65,7 +65,7 @@ pub(super) async fn is_there(db: &Session, batch: &Batch<'_>) -> Result<bool, Le
 }
 
 /// A transaction on its way.
-pub(super) struct Adding<'a> {
+pub(super) struct BatchTransaction<'a> {
     db: &'a Session,
     known: &'a mut LookUps,
     batch: &'a Batch<'a>,
@@ -76,7 +76,7 @@ pub(super) struct Adding<'a> {
     written: Written,
 }
 
-impl<'a> Adding<'a> {
+impl<'a> BatchTransaction<'a> {
     pub(super) fn new(db: &'a Session, known: &'a mut LookUps, batch: &'a Batch<'a>) -> Self {
         let (sums, written) = (DaySums::default(), Written::default());
         Self { db, known, batch, instances: Vec::new(), sums, written }
