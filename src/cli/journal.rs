@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::journal::format::Entry;
 use crate::journal::scan::{Found, Scan, Source, segment_no};
 use crate::journal::{self, DIR_NAME};
-use crate::store::{self, Dead, Ledger, LedgerError, StoreLocation};
+use crate::store::{self, Dead, FILE_NAME, Ledger, LedgerError, StoreLocation};
 use crate::writer::pricer;
 use crate::writer::replay::{ReplayReport, journal_id, journals_in, replay_journal};
 use clap::{Args, Subcommand};
@@ -398,6 +398,7 @@ fn replay(place: &JournalPlace, out: &mut impl Write) -> Result<bool, JournalErr
         let word = "one segment can't be replayed; name its journal's directory";
         return Err(JournalError::Usage(format!("{}: {word}", segment.display())));
     }
+    refuse_without_store(place, &target)?;
     let own_data_dir = fs::canonicalize(&target.own_data_dir)?;
     let _lock = journal::lock(&own_data_dir).map_err(failed)?;
     let _store_lock = match &target.store {
@@ -425,6 +426,23 @@ fn replay(place: &JournalPlace, out: &mut impl Write) -> Result<bool, JournalErr
         writeln!(out, "damaged segment kept: {}", path.display())?;
     }
     Ok(report.quarantined.is_empty() && gaps == 0)
+}
+
+/// An instance on Postgres has no store beside its journals: a new one there would take their
+/// records, and nobody would ever look into it.
+fn refuse_without_store(place: &JournalPlace, target: &Target) -> Result<(), JournalError> {
+    match &target.store {
+        StoreLocation::Embedded(dir)
+            if place.data_dir.is_none() && !dir.join(FILE_NAME).exists() =>
+        {
+            Err(JournalError::Usage(format!(
+                "{} has no store. Name the one that these journals belong to: --config FILE, or \
+                 --data-dir DIR for an embedded one",
+                dir.display()
+            )))
+        }
+        StoreLocation::Embedded(_) | StoreLocation::Postgres(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -513,6 +531,9 @@ mod tests {
         let segment = dir.join("000001.tgj");
         let (good, text) = run_to_text(|out| replay(&place(&segment), out));
         assert!(!good && text.contains("can't be replayed"), "{text}");
+        let (good, text) = run_to_text(|out| replay(&place(&dir), out));
+        assert!(!good && text.contains("has no store") && dir.exists(), "{text}");
+        drop(Ledger::open(StoreLocation::Embedded(data_dir.path().to_owned())).unwrap());
         let held = journal::lock(data_dir.path()).unwrap();
         let (good, text) = run_to_text(|out| replay(&place(&dir), out));
         assert!(!good && text.contains("in use"), "{text}");
