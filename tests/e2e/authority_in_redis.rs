@@ -22,8 +22,10 @@ fn calls_are_served_with_redis_without_it_and_with_it_again() {
     let mut server = RedisServer::start();
     let instance = Setup::default().redis(&server).start();
     // A Redis that has never been used grants nothing for its first five seconds.
-    poll::until("the first call", || is_served(&instance).then_some(()));
-    assert!((0..20).all(|_| is_served(&instance)));
+    // Then its buckets fill from zero, at the plan's rate: a call in between may be early (429).
+    for _ in 0..20 {
+        poll::until("a call", || is_served(&instance).then_some(()));
+    }
     assert!(instance.metrics().sum("tollgate_authority_calls_total", &[]) > 0);
 
     server.pause();
