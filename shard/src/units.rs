@@ -46,6 +46,9 @@ pub struct Moment {
     pub unix_us: i64,
 }
 
+/// Microseconds of a day.
+pub const DAY_US: i64 = 86_400_000_000;
+
 /// Nano-USD: 10⁻⁹ US dollars.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NanoUsd(pub i64);
@@ -58,7 +61,7 @@ impl Period {
     /// The month that `unix_us` lies in.
     /// Days to civil date after Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
     pub const fn of(unix_us: i64) -> Self {
-        let days = unix_us.div_euclid(86_400_000_000) + 719_468;
+        let days = unix_us.div_euclid(DAY_US) + 719_468;
         let day_of_era = days.rem_euclid(146_097);
         let year_of_era =
             (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -76,7 +79,7 @@ impl Period {
         let month_from_march = if month > 2 { month - 3 } else { month + 9 };
         let day_of_year = (153 * month_from_march + 2) / 5;
         let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-        (year.div_euclid(400) * 146_097 + day_of_era - 719_468) * 86_400_000_000
+        (year.div_euclid(400) * 146_097 + day_of_era - 719_468) * DAY_US
     }
     /// The month after this one.
     #[must_use]

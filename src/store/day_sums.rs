@@ -1,10 +1,8 @@
 //! What the rows of a batch add to each day's sums, gathered before the store hears of it.
 
 use shard::record::Record;
-use shard::units::{ConsumerId, ServiceId};
+use shard::units::{ConsumerId, DAY_US, ServiceId};
 use std::collections::HashMap;
-
-pub(super) const DAY_US: i64 = 86_400_000_000;
 
 /// One day of a consumer on a service; days since 1970.
 pub(super) type Day = (ConsumerId, ServiceId, i64);

@@ -1,7 +1,7 @@
 //! Identities, times and months as text, written into fixed buffers so that a row costs no
 //! allocation.
 
-use shard::units::{Period, id_to_text};
+use shard::units::{DAY_US, Period, id_to_text};
 use std::str;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
@@ -37,8 +37,8 @@ pub(super) fn period(period: Period) -> FixedText<7> {
 /// `2026-11-23T20:18:00.123456Z`, RFC 3339 in UTC.
 pub(super) fn time(unix_us: i64) -> FixedText<27> {
     let month = Period::of(unix_us);
-    let day = unix_us.saturating_sub(month.starts_at_unix_us()).div_euclid(86_400_000_000);
-    let us = unix_us.rem_euclid(86_400_000_000) as u64;
+    let day = unix_us.saturating_sub(month.starts_at_unix_us()).div_euclid(DAY_US);
+    let us = unix_us.rem_euclid(DAY_US) as u64;
     let mut text = *b"0000-00-00T00:00:00.000000Z";
     text[..7].copy_from_slice(&month.to_text());
     digits(&mut text[8..10], day as u64 + 1);

@@ -1,8 +1,7 @@
 //! Wall times as text: RFC 3339 in UTC with microseconds, and calendar days. Labels only: no
 //! decision is taken on what is written here.
 
-/// Microseconds of a day.
-pub(crate) const DAY_US: i64 = 86_400_000_000;
+use shard::units::DAY_US;
 
 /// `2026-11-23T21:00:00.123456Z`.
 pub(crate) fn rfc3339(unix_us: i64) -> String {

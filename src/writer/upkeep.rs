@@ -3,9 +3,8 @@
 
 use crate::metrics::WriterMetrics;
 use crate::store::{Ledger, LedgerError, Room};
-use shard::units::Nanos;
+use shard::units::{DAY_US, Nanos};
 
-const DAY_US: i64 = 86_400_000_000;
 /// From one look at the ledger to the next.
 const LOOK_EVERY: Nanos = Nanos::from_s(60);
 /// From one slice of records that are dropped to the next: live records go first.

@@ -10,12 +10,12 @@ use crate::wire::time_text::{day, parse_day, parse_rfc3339, rfc3339};
 use axum::Json;
 use axum::extract::{Query, State};
 use serde_json::{Value, json};
+use shard::units::DAY_US;
 use std::sync::Arc;
 
 const PARAMETERS: [&str; 5] = ["by", "from", "to", "limit", "cursor"];
 const ROWS_MAX: i64 = 10_000;
 const TEXT_CHARS_MAX: usize = 64;
-const DAY_US: i64 = 86_400_000_000;
 
 pub(super) async fn sums(
     State(state): State<Arc<AdminState>>,

@@ -4,10 +4,10 @@
 
 use super::columns::{UnixUs, signed};
 use super::session::Session;
-use crate::store::day_sums::{DAY_US, DaySum, DaySums};
+use crate::store::day_sums::{DaySum, DaySums};
 use crate::store::price_text;
 use shard::catalog::PriceModel;
-use shard::units::{ConsumerId, Period, ServiceId};
+use shard::units::{ConsumerId, DAY_US, Period, ServiceId};
 use std::collections::{BTreeMap, HashMap};
 use tokio_postgres::Error;
 

@@ -2,10 +2,10 @@
 //! the monthly fees that the rows make due. No addition here can leave SQLite's 64 bits: a count
 //! stops at the largest integer, and is told; a cost is carried over into a second column.
 
-use crate::store::day_sums::{DAY_US, Day, DaySum, DaySums};
+use crate::store::day_sums::{Day, DaySum, DaySums};
 use crate::store::texts;
 use rusqlite::{CachedStatement, OptionalExtension, Transaction, params};
-use shard::units::{Period, ServiceId};
+use shard::units::{DAY_US, Period, ServiceId};
 use std::collections::HashMap;
 
 /// One in `cost_carry`, nano-USD.

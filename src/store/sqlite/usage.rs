@@ -5,10 +5,10 @@ use super::wide::{sum_at, wide_sum};
 use super::{ledger, retention};
 use crate::store::error::CatalogError;
 use crate::store::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
-use crate::wire::time_text::{DAY_US, day, parse_day, parse_rfc3339};
+use crate::wire::time_text::{day, parse_day, parse_rfc3339};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
-use shard::units::{ConsumerId, NanoUsd, Period};
+use shard::units::{ConsumerId, DAY_US, NanoUsd, Period};
 use std::collections::HashMap;
 
 /// Sums over `span`, ordered by their groups; `limit` of them after `offset`.
