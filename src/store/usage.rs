@@ -1,5 +1,7 @@
 //! What is asked of the ledger's sums, and what they answer.
 
+use super::error::CatalogError;
+use crate::wire::time_text::{day, parse_day};
 use shard::units::{ConsumerId, NanoUsd, Period, ServiceId};
 use std::sync::Arc;
 
@@ -9,6 +11,17 @@ pub(crate) enum By {
     Consumer,
     Service,
     Day,
+}
+
+impl By {
+    /// Its column, where the day is `day`.
+    pub(super) const fn column(self, day: &'static str) -> &'static str {
+        match self {
+            Self::Consumer => "consumer_id",
+            Self::Service => "service_id",
+            Self::Day => day,
+        }
+    }
 }
 
 /// The span of a sum, as text that the ledger's columns compare with.
@@ -23,6 +36,23 @@ pub(crate) struct SumSpan {
     pub(crate) from_instant: Option<String>,
     /// Instants before this one; as above.
     pub(crate) before_instant: Option<String>,
+}
+
+impl SumSpan {
+    /// The days that its bounds cut: they are summed from their records.
+    pub(super) fn cut_days(&self) -> [Option<&str>; 2] {
+        [&self.from_instant, &self.before_instant]
+            .map(|instant| instant.as_deref().map(|text| text.get(..10).unwrap_or(text)))
+    }
+
+    /// Refused where it cuts a day of before `kept_from_us`, whose records were dropped.
+    pub(super) fn refuse_dropped(&self, kept_from_us: i64) -> Result<(), CatalogError> {
+        let mut cut = self.cut_days().into_iter().flatten().filter_map(parse_day);
+        match cut.any(|day_us| day_us < kept_from_us) {
+            true => Err(CatalogError::Dropped(day(kept_from_us))),
+            false => Ok(()),
+        }
+    }
 }
 
 /// The columns of a record, in the order of the contract.

@@ -4,9 +4,7 @@ use super::Done;
 use super::columns::{signed, unsigned, wide_at};
 use super::records;
 use super::session::Session;
-use crate::store::error::CatalogError;
 use crate::store::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
-use crate::wire::time_text::{day, parse_day};
 use shard::units::{ConsumerId, NanoUsd, Period, ServiceId};
 use std::collections::HashMap;
 use tokio_postgres::Row;
@@ -50,7 +48,7 @@ pub(super) async fn sums(
     limit: u32,
     offset: i64,
 ) -> Done<Vec<Sum>> {
-    refuse_dropped(db, span).await?;
+    span.refuse_dropped(records::kept_from_us(db).await?)?;
     let mut query = Query::default();
     let names = columns_of(by, "day");
     let (columns, grouping) = grouped(&names);
@@ -85,12 +83,7 @@ pub(super) async fn sums(
 
 /// The columns of groups, where the day is `day`.
 fn columns_of(by: &[By], day: &'static str) -> Vec<&'static str> {
-    let column = |by: &By| match by {
-        By::Consumer => "consumer_id",
-        By::Service => "service_id",
-        By::Day => day,
-    };
-    by.iter().map(column).collect()
+    by.iter().map(|by| by.column(day)).collect()
 }
 
 /// What is selected of groups, and by what they are grouped.
@@ -181,17 +174,6 @@ async fn add_fees(db: &Session, by: &[By], span: &SumSpan, sums: &mut [Sum]) -> 
     Ok(())
 }
 
-/// A day that a bound cuts is summed from its records; those must be there.
-async fn refuse_dropped(db: &Session, span: &SumSpan) -> Done<()> {
-    let kept_from_us = records::kept_from_us(db).await?;
-    let instants = [&span.from_instant, &span.before_instant];
-    let mut cut = instants.into_iter().flatten().filter_map(|instant| parse_day(day_of(instant)));
-    match cut.any(|day_us| day_us < kept_from_us) {
-        true => Err(CatalogError::Dropped(day(kept_from_us))),
-        false => Ok(()),
-    }
-}
-
 const DAILY: &str = "SELECT consumer_id, service_id, day, calls, input_tokens, cached_tokens,
     output_tokens, cost_nanousd FROM usage_daily WHERE true";
 const RECORDS: &str = "SELECT consumer_id, service_id, (occurred_at AT TIME ZONE 'UTC')::date
@@ -202,7 +184,7 @@ const RECORDS: &str = "SELECT consumer_id, service_id, (occurred_at AT TIME ZONE
 /// the records of two days are ever looked at.
 fn add_source(query: &mut Query, span: &SumSpan) {
     let (from, before) = (span.from_instant.as_deref(), span.before_instant.as_deref());
-    let (first, last) = (from.map(day_of), before.map(day_of));
+    let [first, last] = span.cut_days();
     let mut part = |select: &str, bounds: &[(&str, &str, Option<&str>)]| {
         query.add(select);
         for (condition, end, bound) in bounds {
@@ -232,11 +214,6 @@ fn add_source(query: &mut Query, span: &SumSpan) {
         let bounds = [("occurred_at >=", at, Some(last)), ("occurred_at <", at, before)];
         part(&format!(" UNION ALL {RECORDS}"), &bounds);
     }
-}
-
-/// The day of an instant as spans have it.
-fn day_of(instant: &str) -> &str {
-    instant.get(..10).unwrap_or(instant)
 }
 
 /// Has any call ever been admitted?

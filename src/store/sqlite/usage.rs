@@ -5,7 +5,7 @@ use super::wide::{sum_at, wide_sum};
 use super::{ledger, retention};
 use crate::store::error::CatalogError;
 use crate::store::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
-use crate::wire::time_text::{day, parse_day, parse_rfc3339};
+use crate::wire::time_text::{parse_day, parse_rfc3339};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use shard::units::{ConsumerId, DAY_US, NanoUsd, Period};
@@ -19,19 +19,12 @@ pub(super) fn sums(
     limit: u32,
     offset: i64,
 ) -> Result<Vec<Sum>, CatalogError> {
-    refuse_dropped(connection, span)?;
+    span.refuse_dropped(retention::kept_from_us(connection)?)?;
     let (source, mut values) = source_of(span);
     values.extend([Value::Integer(limit.into()), Value::Integer(offset)]);
     let (mut columns, mut grouping) = (String::new(), String::new());
     if !by.is_empty() {
-        let names: Vec<&str> = by
-            .iter()
-            .map(|by| match by {
-                By::Consumer => "consumer_id",
-                By::Service => "service_id",
-                By::Day => "day",
-            })
-            .collect();
+        let names: Vec<&str> = by.iter().map(|by| by.column("day")).collect();
         let names = names.join(", ");
         columns = format!("{names}, ");
         grouping = format!("GROUP BY {names} ORDER BY {names}");
@@ -104,14 +97,7 @@ fn add_fees(
             values.push(Value::Text(bound.clone()));
         }
     }
-    let names: Vec<&str> = by
-        .iter()
-        .map(|by| match by {
-            By::Consumer => "consumer_id",
-            By::Service => "service_id",
-            By::Day => day,
-        })
-        .collect();
+    let names: Vec<&str> = by.iter().map(|by| by.column(day)).collect();
     let (names, places) = (names.join(", "), vec!["?"; by.len()].join(", "));
     let (mut columns, mut grouping) = (String::new(), String::new());
     if !by.is_empty() {
@@ -134,17 +120,6 @@ fn add_fees(
     Ok(())
 }
 
-/// A day that a bound cuts is summed from its records; those must be there.
-fn refuse_dropped(connection: &Connection, span: &SumSpan) -> Result<(), CatalogError> {
-    let kept_from_us = retention::kept_from_us(connection)?;
-    let instants = [&span.from_instant, &span.before_instant];
-    let mut cut = instants.into_iter().flatten().filter_map(|instant| parse_day(day_of(instant)));
-    match cut.any(|day_us| day_us < kept_from_us) {
-        true => Err(CatalogError::Dropped(day(kept_from_us))),
-        false => Ok(()),
-    }
-}
-
 const DAILY: &str = "SELECT consumer_id, service_id, day, calls, input_tokens, cached_tokens,
     output_tokens, cost_nanousd, cost_carry FROM usage_daily WHERE 1";
 const RECORDS: &str = "SELECT consumer_id, service_id,
@@ -156,7 +131,7 @@ const RECORDS: &str = "SELECT consumer_id, service_id,
 /// their index finds. Only the records of two days are ever looked at.
 fn source_of(span: &SumSpan) -> (String, Vec<Value>) {
     let (from, before) = (span.from_instant.as_deref(), span.before_instant.as_deref());
-    let (first, last) = (from.map(day_of), before.map(day_of));
+    let [first, last] = span.cut_days();
     let (mut source, mut values) = (String::new(), Vec::new());
     let mut part = |select: &str, bounds: &[(&str, Option<Value>)]| {
         let joint = if source.is_empty() { "" } else { " UNION ALL " };
@@ -185,11 +160,6 @@ fn source_of(span: &SumSpan) -> (String, Vec<Value>) {
         part(RECORDS, &bounds.map(|(condition, us)| (condition, Some(Value::Integer(us)))));
     }
     (source, values)
-}
-
-/// The day of an instant as the ledger writes it.
-fn day_of(instant: &str) -> &str {
-    instant.get(..10).unwrap_or(instant)
 }
 
 /// The sum of what costs were carried over, to follow the [`wide_sum`] of a cost.
