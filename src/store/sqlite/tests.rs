@@ -9,7 +9,7 @@ use super::{file, plans, services};
 use crate::channels::Settled;
 use crate::store::batch::{Advance, Batch, Origin};
 use crate::store::error::CatalogError;
-use crate::store::rows::{NewService, ServiceRow};
+use crate::store::tests::{new_service, newest};
 use crate::store::usage::{By, SumSpan};
 use rusqlite::Connection;
 use shard::catalog::{PriceModel, TokenPrices};
@@ -33,24 +33,6 @@ impl Store {
         work: impl FnOnce(&mut Connection) -> Result<T, CatalogError>,
     ) -> Result<T, CatalogError> {
         work(&mut self.0.borrow_mut())
-    }
-}
-
-/// The newest version of a service's price.
-fn newest(row: ServiceRow) -> u32 {
-    row.prices.iter().map(|row| row.price.version).max().unwrap()
-}
-
-fn new_service(id: u64, name: &str) -> NewService {
-    NewService {
-        id: ServiceId(id),
-        name: name.to_owned(),
-        base_url: "http://127.0.0.1:1".to_owned(),
-        default_path: "/v1/chat/completions".to_owned(),
-        credential: None,
-        enabled: true,
-        price: PriceModel::PerToken(TokenPrices::default()),
-        effective_at_unix_us: 5,
     }
 }
 

@@ -1,8 +1,8 @@
 //! Plans, consumers, keys, services and prices.
 
-use super::{TestStore, done, on_every_store};
+use super::{TestStore, done, new_service, newest, on_every_store};
 use crate::store::error::CatalogError;
-use crate::store::rows::{ConsumerChange, Digest, NewKey, NewService, Page, ServiceRow};
+use crate::store::rows::{ConsumerChange, Digest, NewKey, Page};
 use shard::catalog::{PriceModel, TokenPrices};
 use shard::units::{BucketId, ConsumerId, KeyId, PlanId, ServiceId};
 
@@ -14,24 +14,6 @@ on_every_store! {
     a_rotated_key_ends_no_later_than_it_would_have
     digests_of_verified_keys_are_kept
     what_changed_is_there_for_the_next_start
-}
-
-/// The newest version of a service's price.
-fn newest(row: ServiceRow) -> u32 {
-    row.prices.iter().map(|row| row.price.version).max().unwrap()
-}
-
-fn new_service(id: u64, name: &str) -> NewService {
-    NewService {
-        id: ServiceId(id),
-        name: name.to_owned(),
-        base_url: "http://127.0.0.1:1".to_owned(),
-        default_path: "/v1/chat/completions".to_owned(),
-        credential: None,
-        enabled: true,
-        price: PriceModel::PerToken(TokenPrices::default()),
-        effective_at_unix_us: 5,
-    }
 }
 
 fn new_key(id: u64, consumer: u64, service: Option<u64>) -> NewKey {

@@ -7,10 +7,15 @@ mod postgres;
 #[path = "../../../tests/e2e/support/postgres.rs"]
 mod server;
 
-use super::{Advance, Batch, Catalog, Ledger, LedgerError, Origin, StoreLocation, Written};
+use super::{
+    Advance, Batch, Catalog, Ledger, LedgerError, NewService, Origin, ServiceRow, StoreLocation,
+    Written,
+};
 use crate::channels::Settled;
 use server::Database;
+use shard::catalog::{PriceModel, TokenPrices};
 use shard::record::Record;
+use shard::units::ServiceId;
 use tempfile::TempDir;
 
 /// Writes each test once for every database.
@@ -74,4 +79,23 @@ fn write(ledger: &mut Ledger, records: &[Settled]) -> Result<Written, LedgerErro
     let next_seq = records.last().map_or(0, |last| last.seq + 1);
     let advances = [Advance { origin: 0, next_seq, closed: false }];
     ledger.write(&Batch { origins: &ORIGINS, records, recovered: &[], advances: &advances })
+}
+
+/// The newest version of a service's price.
+pub(super) fn newest(row: ServiceRow) -> u32 {
+    row.prices.iter().map(|row| row.price.version).max().unwrap()
+}
+
+/// A service, with a price from the beginning on.
+pub(super) fn new_service(id: u64, name: &str) -> NewService {
+    NewService {
+        id: ServiceId(id),
+        name: name.to_owned(),
+        base_url: "http://127.0.0.1:1".to_owned(),
+        default_path: "/v1/chat/completions".to_owned(),
+        credential: None,
+        enabled: true,
+        price: PriceModel::PerToken(TokenPrices::default()),
+        effective_at_unix_us: 5,
+    }
 }
