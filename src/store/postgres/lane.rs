@@ -4,6 +4,7 @@
 //! Server lost: whoever asks is told so at once. The next one who asks has it connected again, but
 //! not before a pause, which doubles up to a second.
 
+use super::blocking::TooLong;
 use super::session::{Access, CONNECT_WITHIN, Session};
 use crate::clock;
 use crate::store::error::CatalogError;
@@ -124,7 +125,7 @@ impl LaneConnection {
                 return Ok(session);
             }
             Ok(Err(error)) => CatalogError::from(error),
-            Err(_) => CatalogError::Away("the store (Postgres) does not answer".to_owned()),
+            Err(_) => TooLong.into(),
         };
         self.again_at = clock::now().after(self.pause);
         self.pause = Nanos(self.pause.0 * 2).min(PAUSE_MAX);

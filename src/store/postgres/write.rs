@@ -45,7 +45,15 @@ impl From<TooLong> for Failure {
 
 /// The journal's watermark, and whether it is closed.
 pub(super) async fn watermark(db: &Session, journal_id: u128) -> Result<(u64, bool), Error> {
-    let select = "SELECT next_seq, closed FROM ingest_watermark WHERE journal_id = $1";
+    watermark_by(
+        db,
+        "SELECT next_seq, closed FROM ingest_watermark WHERE journal_id = $1",
+        journal_id,
+    )
+    .await
+}
+
+async fn watermark_by(db: &Session, select: &str, journal_id: u128) -> Result<(u64, bool), Error> {
     let row = db.row(select, &[&Uuid::from_u128(journal_id)]).await?;
     Ok(row.map_or((0, false), |row| (unsigned(row.get(0)), row.get(1))))
 }
@@ -54,9 +62,8 @@ pub(super) async fn watermark(db: &Session, journal_id: u128) -> Result<(u64, bo
 pub(super) async fn is_there(db: &Session, batch: &Batch<'_>) -> Result<bool, LedgerError> {
     for advance in batch.advances {
         let lock = "SELECT next_seq, closed FROM ingest_watermark WHERE journal_id = $1 FOR SHARE";
-        let journal = Uuid::from_u128(batch.origins[advance.origin].journal_id);
-        let row = db.row(lock, &[&journal]).await?;
-        let (next_seq, closed) = row.map_or((0, false), |row| (unsigned(row.get(0)), row.get(1)));
+        let journal_id = batch.origins[advance.origin].journal_id;
+        let (next_seq, closed) = watermark_by(db, lock, journal_id).await?;
         if next_seq < advance.next_seq || (advance.closed && !closed) {
             return Ok(false);
         }
