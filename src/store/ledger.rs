@@ -46,7 +46,8 @@ impl Ledger {
         }
     }
 
-    /// Fits it to a writer of large batches, who calls [`Self::maintain`] after each.
+    /// Fits it to a writer of large batches, who calls [`Self::maintain`] after each of them and
+    /// after each [`Self::drop_before`].
     pub fn tune(&mut self) -> Result<(), LedgerError> {
         match self {
             Self::Sqlite(ledger) => ledger.tune(),

@@ -172,7 +172,7 @@ impl Writer {
         let now = (clock::now(), clock::unix_us());
         let (days, metrics) = (self.config.keep_days, &self.metrics.writer);
         if let Err(error) = self.upkeep.run(&mut self.ledger, days, now, metrics) {
-            tracing::warn!(%error, "old records were not dropped; will try again in a minute");
+            tracing::warn!(%error, "the ledger was not kept up; will try again in a minute");
         }
     }
 

@@ -37,7 +37,7 @@ impl Upkeep {
             let today = unix_us.div_euclid(DAY_US);
             if ledger.drop_before((today - i64::from(keep_days)) * DAY_US)? {
                 self.due = now.after(SLICE_EVERY);
-                return Ok(());
+                return ledger.maintain();
             }
         }
         if let Some(room) = ledger.room()? {
@@ -63,7 +63,13 @@ impl Upkeep {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use super::*;
+    use crate::channels::Settled;
+    use crate::journal::tests::record;
+    use crate::metrics::Metrics;
+    use crate::store::{Advance, Batch, FILE_NAME, Origin};
 
     #[test]
     fn the_disk_lasts_for_what_is_free_at_the_rate_of_growth() {
@@ -73,5 +79,39 @@ mod tests {
         assert_eq!(upkeep.lasts_s(room(150), Nanos::from_s(599)), None, "too soon to tell");
         assert_eq!(upkeep.lasts_s(room(200), Nanos::from_s(1_000)), Some(10_000));
         assert_eq!(upkeep.lasts_s(room(100), Nanos::from_s(2_000)), None, "it does not grow");
+    }
+
+    #[test]
+    fn the_log_stays_small_while_old_records_go_and_no_call_comes() {
+        const BATCHES: u64 = 60;
+        const ROWS: u64 = 4_000;
+        const MIB: u64 = 1 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(dir.path()).unwrap();
+        ledger.tune().unwrap();
+        let origins = [Origin { journal_id: 1, instance_id: 2 }];
+        for batch in 0..BATCHES {
+            let seqs = batch * ROWS..(batch + 1) * ROWS;
+            let advances = [Advance { origin: 0, next_seq: seqs.end, closed: false }];
+            let settled = |seq| {
+                let record = record(u128::from(seq) << 64);
+                Settled { shard: 0, seq, prev_end: seq, record, request_id: None }
+            };
+            let records: Vec<Settled> = seqs.map(settled).collect();
+            let (origins, records) = (&origins, &records);
+            let batch = Batch { origins, records, recovered: &[], advances: &advances };
+            assert_eq!(ledger.write(&batch).unwrap().rows, ROWS);
+            ledger.maintain().unwrap();
+        }
+        let log = dir.path().join(format!("{FILE_NAME}-wal"));
+        let (mut upkeep, metrics) = (Upkeep::default(), Metrics::new(1));
+        let (mut now, mut largest_bytes) = (Nanos::from_s(1_000), 0);
+        for _slice in 0..=BATCHES * ROWS / 1_000 {
+            upkeep.run(&mut ledger, 30, (now, 400 * DAY_US), &metrics.writer).unwrap();
+            now = now.after(SLICE_EVERY);
+            largest_bytes = largest_bytes.max(log.metadata().unwrap().len());
+        }
+        assert_eq!(ledger.totals_before(i64::MAX).unwrap().records, 0);
+        assert!(largest_bytes < 48 * MIB, "{} MiB", largest_bytes / MIB);
     }
 }
