@@ -216,9 +216,9 @@ fn add_source(query: &mut Query, span: &SumSpan) {
     }
 }
 
-/// Has any call ever been admitted?
+/// Has any call ever been admitted? Its day's sums stay, whatever becomes of its record.
 pub(super) async fn has_records(db: &Session) -> Done<bool> {
-    Ok(db.row("SELECT 1 FROM usage_rows LIMIT 1", &[]).await?.is_some())
+    Ok(db.row("SELECT 1 FROM usage_daily LIMIT 1", &[]).await?.is_some())
 }
 
 /// Reads all months as they are at one moment, and how far the ledger reaches into each journal.

@@ -183,9 +183,9 @@ fn watermark(connection: &Connection, journal_id: u128) -> Result<u64, CatalogEr
     Ok(ledger::watermark(connection, journal_id)?.0)
 }
 
-/// Has any call ever been admitted?
+/// Has any call ever been admitted? Its day's sums stay, whatever becomes of its record.
 pub(super) fn has_records(connection: &Connection) -> Result<bool, CatalogError> {
-    let query = "SELECT EXISTS (SELECT 1 FROM usage_rows)";
+    let query = "SELECT EXISTS (SELECT 1 FROM usage_daily)";
     Ok(connection.query_row(query, (), |row| row.get(0))?)
 }
 
