@@ -6,7 +6,7 @@
 use super::CommandError;
 use super::render::{csv_line, thousands};
 use crate::store::{Ledger, RECORD_COLUMNS, RecordTotals};
-use crate::wire::time_text::parse_day;
+use crate::wire::time_text::{day, parse_day};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -51,9 +51,13 @@ pub(super) fn run(args: &ExportArgs) -> Result<String, CommandError> {
         );
         return Err(CommandError::Failed(message));
     }
+    let since = match ledger.kept_from_us().map_err(|error| error.to_string())? {
+        0 => String::new(),
+        kept_from_us => format!("from {} on and ", day(kept_from_us)),
+    };
     std::fs::rename(&part, &args.out).map_err(failed)?;
     Ok(format!(
-        "{}: {} records of calls before {}, verified ({} tokens, {} nano-USD, BLAKE3 {})\n",
+        "{}: {} records of calls {since}before {}, verified ({} tokens, {} nano-USD, BLAKE3 {})\n",
         args.out.display(),
         thousands(u128::from(written.records)),
         args.before,

@@ -115,6 +115,14 @@ impl Ledger {
         }
     }
 
+    /// From when on it has every record, microseconds since 1970: those from before were dropped.
+    pub(crate) fn kept_from_us(&self) -> Result<i64, LedgerError> {
+        match self {
+            Self::Sqlite(ledger) => ledger.kept_from_us(),
+            Self::Postgres(ledger) => ledger.kept_from_us(),
+        }
+    }
+
     /// How much room it takes and has; `None`: it cannot tell.
     pub(crate) fn room(&self) -> Result<Option<Room>, LedgerError> {
         match self {

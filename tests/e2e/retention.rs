@@ -17,10 +17,10 @@ fn count(instance: &Instance, sql: &str) -> i64 {
     store(instance).query_row(sql, (), |row| row.get(0)).unwrap()
 }
 
-fn export(instance: &Instance, out: &str) -> Output {
+fn export(instance: &Instance, before: &str, out: &str) -> Output {
     let (dir, out) = (instance.data_dir(), instance.data_dir().join(out));
     let [dir, out] = [dir.to_str().unwrap(), out.to_str().unwrap()];
-    process::run(&["usage", "export", dir, "--before", "2026-01-01", "--out", out])
+    process::run(&["usage", "export", dir, "--before", before, "--out", out])
 }
 
 #[test]
@@ -45,20 +45,28 @@ fn old_records_are_exported_then_dropped_and_their_sums_stay() {
     );
     store(&instance).execute_batch(&back).unwrap();
 
-    let exported = export(&instance, "old.csv");
+    let exported = export(&instance, "2026-01-01", "old.csv");
     let said = String::from_utf8_lossy(&exported.stdout).into_owned();
     assert!(exported.status.success() && said.contains(": 4 records"), "{exported:?}");
     let csv = std::fs::read_to_string(instance.data_dir().join("old.csv")).unwrap();
     assert_eq!(csv.lines().count(), 5, "{csv}");
     assert!(csv.starts_with("record_id,occurred_at,period,request_id,"), "{csv}");
     assert!(csv.contains(",2025-") && csv.contains(",call-0,") && csv.contains(",completed,"));
-    assert_eq!(export(&instance, "old.csv").status.code(), Some(2), "it is there already");
+    assert_eq!(
+        export(&instance, "2026-01-01", "old.csv").status.code(),
+        Some(2),
+        "it is there already"
+    );
 
     instance.restart();
     poll::until("one row", || {
         (count(&instance, "SELECT count(*) FROM usage_records") == 1).then_some(())
     });
     assert_eq!(count(&instance, "SELECT sum(calls) FROM usage_daily"), 5);
+    let exported = export(&instance, "9999-01-01", "rest.csv");
+    let said = String::from_utf8_lossy(&exported.stdout).into_owned();
+    let begins = said.contains(": 1 records of calls from 20");
+    assert!(exported.status.success() && begins, "what is gone is not in it: {exported:?}");
     let path = "usage?from=2025-06-01T00:00:01Z";
     let (status, answer) = instance.admin().call(Method::GET, path, None);
     let message = answer["error"]["message"].as_str().unwrap_or_default();

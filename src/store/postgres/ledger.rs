@@ -104,6 +104,10 @@ impl PostgresLedger {
         self.server.run(async |db| Ok(records::drop_before(db, before_us).await?))
     }
 
+    pub(crate) fn kept_from_us(&self) -> Result<i64, LedgerError> {
+        self.server.run(async |db| Ok(records::kept_from_us(db).await?))
+    }
+
     pub(crate) fn each_record_before<E>(
         &self,
         before_us: i64,

@@ -90,6 +90,10 @@ impl SqliteLedger {
         Ok(retention::drop_before(&mut self.connection, before_us)?)
     }
 
+    pub(crate) fn kept_from_us(&self) -> Result<i64, LedgerError> {
+        Ok(retention::kept_from_us(&self.connection)?)
+    }
+
     pub(crate) fn room(&self) -> Result<Room, LedgerError> {
         let (used_bytes, spare_bytes) = retention::used_bytes(&self.connection)?;
         let path = self.connection.path().unwrap_or_default();
