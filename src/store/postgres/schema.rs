@@ -9,6 +9,10 @@ use crate::store::migrations::{Migration, checksum_of, pending};
 const MIGRATIONS: &[Migration] = &[
     ("0001_create_catalog", include_str!("../../../migrations/postgres/0001_create_catalog.sql")),
     ("0002_create_usage", include_str!("../../../migrations/postgres/0002_create_usage.sql")),
+    (
+        "0003_narrow_usage_indexes",
+        include_str!("../../../migrations/postgres/0003_narrow_usage_indexes.sql"),
+    ),
 ];
 
 /// The advisory locks of this program are its name's first letters and these.

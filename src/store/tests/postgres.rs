@@ -53,7 +53,8 @@ fn instances_that_start_at_once_make_one_schema() {
         assert_eq!(opened.join().unwrap(), 3, "each finds the plans, once");
     }
     let applied = query(&store, "SELECT name FROM schema_migrations ORDER BY name");
-    assert_eq!(applied, [["0001_create_catalog"], ["0002_create_usage"]]);
+    let names = ["0001_create_catalog", "0002_create_usage", "0003_narrow_usage_indexes"];
+    assert_eq!(applied, names.map(|name| [name]));
 }
 
 #[test]
@@ -97,6 +98,22 @@ fn records_go_into_their_month_and_strays_move_once_it_has_a_partition() {
     drop(store.ledger());
     assert_eq!(count(&month), [["1"]]);
     assert_eq!(count("usage_rows"), [["2"]]);
+}
+
+#[test]
+fn a_row_takes_no_more_than_150_bytes_with_its_indexes() {
+    const ROWS: u64 = 50_000;
+    let store = TestStore::postgres();
+    let mut ledger = store.ledger();
+    for from in (1..=ROWS).step_by(10_000) {
+        let call = |n| Record { consumer: ConsumerId(n * 7_919 % 500), ..call(n) };
+        let records: Vec<_> = (from..from + 10_000).map(|n| settled(n, call(n))).collect();
+        write(&mut ledger, &records).unwrap();
+    }
+    let size = "SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('usage_rows')
+                WHERE isleaf AND pg_relation_size(relid) > 0";
+    let bytes: u64 = query(&store, size)[0][0].parse().unwrap();
+    assert!(bytes <= ROWS * 150, "{} bytes a row", bytes / ROWS);
 }
 
 #[test]
