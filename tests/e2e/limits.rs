@@ -89,7 +89,7 @@ fn what_remains_is_told_over_all_shards() {
 }
 
 /// A call that reserves exactly what it will use: 50 tokens for 200 bytes of body, `output` more.
-fn exact(instance: &Instance, key: &str, output: u32) -> Request {
+pub fn exact(instance: &Instance, key: &str, output: u32) -> Request {
     let path = format!("/api/v1/consume/{}", instance.service("per_token"));
     let mut body = format!("{{\"max_tokens\":{output},\"pad\":\"\"}}");
     let pad = "x".repeat(200 - body.len());

@@ -20,6 +20,8 @@ mod drain;
 mod early_answers;
 mod estimates;
 mod faults;
+mod fleet;
+mod fleet_faults;
 mod framing;
 mod headers;
 mod hostile_flood;

@@ -5,6 +5,7 @@ mod catalog;
 mod ledger;
 mod postgres;
 #[path = "../../../tests/e2e/support/postgres.rs"]
+#[expect(dead_code, reason = "no test of the store kills its server")]
 mod server;
 
 use super::{

@@ -10,6 +10,8 @@ use super::postgres::Database;
 use super::process::{Process, command, with_descriptors};
 use super::redis_server::RedisServer;
 use serde_json::{Value, json};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use tempfile::TempDir;
@@ -24,6 +26,7 @@ pub struct Setup {
     descriptors: Option<(u32, u32)>,
     embedded: bool,
     on_postgres: bool,
+    beside: Option<PathBuf>,
 }
 
 impl Setup {
@@ -31,6 +34,23 @@ impl Setup {
     pub fn redis(self, server: &RedisServer) -> Self {
         let config = format!("[authority]\nurl = \"{}\"\n", server.url());
         self.on_postgres().config(&config)
+    }
+
+    /// With the authority in the Redis at this URL.
+    pub fn redis_at(self, url: &str) -> Self {
+        self.env("TOLLGATE_AUTHORITY__URL", url.as_ref())
+    }
+
+    /// On the store at this URL, whichever the tests run on. It outlives the instance.
+    pub fn store_at(mut self, url: &str) -> Self {
+        self.embedded = true;
+        self.env("TOLLGATE_STORE__URL", url.as_ref())
+    }
+
+    /// One more instance of what `other` is one of: with its secrets, and what it sells to whom.
+    pub fn beside(mut self, other: &Instance) -> Self {
+        self.beside = Some(other.data_dir());
+        self
     }
 
     /// On a Postgres database of its own, whichever the tests run on.
@@ -85,6 +105,9 @@ impl Setup {
         let on_postgres = self.on_postgres
             || std::env::var("TOLLGATE_TEST_STORE").is_ok_and(|it| it == "postgres");
         let database = (on_postgres && !self.embedded).then(Database::create);
+        if let Some(other) = &self.beside {
+            copy_identity(other, &dir.path().join("data"));
+        }
         if let Some(database) = &database {
             self.env.push(("TOLLGATE_STORE__URL", database.url.clone().into()));
         }
@@ -96,7 +119,15 @@ impl Setup {
         }
         let (process, demo) = start(dir.path(), &args, &self.env, self.descriptors);
         let Self { env, descriptors, .. } = self;
-        Instance { process, demo, dir, args, env, descriptors, database }
+        Instance { process, demo, dir, args, env, descriptors, _database: database }
+    }
+}
+
+/// What instances of one marketplace have in common in their data directories.
+fn copy_identity(from: &Path, to: &Path) {
+    DirBuilder::new().mode(0o700).create(to).unwrap();
+    for name in ["demo.json", "digest.key", "encryption.key"] {
+        std::fs::copy(from.join(name), to.join(name)).unwrap();
     }
 }
 
@@ -134,8 +165,8 @@ pub struct Instance {
     pub process: Process,
     /// What `demo.json` says.
     pub demo: Value,
-    /// Its store, where that is not the file in its data directory. Dropped after the process.
-    database: Option<Database>,
+    /// Its store, where that is a database of its own. Dropped after the process.
+    _database: Option<Database>,
 }
 
 impl Instance {
@@ -159,7 +190,8 @@ impl Instance {
 
     /// Where its store is, if that is a server.
     pub fn store_url(&self) -> Option<&str> {
-        self.database.as_ref().map(|database| &*database.url)
+        let given = self.env.iter().find(|(name, _)| *name == "TOLLGATE_STORE__URL");
+        given.and_then(|(_, url)| url.to_str())
     }
 
     /// Its data directory.
@@ -225,8 +257,8 @@ impl Instance {
 
     /// The ledger.
     pub fn ledger(&self) -> Ledger {
-        match &self.database {
-            Some(database) => Ledger::Postgres(database.url.clone()),
+        match self.store_url() {
+            Some(url) => Ledger::Postgres(url.to_owned()),
             None => Ledger::of(&self.data_dir()),
         }
     }

@@ -21,3 +21,8 @@ pub fn within<T>(deadline: Duration, what: &str, mut look: impl FnMut() -> Optio
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// What a client does that has been refused: it leaves the machine to the others for a moment.
+pub fn breathe() {
+    std::thread::sleep(Duration::from_millis(2));
+}

@@ -1,19 +1,20 @@
 //! A Postgres of the test process's own: one server, private to it and gone with it, however it
 //! ends, and an empty database for each test that asks for one.
 //!
-//! The server is a child of a shell that waits for the end of its input, which is the end of this
-//! process. It listens on a socket in its own folder only.
+//! A server is a child of a shell, which obeys the words on its input and ends with it: at the
+//! latest with this process. It listens on a socket in its own folder only.
 
-use std::io::Read as _;
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 /// `$1`: the folder; `$2`: where the programs are. Postgres refuses to run as root. What a crash of
-/// the host would lose does not matter here: no sync.
+/// the host would lose does not matter here: no sync. Each word is answered by a line: `kill` ends
+/// the server and all its processes at once, `stop` ends its connections and then it.
 const SERVE: &str = r#"
     trap '' INT TERM HUP
     as=
@@ -22,47 +23,125 @@ const SERVE: &str = r#"
         as='setpriv --reuid=nobody --regid=nogroup --clear-groups'
     fi
     cd "$1" || exit
+    exec 2>>log
     $as "$2/initdb" -D data -A trust -U tollgate -E UTF8 --locale=C --no-sync >log 2>&1 || exit
-    $as "$2/postgres" -D data -k "$1" -c listen_addresses= -c fsync=off -c max_connections=500 \
-        -c shared_buffers=32MB -c jit=off >>log 2>&1 &
-    server=$!
-    echo started
-    cat >/dev/null
-    kill -QUIT $server
+    while echo done; do
+        read -r word || break
+        case $word in
+        start)
+            $as "$2/postgres" -D data -k "$1" -c listen_addresses= -c fsync=off \
+                -c max_connections=500 -c shared_buffers=32MB -c jit=off >>log 2>&1 &
+            server=$! ;;
+        stop)
+            kill -INT $server
+            wait $server ;;
+        kill)
+            kill -STOP $server
+            all="$server $(cat /proc/$server/task/$server/children)"
+            kill -KILL $all
+            # The next one refuses to start beside what is left of it.
+            for each in $all; do
+                while grep -q . /proc/$each/maps; do :; done
+            done
+            wait $server ;;
+        esac
+    done
+    kill -QUIT $server 2>/dev/null
     wait $server
     rm -rf "$1"
 "#;
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 
-struct Server {
+/// See the module.
+pub(crate) struct Server {
     folder: PathBuf,
-    /// Its input is open for as long as this process lives.
-    _shell: Child,
+    shell: Mutex<Shell>,
 }
 
-fn server() -> &'static Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        let folder = std::env::temp_dir().join(format!("tollgate-pg-{}", std::process::id()));
+struct Shell {
+    child: Child,
+    /// Open for as long as this process lives.
+    words: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Server {
+    /// A new one, which takes connections.
+    pub(crate) fn start() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tollgate-pg-{}-{count}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
         std::fs::create_dir(&folder).unwrap();
-        let mut shell = Command::new("sh")
+        let mut child = Command::new("sh")
             .args(["-c", SERVE, "sh"])
             .args([&folder, &programs()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut started = [0; 7];
-        let told = shell.stdout.take().unwrap().read_exact(&mut started);
-        let log = || std::fs::read_to_string(folder.join("log")).unwrap_or_default();
-        assert!(told.is_ok(), "no Postgres: run `bash tests/servers`\n{}", log());
+        let words = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        let mut shell = Shell { child, words, answers };
+        shell.answer(&folder);
+        let server = Self { folder, shell: Mutex::new(shell) };
+        server.begin();
+        server
+    }
+
+    /// Starts it anew, after [`Self::kill`] or [`Self::stop`].
+    pub(crate) fn begin(&self) {
+        self.tell("start");
         let until = Instant::now() + STARTS_WITHIN;
-        while let Err(error) = query(&url(&folder, "postgres"), "SELECT 1") {
-            assert!(Instant::now() < until, "Postgres does not answer: {error}\n{}", log());
+        while let Err(error) = query(&url(&self.folder, "postgres"), "SELECT 1") {
+            assert!(Instant::now() < until, "Postgres does not answer: {error}\n{}", self.log());
             std::thread::yield_now();
         }
-        Server { folder, _shell: shell }
-    })
+    }
+
+    /// Ends its connections, and then it, as an operator would.
+    pub(crate) fn stop(&self) {
+        self.tell("stop");
+    }
+
+    /// Kills all of it at once.
+    pub(crate) fn kill(&self) {
+        self.tell("kill");
+    }
+
+    fn tell(&self, word: &str) {
+        let mut shell = self.shell.lock().unwrap();
+        writeln!(shell.words.as_ref().unwrap(), "{word}").unwrap();
+        shell.answer(&self.folder);
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+}
+
+impl Shell {
+    fn answer(&mut self, folder: &Path) {
+        let mut line = String::new();
+        let told = self.answers.read_line(&mut line);
+        let log = || std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+        let is_done = told.is_ok() && line == "done\n";
+        assert!(is_done, "no Postgres: run `bash tests/servers`\n{}", log());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let mut shell = self.shell.lock().unwrap();
+        shell.words = None;
+        let _ = shell.child.wait();
+    }
+}
+
+/// The one that all tests share which do nothing to it.
+fn shared() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(Server::start)
 }
 
 /// What `tests/servers` provides, or Debian's package.
@@ -105,16 +184,23 @@ pub(crate) struct Database {
     name: String,
     /// Where it is.
     pub url: String,
+    /// How to reach it without it.
+    server_url: String,
 }
 
 impl Database {
-    /// A new one.
+    /// A new one on the shared server.
     pub(crate) fn create() -> Self {
+        Self::create_on(shared())
+    }
+
+    /// A new one on this server.
+    pub(crate) fn create_on(server: &Server) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let folder = &server().folder;
-        query(&url(folder, "postgres"), &format!("CREATE DATABASE {name}")).unwrap();
-        Self { url: url(folder, &name), name }
+        let server_url = url(&server.folder, "postgres");
+        query(&server_url, &format!("CREATE DATABASE {name}")).unwrap();
+        Self { url: url(&server.folder, &name), name, server_url }
     }
 }
 
@@ -122,6 +208,6 @@ impl Drop for Database {
     fn drop(&mut self) {
         let drop_it = format!("DROP DATABASE {} WITH (FORCE)", self.name);
         // A server that is gone has taken it along.
-        let _ = query(&url(&server().folder, "postgres"), &drop_it);
+        let _ = query(&self.server_url, &drop_it);
     }
 }

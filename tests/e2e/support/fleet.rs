@@ -1,0 +1,286 @@
+//! Several instances that are one gateway: a Redis that each reaches by a road of its own, one
+//! Postgres, one model server, clients on all of them, and their books.
+
+use super::http::{Answer, Connection, Request};
+use super::instance::{Instance, Setup, Upstream};
+use super::ledger::Row;
+use super::load::Until;
+use super::poll;
+use super::postgres::{Database, Server, query};
+use super::process;
+use super::redis_server::RedisServer;
+use super::road::Road;
+use serde_json::json;
+use std::collections::HashSet;
+use std::io::Result;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
+
+/// Further shards would only be more threads on the cores there are.
+const SHARDS: u16 = 2;
+
+/// See the module. The instances go before what they stand on.
+pub struct Fleet {
+    /// The instances, the first one `demo` and the others beside it.
+    pub instances: Vec<Mutex<Instance>>,
+    /// Each one's road to Redis.
+    pub roads: Vec<Road>,
+    /// The authority.
+    pub redis: Mutex<RedisServer>,
+    database: Database,
+    /// The store's server: nobody else's.
+    pub postgres: Server,
+    _upstream: Upstream,
+    calls: AtomicU64,
+    sent: Mutex<HashSet<String>>,
+    answered: Mutex<Vec<String>>,
+}
+
+/// Where a Redis listens.
+pub fn address_of(redis: &RedisServer) -> SocketAddr {
+    let url = redis.url();
+    url.trim_start_matches("redis://").trim_end_matches("/0").parse().unwrap()
+}
+
+/// What a client calls with.
+pub struct Caller<'a> {
+    /// The key's text.
+    pub key: &'a str,
+    model: &'a str,
+    refusals: AtomicU64,
+}
+
+impl<'a> Caller<'a> {
+    /// Of the service with this model name.
+    pub fn new(key: &'a str, model: &'a str) -> Self {
+        Self { key, model, refusals: AtomicU64::new(0) }
+    }
+
+    /// Calls that were refused.
+    pub fn refusals(&self) -> u64 {
+        self.refusals.load(Relaxed)
+    }
+}
+
+impl Fleet {
+    /// So many instances, on an empty Redis and an empty database.
+    pub fn start(count: usize) -> Self {
+        let (redis, postgres) = (RedisServer::start(), Server::start());
+        let (database, upstream) = (Database::create_on(&postgres), Upstream::start(&[]));
+        let roads: Vec<Road> = (0..count).map(|_| Road::to(address_of(&redis))).collect();
+        let mut instances: Vec<Instance> = Vec::new();
+        for road in &roads {
+            let redis_url = format!("redis://{}/0", road.address());
+            let setup = Setup::default().shards(SHARDS).upstream(&upstream);
+            let setup = setup.store_at(&database.url).redis_at(&redis_url);
+            let setup = match instances.first() {
+                Some(first) => setup.beside(first),
+                None => setup,
+            };
+            instances.push(setup.start());
+        }
+        let instances = instances.into_iter().map(Mutex::new).collect();
+        let (calls, sent, answered) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
+        let _upstream = upstream;
+        Self {
+            instances,
+            roads,
+            redis: Mutex::new(redis),
+            database,
+            postgres,
+            _upstream,
+            calls,
+            sent,
+            answered,
+        }
+    }
+
+    /// What `look` says of the first instance.
+    pub fn first<T>(&self, look: impl FnOnce(&Instance) -> T) -> T {
+        look(&self.instances[0].lock().unwrap())
+    }
+
+    /// Waits until every shard of every instance knows this key.
+    pub fn known(&self, key: &str) {
+        let models = Request::get("/v1/models").key(key);
+        for instance in &self.instances {
+            let instance = instance.lock().unwrap();
+            // A connection each: any shard.
+            let is_known = || (0..16).all(|_| instance.call(&models).status() == 200);
+            poll::until("an instance that knows the key", || is_known().then_some(()));
+        }
+    }
+
+    /// Waits until every instance serves this key, and so until Redis has granted it tokens.
+    pub fn served(&self, key: &str) {
+        self.known(key);
+        for instance in &self.instances {
+            let instance = instance.lock().unwrap();
+            let call = instance.chat(&json!({})).key(key);
+            poll::until("an instance that serves the key", || {
+                (self.call_on(&mut instance.open(), call.clone()).status() == 200).then_some(())
+            });
+        }
+    }
+
+    /// Runs `meanwhile` while `clients` of the key call each instance without a pause but for those
+    /// that a refusal asks for.
+    pub fn under_load(&self, clients: usize, caller: &Caller<'_>, meanwhile: impl FnOnce()) {
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let _until = Until(&done);
+            for place in 0..self.instances.len() * clients {
+                let done = &done;
+                scope.spawn(move || self.call(place % self.instances.len(), caller, done));
+            }
+            meanwhile();
+        });
+    }
+
+    fn call(&self, place: usize, caller: &Caller<'_>, done: &AtomicBool) {
+        let body = json!({
+            "model": caller.model, "messages": [{ "role": "user", "content": "Say something." }],
+        });
+        let request = Request::post("/v1/chat/completions", &body).key(caller.key);
+        let url = || self.instances[place].lock().unwrap().data_url().to_owned();
+        let mut connection: Option<Connection> = None;
+        while !done.load(Relaxed) {
+            let Some(open) = connection.take().or_else(|| Connection::open(&url()).ok()) else {
+                poll::breathe();
+                continue;
+            };
+            connection = self.call_once(open, &request, caller);
+        }
+    }
+
+    /// A call over a connection, noted for the books.
+    pub fn call_on(&self, connection: &mut Connection, request: Request) -> Answer {
+        self.try_on(connection, request).unwrap()
+    }
+
+    fn try_on(&self, connection: &mut Connection, request: Request) -> Result<Answer> {
+        let id = format!("call-{}", self.calls.fetch_add(1, Relaxed));
+        self.sent.lock().unwrap().insert(id.clone());
+        let answer = connection.call(&request.id(&id))?;
+        if answer.status() == 200 {
+            self.answered.lock().unwrap().push(id);
+        }
+        Ok(answer)
+    }
+
+    /// The connection, if it goes on.
+    fn call_once(
+        &self,
+        mut open: Connection,
+        request: &Request,
+        caller: &Caller<'_>,
+    ) -> Option<Connection> {
+        let answer = self.try_on(&mut open, request.clone()).ok()?;
+        match answer.status() {
+            200 => {}
+            429 => {
+                caller.refusals.fetch_add(1, Relaxed);
+                poll::breathe();
+            }
+            503 if answer.code() == "authority_unavailable" => poll::breathe(),
+            status => panic!("{status}: {}", answer.text()),
+        }
+        Some(open)
+    }
+
+    /// Answers in full so far.
+    pub fn answered_count(&self) -> usize {
+        self.answered.lock().unwrap().len()
+    }
+
+    /// Waits for so many answers more.
+    pub fn answers(&self, more: usize) {
+        let before = self.answered_count();
+        poll::until("more answers", || (self.answered_count() >= before + more).then_some(()));
+    }
+
+    /// Does `sql` in the store, and answers the rows.
+    pub fn sql(&self, sql: &str) -> Vec<Vec<String>> {
+        query(&self.database.url, sql).unwrap()
+    }
+
+    /// The ledger's rows.
+    pub fn rows(&self) -> Vec<Row> {
+        self.first(Instance::ledger).rows()
+    }
+
+    /// Balances the books: what was admitted is settled and has its row, once; every answer has a
+    /// row and every row a call; the sums are those of the rows; the journals are whole.
+    /// `restarted`: an instance has died, and its counts with it.
+    pub fn balance_books(&self, restarted: bool) {
+        let count = |name: &str| -> u64 {
+            let counts =
+                self.instances.iter().map(|it| it.lock().unwrap().metrics().sum(name, &[]));
+            counts.sum()
+        };
+        let admitted = || count("consumption_requests_total");
+        let answered = self.answered.lock().unwrap().clone();
+        let rows = poll::until("every admitted call settled and in the ledger", || {
+            let is_settled = count("tollgate_permits_open") == 0;
+            let rows =
+                Some(self.rows()).filter(|rows| is_settled && rows.len() as u64 >= admitted())?;
+            let named: HashSet<&str> = rows.iter().map(|row| row.request_id.as_str()).collect();
+            answered.iter().all(|id| named.contains(id.as_str())).then_some(rows)
+        });
+        if !restarted {
+            assert_eq!(admitted(), rows.len() as u64, "admitted and rows differ");
+        }
+        for name in ["tollgate_permits_leaked_total", "tollgate_writer_refused_total"] {
+            assert_eq!(count(name), 0, "{name}");
+        }
+        let by_request: HashSet<&str> = rows.iter().map(|row| row.request_id.as_str()).collect();
+        assert_eq!(by_request.len(), rows.len(), "a call has two rows");
+        let sent = self.sent.lock().unwrap();
+        assert!(by_request.iter().all(|id| sent.contains(*id)), "a row of a call never made");
+        self.sums_hold();
+        for instance in &self.instances {
+            let dir = instance.lock().unwrap().data_dir().join("journal");
+            let output = process::run(&["journal", "verify", dir.to_str().unwrap()]);
+            assert!(output.status.success(), "{output:?}");
+        }
+    }
+
+    fn sums_hold(&self) {
+        let of = |table: &str, calls: &str| {
+            format!(
+                "SELECT coalesce(sum({calls}), 0)::text, coalesce(sum(input_tokens), 0)::text,
+                    coalesce(sum(output_tokens), 0)::text, coalesce(sum(cost_nanousd), 0)::text
+                 FROM {table}"
+            )
+        };
+        let rows = self.sql(&of("usage_rows", "1"));
+        for table in ["usage_daily", "usage_monthly"] {
+            assert_eq!(self.sql(&of(table, "calls")), rows, "sums of {table} and of the rows");
+        }
+    }
+
+    /// No window has more of the key's admitted calls than `burst + rate·t`, by their records'
+    /// instants, and `more`: what was let pass beside.
+    pub fn keeps_to(&self, key: &str, rate: u64, burst: u64, more: u64) {
+        let sql = format!(
+            "SELECT (extract(epoch FROM occurred_at) * 1000000)::bigint FROM usage_rows
+             WHERE tollgate_id(key_id) = '{}' ORDER BY 1",
+            &key[3..15]
+        );
+        let admitted: Vec<i64> = self.sql(&sql).iter().map(|row| row[0].parse().unwrap()).collect();
+        assert!(!admitted.is_empty());
+        let (mut level, mut last, mut worst) = (burst as f64, i64::MIN, 0f64);
+        for at in admitted {
+            let span_s = at.saturating_sub(last) as f64 / 1e6;
+            level = (level + span_s * rate as f64).min(burst as f64) - 1.0;
+            last = at;
+            worst = worst.max(-level);
+        }
+        // The instant of a record is read some time before or after its token is taken.
+        let unsure = 1.0 + rate as f64 * 0.005;
+        println!("over the plan at most {worst:.1} calls, {more} let pass, {unsure:.1} unsure");
+        assert!(worst <= more as f64 + unsure, "{worst} over {rate}/s, burst {burst}");
+    }
+}
