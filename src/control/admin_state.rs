@@ -41,6 +41,8 @@ pub(crate) struct AdminState {
     pub(crate) senders: ShardSenders,
     pub(crate) vault: Vault,
     pub(crate) hashes: Arc<Semaphore>,
+    /// Keys that other instances are to be told of, by control's loop.
+    revoked: flume::Sender<KeyId>,
     names: HostNames,
     directory: Mutex<Directory>,
     settings: Mutex<Arc<Settings>>,
@@ -57,12 +59,14 @@ impl AdminState {
         (directory, names): (Directory, HostNames),
         senders: ShardSenders,
         vault: Vault,
+        revoked: flume::Sender<KeyId>,
     ) -> Self {
         Self {
             metrics,
             store,
             senders,
             vault,
+            revoked,
             hashes: Arc::new(Semaphore::new(HASHES_MAX)),
             names,
             directory: Mutex::new(directory),
@@ -248,13 +252,23 @@ impl AdminState {
         Ok(rows)
     }
 
-    /// Revokes a key. It is refused at once, whatever the store takes to keep that; on a failure,
-    /// until this process ends.
+    /// Revokes a key. It is refused at once, here and wherever Redis tells of it, whatever the
+    /// store takes to keep that; on a failure, until the processes end.
     pub(crate) async fn revoke_key(&self, id: KeyId) -> Result<KeyRow, CatalogError> {
-        self.directory().revoke(id);
-        self.senders.tell_all(&ToShard::Forget { key: id }).await;
+        self.refuse_key(id).await;
+        if self.revoked.try_send(id).is_err() {
+            tracing::warn!(key = %id, "other instances hear of a revocation from the store alone");
+        }
         // A key that was only being made was not in the directory yet: shards are told once more.
         let [row] = self.change_keys(async { Ok([self.store.revoke_key(id).await?]) }).await?;
         Ok(row)
+    }
+
+    /// From now on the key is refused, if it was not.
+    pub(crate) async fn refuse_key(&self, id: KeyId) {
+        let was_living = self.directory().revoke(id);
+        if was_living {
+            self.senders.tell_all(&ToShard::Forget { key: id }).await;
+        }
     }
 }

@@ -130,11 +130,10 @@ impl Directory {
         }
     }
 
-    /// From now on the key is granted nothing, whatever else becomes of its row.
-    pub(crate) fn revoke(&mut self, id: KeyId) {
-        if let Some(key) = self.keys.get_mut(&id) {
-            key.is_revoked = true;
-        }
+    /// From now on the key is granted nothing, whatever else becomes of its row. Was it until now?
+    pub(crate) fn revoke(&mut self, id: KeyId) -> bool {
+        let key = self.keys.get_mut(&id);
+        key.is_some_and(|key| !std::mem::replace(&mut key.is_revoked, true))
     }
 
     /// The key's text was verified: what the store is to keep of it, if the key is still here.
@@ -259,7 +258,7 @@ pub(crate) mod tests {
     fn a_change_under_way_does_not_bring_a_revoked_key_back() {
         let mut directory = directory_with_key(KeyId(1), "h");
         let at = Moment::default();
-        directory.revoke(KeyId(1));
+        assert!(directory.revoke(KeyId(1)) && !directory.revoke(KeyId(1)));
         assert!(directory.grant(KeyId(1), at).is_none() && directory.check(KeyId(1), at).is_none());
         directory.set_key(&key_row(KeyId(1), "h"));
         assert!(directory.grant(KeyId(1), at).is_none() && directory.check(KeyId(1), at).is_none());

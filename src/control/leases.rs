@@ -9,7 +9,7 @@ use shard::catalog::{Catalog, WhenLost};
 use shard::lease::{LeaseAnswer, LeaseAsk, LeaseCall, Status};
 use shard::message::{QuotaWant, RateWant};
 use shard::pool::{Pool, PoolConfig};
-use shard::units::{ConsumerId, Nanos, Period};
+use shard::units::{ConsumerId, KeyId, Nanos, Period};
 use std::collections::HashMap;
 
 /// How long a call of the authority in Redis is taken to last until one is measured.
@@ -88,6 +88,11 @@ impl Leases {
             self.pool.on_round_trip(round_trip);
         }
         answered.into_iter().for_each(|answered| self.on_answer(answered, now));
+    }
+
+    /// Tells other instances that the key is refused from now on.
+    pub(crate) fn tell_revoked(&self, key: KeyId) {
+        self.authority.tell_revoked(key);
     }
 
     fn call(&mut self, call: &LeaseCall, now: Nanos) {

@@ -2,7 +2,7 @@
 //! leases. The loop waits for nothing else.
 
 use super::admin_state::{AdminState, Settings};
-use super::authority::{ChosenAuthority, RedisAddress};
+use super::authority::{ChosenAuthority, Event, RedisAddress};
 use super::follow;
 use super::leases::Leases;
 use super::ledger_reads::{LedgerAnswer, LedgerReads, Tokens, answer_months};
@@ -46,6 +46,8 @@ pub(super) enum ControlCommand {
 pub(super) struct Inbox {
     pub(super) from_shards: flume::Receiver<ToControl>,
     pub(super) commanded: flume::Receiver<ControlCommand>,
+    /// Keys that other instances are to be told of.
+    pub(super) revoked: flume::Receiver<KeyId>,
 }
 
 /// The threads that work for the loop.
@@ -140,7 +142,8 @@ pub(super) async fn run(
             },
             Ok(checked) = checks.recv_async() => running.on_checked(checked),
             Ok(read) = read.recv_async() => running.on_read(read),
-            Ok(event) = from_redis.recv_async() => running.leases.on_event(event, clock::now()),
+            Ok(event) = from_redis.recv_async() => running.on_event(event),
+            Ok(key) = inbox.revoked.recv_async() => running.leases.tell_revoked(key),
             command = inbox.commanded.recv_async() => match command {
                 Ok(ControlCommand::Drain) => running.state.senders.tell_all(&ToShard::Drain).await,
                 Ok(ControlCommand::Reload(settings)) => running.reload(settings),
@@ -192,6 +195,15 @@ impl Loop {
     fn reload(&mut self, settings: Settings) {
         self.verifier.set_budgets(&settings.config.keys);
         self.state.set_settings(settings);
+    }
+
+    fn on_event(&mut self, event: Event) {
+        if let Event::Revoked(key) = event {
+            let state = Arc::clone(&self.state);
+            tokio::spawn(async move { state.refuse_key(key).await });
+        } else {
+            self.leases.on_event(event, clock::now());
+        }
     }
 
     fn on_messages(&mut self, first: ToControl, more: &flume::Receiver<ToControl>) {

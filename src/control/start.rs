@@ -25,6 +25,9 @@ use tokio::runtime::Runtime;
 /// What an admin call may still take when the thread has been told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Revoked keys that other instances have not been told of yet.
+const REVOKED_MAX: usize = 4_096;
+
 /// Keys that are read at once at the start: however many there are, few are held twice.
 const KEYS_AT_ONCE: u32 = 4_096;
 
@@ -149,11 +152,12 @@ pub(crate) fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
     };
     let process = run::Process { instance, journals, redis, when_lost: config.when_lost };
     let (commands, commanded) = flume::bounded(16);
-    let inbox = run::Inbox { from_shards: channels.from_shards, commanded };
+    let (revoked, to_tell) = flume::bounded(REVOKED_MAX);
+    let inbox = run::Inbox { from_shards: channels.from_shards, commanded, revoked: to_tell };
     let workers = run::Workers::start(&config, &senders)?;
     let settings = Settings { config, admin_token };
-    let state =
-        Arc::new(AdminState::new(settings, metrics, store, (directory, names), senders, vault));
+    let known = (directory, names);
+    let state = Arc::new(AdminState::new(settings, metrics, store, known, senders, vault, revoked));
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         runtime.block_on(run::run(state, inbox, workers, admin_listener, process));
         runtime.shutdown_timeout(STOP_TIMEOUT);

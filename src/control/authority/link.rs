@@ -5,21 +5,18 @@
 //! answered, so what an answer that got lost has done is done once. Nobody waits here: a
 //! connection is made, and a pipeline answered, in a task of its own, within a bound.
 
-use super::script::{self, GROUPS, ScriptAsk};
+use super::address::RedisAddress;
+use super::event::{Event, OpenLink};
+use super::open::{OPEN_WITHIN, open};
+use super::push::{self, Ear};
+use super::script::{self, ScriptAsk};
 use crate::clock;
-use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, Pipeline, RedisError, Value};
+use redis::{Pipeline, Value};
 use shard::lease::{LeaseCall, LeaseReply};
-use shard::units::{ConsumerId, Nanos, Period};
+use shard::units::{ConsumerId, KeyId, Nanos, Period};
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-/// A connection is made, and all groups are opened, within this.
-const OPEN_WITHIN: Duration = Duration::from_secs(2);
-/// A pipeline is answered within this; past it the connection is given up. As long as the longest
-/// round trip that a lease is made longer for.
-const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 /// Between two attempts to connect, at first and at most.
 const OPEN_AGAIN_MIN: Duration = Duration::from_millis(20);
 const OPEN_AGAIN_MAX: Duration = Duration::from_millis(500);
@@ -30,44 +27,12 @@ const IN_FLIGHT_MAX: usize = 65_536;
 /// Events on their way to the loop. One that finds it full waits in its own task.
 const EVENTS_MAX: usize = 256;
 
-/// Where the authority is.
-#[derive(Clone, Debug)]
-pub(crate) struct RedisAddress(Client);
-
-impl RedisAddress {
-    /// Of a URL such as `redis://user:password@host:6379/0`. What is wrong with it is told without
-    /// it: a password may be in there.
-    pub(crate) fn new(url: &str) -> Result<Self, &'static str> {
-        let wrong = |_| "this is no URL of a Redis";
-        let info = url.into_connection_info().map_err(wrong)?;
-        // Small calls in quick succession, each of which somebody waits for.
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        Client::open(info).map(Self).map_err(wrong)
-    }
-}
-
-/// What comes back from Redis.
-pub(crate) enum Event {
-    /// A connection is there and knows the script.
-    Opened { connection: MultiplexedConnection, sha1: String },
-    /// A pipeline has come back, or has not.
-    Answered { link: u64, calls: Vec<Vec<ScriptAsk>>, values: ScriptValues, round_trip: Nanos },
-}
-
-type ScriptValues = Result<Vec<Value>, RedisError>;
-
 /// A call and its answer.
 pub(crate) type Answered = (LeaseCall, LeaseReply);
 
-struct OpenLink {
-    connection: MultiplexedConnection,
-    /// Names the script.
-    sha1: String,
-}
-
 /// See the module.
 pub(crate) struct Link {
-    client: Client,
+    at: RedisAddress,
     holder: u128,
     /// `None`: a task is about to open it.
     open: Option<OpenLink>,
@@ -86,7 +51,7 @@ impl Link {
     pub(super) fn new(at: RedisAddress, holder: u128) -> (Self, flume::Receiver<Event>) {
         let (events, received) = flume::bounded(EVENTS_MAX);
         let link = Self {
-            client: at.0,
+            at,
             holder,
             open: None,
             lost_at: None,
@@ -107,6 +72,18 @@ impl Link {
         self.lost_at
     }
 
+    /// Would a recall be heard that was sent now?
+    pub(super) fn is_recallable(&self, now: Nanos) -> bool {
+        self.open.as_ref().is_some_and(|open| open.is_alive(now))
+    }
+
+    /// Tells all instances, this one too.
+    pub(super) fn tell_revoked(&self, key: KeyId) {
+        if let Some(open) = &self.open {
+            tokio::spawn(push::tell_revoked(open.connection.clone(), key));
+        }
+    }
+
     pub(super) fn call(&mut self, call: &LeaseCall) {
         if self.is_open() && self.in_flight.len() < IN_FLIGHT_MAX && self.in_flight.insert(call.seq)
         {
@@ -125,7 +102,7 @@ impl Link {
     }
 
     pub(super) fn send(&mut self) {
-        let Some(OpenLink { connection, sha1 }) = &self.open else { return };
+        let Some(OpenLink { connection, sha1, .. }) = &self.open else { return };
         if self.queued.is_empty() {
             return;
         }
@@ -148,14 +125,13 @@ impl Link {
 
     pub(super) fn on_event(&mut self, event: Event) -> (Vec<Answered>, Option<Nanos>) {
         let (calls, values, round_trip) = match event {
-            Event::Opened { connection, sha1 } => {
-                tracing::info!("the authority in Redis is reached");
-                self.open = Some(OpenLink { connection, sha1 });
-                self.lost_at = None;
+            Event::Answered { link, calls, values, round_trip } if link == self.link => {
+                (calls, values, round_trip)
+            }
+            other => {
+                self.on_state(other);
                 return (Vec::new(), None);
             }
-            Event::Answered { link, .. } if link != self.link => return (Vec::new(), None),
-            Event::Answered { calls, values, round_trip, .. } => (calls, values, round_trip),
         };
         for ask in calls.iter().flatten() {
             if let ScriptAsk::Call(call) = ask {
@@ -183,6 +159,26 @@ impl Link {
         (replies, Some(round_trip))
     }
 
+    /// What is no answer to a call.
+    fn on_state(&mut self, event: Event) {
+        match event {
+            Event::Opened(open) => {
+                tracing::info!("the authority in Redis is reached");
+                self.open = Some(open);
+                self.lost_at = None;
+            }
+            Event::Heard { link, sent_at } if link == self.link => {
+                if let Some(open) = &mut self.open {
+                    open.heard(sent_at);
+                }
+            }
+            Event::Failed { link, cause } if link == self.link && self.is_open() => {
+                self.lose(&cause);
+            }
+            _ => {}
+        }
+    }
+
     fn lose(&mut self, cause: &str) {
         tracing::error!(cause, "the authority in Redis is out of reach");
         self.open = None;
@@ -194,15 +190,16 @@ impl Link {
     }
 
     fn reopen(&self, after: Duration) {
-        let (client, holder, events) = (self.client.clone(), self.holder, self.events.clone());
+        let (at, holder, events) = (self.at.clone(), self.holder, self.events.clone());
+        let link = self.link;
         tokio::spawn(async move {
             let mut wait = after;
             loop {
                 tokio::time::sleep(wait).await;
-                let opened = tokio::time::timeout(OPEN_WITHIN, open(&client, holder)).await;
-                match opened {
-                    Ok(Ok(OpenLink { connection, sha1 })) => {
-                        let _ = events.send_async(Event::Opened { connection, sha1 }).await;
+                let ear = Ear::new(link, events.clone());
+                match tokio::time::timeout(OPEN_WITHIN, open(&at, holder, ear)).await {
+                    Ok(Ok(open)) => {
+                        let _ = events.send_async(Event::Opened(open)).await;
                         return;
                     }
                     Ok(Err(error)) => tracing::debug!(%error, "Redis was not reached"),
@@ -212,26 +209,6 @@ impl Link {
             }
         });
     }
-}
-
-/// Connects, makes the script known, and opens all groups at once: where Redis has lost its
-/// memory, all of them wait through the same five seconds.
-async fn open(client: &Client, holder: u128) -> Result<OpenLink, RedisError> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(OPEN_WITHIN))
-        .set_response_timeout(Some(ANSWER_WITHIN));
-    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-    let mut load = redis::cmd("SCRIPT");
-    load.arg("LOAD").arg(script::TEXT);
-    let sha1: String = load.query_async(&mut connection).await?;
-    let mut groups = Pipeline::new();
-    // One that may not write is no authority.
-    groups.cmd("SET").arg("tollgate:opened").arg(format!("{holder:032x}")).arg("PX").arg(60_000);
-    for group in 0..GROUPS {
-        groups.add_command(script::command(&sha1, holder, group, &[]));
-    }
-    let _: () = groups.query_async(&mut connection).await?;
-    Ok(OpenLink { connection, sha1 })
 }
 
 fn replies(asks: &[ScriptAsk], value: &Value) -> Vec<Answered> {

@@ -2,13 +2,19 @@
 //! share. A call of the first is a function call; one of the second is answered later, by
 //! [`ChosenAuthority::on_event`].
 
+mod address;
+mod event;
 mod link;
+mod open;
+mod push;
 mod script;
 
-pub(crate) use link::{Answered, Event, Link, RedisAddress};
+pub(crate) use address::RedisAddress;
+pub(crate) use event::Event;
+pub(crate) use link::{Answered, Link};
 
 use shard::lease::{LeaseCall, LeaseReply};
-use shard::units::{ConsumerId, Nanos, Period};
+use shard::units::{ConsumerId, KeyId, Nanos, Period};
 
 /// See the module.
 pub(crate) enum ChosenAuthority {
@@ -47,6 +53,22 @@ impl ChosenAuthority {
         match self {
             Self::Embedded(authority) => authority.seed_quota(month, tokens),
             Self::Redis(link) => link.seed(month, tokens),
+        }
+    }
+
+    /// Would it be heard at once that somebody else needs what is on lease here?
+    #[cfg_attr(not(test), expect(dead_code, reason = "leases are short whoever hears"))]
+    pub(crate) fn is_recallable(&self, now: Nanos) -> bool {
+        match self {
+            Self::Embedded(_) => true,
+            Self::Redis(link) => link.is_recallable(now),
+        }
+    }
+
+    /// Tells all instances that the key is refused from now on.
+    pub(crate) fn tell_revoked(&self, key: KeyId) {
+        if let Self::Redis(link) = self {
+            link.tell_revoked(key);
         }
     }
 

@@ -10,7 +10,7 @@ use crate::control::shard_senders::ShardSenders;
 use crate::metrics::ControlMetrics;
 use shard::catalog::{Catalog, Plan, WhenLost};
 use shard::message::{QuotaWant, RateWant, ToShard};
-use shard::units::{BucketId, ConsumerId, Nanos, Period, PlanId};
+use shard::units::{BucketId, ConsumerId, KeyId, Nanos, Period, PlanId};
 use std::time::Duration;
 
 const RATE: u64 = 1_000;
@@ -287,6 +287,64 @@ fn a_script_that_is_forgotten_is_made_known_again() {
         turn_until(&mut instances, Duration::from_millis(100), |_| false).await;
         assert!(served_again(&mut instances).await, "nobody was granted any afterwards");
         assert!(over_the_plan(&instances) <= 0.0, "{}", over_the_plan(&instances));
+    });
+}
+
+/// As the script asks for it, and by whoever else speaks its language.
+#[test]
+fn what_redis_says_unasked_is_heard_in_its_order() {
+    let server = RedisServer::start();
+    let holder = 0x0a0b;
+    runtime().block_on(async {
+        let at = RedisAddress::new(&server.url()).unwrap();
+        let (mut authority, events) = ChosenAuthority::redis(at, holder);
+        assert!(!authority.is_recallable(clock::now()), "nothing is heard yet");
+        while !authority.is_recallable(clock::now()) {
+            authority.on_event(events.recv_async().await.unwrap());
+        }
+        let (key, bucket) = (KeyId(7), BucketId(u64::MAX));
+        let mut other = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+        let mut publish = |channel: &str, text: &str| {
+            redis::cmd("PUBLISH").arg(channel).arg(text).query::<u64>(&mut other).unwrap()
+        };
+        let channel = "tollgate:recall:00000000000000000000000000000a0b";
+        assert_eq!(publish(channel, "no number"), 1);
+        assert_eq!(publish(channel, &bucket.0.to_string()), 1);
+        authority.tell_revoked(key);
+        let (mut recalled, mut revoked) = (false, false);
+        while !(recalled && revoked) {
+            match events.recv_async().await.unwrap() {
+                Event::Recalled(named) => recalled = named == bucket,
+                Event::Revoked(named) => revoked = named == key,
+                event => drop(authority.on_event(event)),
+            }
+        }
+    });
+}
+
+/// The connection that stays silent is not taken for one that has nothing to say.
+#[test]
+fn a_silent_redis_recalls_nothing() {
+    let server = RedisServer::start();
+    runtime().block_on(async {
+        let at = RedisAddress::new(&server.url()).unwrap();
+        let (mut authority, events) = ChosenAuthority::redis(at, 1);
+        while !authority.is_recallable(clock::now()) {
+            authority.on_event(events.recv_async().await.unwrap());
+        }
+        server.pause();
+        let paused_at = clock::now();
+        while authority.is_recallable(clock::now()) {
+            let event = tokio::time::timeout(Duration::from_millis(10), events.recv_async()).await;
+            if let Ok(event) = event {
+                authority.on_event(event.unwrap());
+            }
+        }
+        assert!(clock::now().since(paused_at) < Nanos::from_s(1));
+        server.resume();
+        while !authority.is_recallable(clock::now()) {
+            authority.on_event(events.recv_async().await.unwrap());
+        }
     });
 }
 
