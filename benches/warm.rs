@@ -112,6 +112,7 @@ impl Warm {
                         not_before: Nanos(0),
                         spacing: Nanos(0),
                         deadline: FAR,
+                        keep: false,
                         deny_until: if is_spent { FAR } else { Nanos(0) },
                         left: 0,
                     })

@@ -17,6 +17,8 @@ use std::collections::{BinaryHeap, VecDeque};
 const SLICE_GROWS_BELOW: Nanos = Nanos::from_ms(200);
 /// A slice that lasted longer than this is followed by one of half its size.
 const SLICE_SHRINKS_ABOVE: Nanos = Nanos::from_ms(400);
+/// So many times as long for slices that may be kept.
+const KEPT_LONGER: u64 = 8;
 /// The wait that a request is told if the full table has no room for its bucket.
 const NO_ROOM_RETRY_AFTER: Nanos = Nanos::from_s(1);
 
@@ -76,6 +78,8 @@ struct BucketEntry {
     run: Run,
     rate_per_s: u64,
     burst: u64,
+    /// What lies idle stays, see [`RateGrant::keep`].
+    keep: bool,
     deny_until: Nanos,
     granted_at: Nanos,
     /// Tokens of the bucket that are not here, see [`RateGrant::left`].
@@ -116,7 +120,10 @@ impl Buckets {
     ) -> Take {
         if let Some(entry) = self.entries.get_mut(&bucket) {
             entry.demand = entry.demand.saturating_add(u32::from(!retry));
-            if entry.tokens > entry.low_water && now < entry.deadline {
+            if entry.tokens > entry.low_water
+                && now < entry.deadline
+                && entry.is_of(rate_per_s, burst)
+            {
                 entry.spend(now);
                 return Take::Taken;
             }
@@ -145,6 +152,15 @@ impl Buckets {
         entry.accept(&grant, now);
         self.wake(grant.bucket);
         self.watch(grant.bucket, now);
+    }
+
+    /// Others wait for tokens of the bucket.
+    pub(crate) fn on_recall(&mut self, bucket: BucketId, now: Nanos) {
+        if let Some(entry) = self.entries.get_mut(&bucket) {
+            entry.keep = false;
+            self.watch(bucket, now);
+            self.give_back_if_idle(bucket, now);
+        }
     }
 
     /// A bucket whose parked requests are to try again.
@@ -194,6 +210,7 @@ impl Buckets {
         }
         while self.quiet.front().is_some_and(|(at, _)| *at <= now) {
             let Some((_, bucket)) = self.quiet.pop_front() else { break };
+            self.report_if_over(bucket, now);
             self.forget_if_unused(bucket, now.after(FORGET_AFTER), |entry| {
                 now >= entry.last_take.after(FORGET_AFTER)
             });
@@ -258,7 +275,11 @@ impl Buckets {
         let Some(entry) = self.entries.get_mut(&bucket) else {
             return Take::Denied { retry_after: NO_ROOM_RETRY_AFTER };
         };
-        if (entry.rate_per_s, entry.burst) != (rate_per_s, burst) {
+        if !entry.is_of(rate_per_s, burst) {
+            if entry.keep {
+                entry.keep = false;
+                entry.give_back(now);
+            }
             entry.deny_until = Nanos(0);
             entry.rate_per_s = rate_per_s;
             entry.burst = burst;
@@ -305,7 +326,7 @@ impl Buckets {
     fn watch(&mut self, bucket: BucketId, now: Nanos) {
         if let Some(entry) = self.entries.get_mut(&bucket)
             && !entry.in_idle
-            && !entry.is_empty()
+            && !entry.rests()
         {
             entry.in_idle = true;
             self.idle.push_back((now.after(RATE_IDLE), bucket));
@@ -315,6 +336,25 @@ impl Buckets {
     fn look_for_idleness(&mut self, bucket: BucketId, now: Nanos) {
         let Some(entry) = self.entries.get_mut(&bucket) else { return };
         entry.in_idle = false;
+        if !entry.rests() {
+            self.give_back_if_idle(bucket, now);
+            self.watch(bucket, now);
+        }
+    }
+
+    /// Reports a kept slice that has lapsed: if the lease has been renewed for others, what was
+    /// spent of it counts until it is reported.
+    fn report_if_over(&mut self, bucket: BucketId, now: Nanos) {
+        let Some(entry) = self.entries.get_mut(&bucket) else { return };
+        if entry.keep && now >= entry.deadline {
+            entry.keep = false;
+            entry.ripen(now);
+            entry.post_if_needed(bucket, &mut self.wants);
+        }
+    }
+
+    fn give_back_if_idle(&mut self, bucket: BucketId, now: Nanos) {
+        let Some(entry) = self.entries.get_mut(&bucket) else { return };
         entry.ripen(now);
         let slots_from = if entry.run.count > 0 { entry.run.at } else { Nanos(0) };
         let idle = now >= entry.last_take.max(slots_from).after(RATE_IDLE);
@@ -327,7 +367,6 @@ impl Buckets {
                 entry.ask(bucket, &mut self.wants, now);
             }
         }
-        self.watch(bucket, now);
     }
 }
 
@@ -357,6 +396,16 @@ impl BucketEntry {
             as u64
     }
 
+    /// Is the plan the one that its tokens were granted under?
+    const fn is_of(&self, rate_per_s: u64, burst: u64) -> bool {
+        self.rate_per_s == rate_per_s && self.burst == burst
+    }
+
+    /// Is there nothing to do before the next call?
+    const fn rests(&self) -> bool {
+        self.keep && !self.asked && !self.posted && self.run.count == 0 || self.is_empty()
+    }
+
     /// Is there nothing to spend, to report or to wait for?
     const fn is_empty(&self) -> bool {
         self.tokens == 0
@@ -380,6 +429,10 @@ impl BucketEntry {
     fn lapse(&mut self) {
         let lapsed = self.tokens.saturating_add(self.run.count as u32);
         self.used = self.used.saturating_add(lapsed);
+        if self.keep {
+            // It had more than it could use: what it used is what the next slice goes by.
+            self.last_granted = self.last_granted.saturating_sub(lapsed);
+        }
         self.tokens = 0;
         self.run.count = 0;
     }
@@ -401,9 +454,10 @@ impl BucketEntry {
     /// Posts a want for a slice that should last a while.
     fn ask(&mut self, bucket: BucketId, wants: &mut VecDeque<BucketId>, now: Nanos) {
         let lasted = now.since(self.granted_at);
-        self.slice = if lasted < SLICE_GROWS_BELOW {
+        let longer = if self.keep { KEPT_LONGER } else { 1 };
+        self.slice = if lasted.0 < SLICE_GROWS_BELOW.0 * longer {
             self.last_granted.saturating_mul(2)
-        } else if lasted > SLICE_SHRINKS_ABOVE {
+        } else if lasted.0 > SLICE_SHRINKS_ABOVE.0 * longer {
             self.last_granted / 2
         } else {
             self.last_granted
@@ -471,6 +525,7 @@ impl BucketEntry {
             return;
         }
         self.last_granted = grant.granted;
+        self.keep = grant.keep;
         if now >= self.deadline {
             self.used = self.used.saturating_add(grant.granted);
         } else if grant.spacing == Nanos(0) && grant.not_before <= now {

@@ -15,11 +15,15 @@ pub(crate) const QUOTA_IDLE: Nanos = Nanos::from_s(1);
 /// An entry that holds nothing is forgotten after this long without use.
 pub(crate) const FORGET_AFTER: Nanos = Nanos::from_s(10);
 
+/// A lease lasts this long where what is wanted is far below the rate and the holder can be told to
+/// give it back. So a quiet key costs a call every few seconds.
+pub const LONG_LEASE: Nanos = Nanos::from_s(5);
+
 /// An authority that may have forgotten what it granted grants nothing for this long: longer than
-/// any lease lasts. A lease spans at most half a second and two round trips
-/// (`AUTHORITY_RTT_MAX`), its slots a second and a half more; the rest is for a server that goes on
-/// granting for a moment after another has taken its place.
-pub const QUARANTINE: Nanos = Nanos::from_s(5);
+/// any lease lasts. Other leases than long ones span at most half a second and two round trips
+/// (`AUTHORITY_RTT_MAX`), and their slots a second and a half more. The rest is for a server that
+/// goes on granting for a moment after another has taken its place.
+pub const QUARANTINE: Nanos = Nanos::from_s(7);
 
 /// What an instance asks of the authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +60,9 @@ pub struct RateAsk {
     pub lease: u64,
     /// Tokens asked for; 0: only a report.
     pub want: u64,
+    /// The same if the lease may be a long one, see [`LONG_LEASE`]; 0: the holder cannot be told to
+    /// give it back.
+    pub long_want: u64,
     /// Requests per second lately, refused ones included.
     pub demand_per_s: u64,
     /// Tokens of the lease that will never be spent again: spent, or lapsed at the holder.
@@ -145,6 +152,8 @@ pub struct RateAnswer {
     pub spacing: Nanos,
     /// All tokens of the lease lapse after this.
     pub ttl: Nanos,
+    /// Nobody waits for what the lease holds: it may be kept until it lapses or is recalled.
+    pub long: bool,
     /// Nothing will be granted for this long.
     pub deny_for: Nanos,
     /// Tokens neither granted nor spent; negative where the future is granted already.
@@ -152,6 +161,16 @@ pub struct RateAnswer {
     /// Holders that want tokens of the bucket lately, the caller among them; 0 where nothing was
     /// done.
     pub holders: u64,
+}
+
+/// A long lease that somebody else waits for, or that the plan no longer allows: its holder is to
+/// give back what it has not spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recall {
+    /// Whose lease.
+    pub holder: u128,
+    /// Of which bucket.
+    pub bucket: BucketId,
 }
 
 /// Tokens of a month.

@@ -335,6 +335,10 @@ impl Shard {
                 self.quotas.on_grant(grant, now);
                 Some(WaitFor::Quota(grant.consumer))
             }
+            ToShard::RecallRate { bucket } => {
+                self.buckets.on_recall(bucket, now);
+                None
+            }
             ToShard::RecallQuota { consumer, period } => {
                 self.quotas.on_recall(consumer, period, now);
                 None

@@ -148,6 +148,9 @@ pub struct RateGrant {
     pub spacing: Nanos,
     /// Unspent tokens of the lease, earlier grants' too, lapse here.
     pub deadline: Nanos,
+    /// Nobody waits for them: what lies idle may be kept until then, or until
+    /// [`ToShard::RecallRate`].
+    pub keep: bool,
     /// Nothing will be granted before this instant: refuse locally until then.
     pub deny_until: Nanos,
     /// For `remaining` headers: tokens in the bucket after this grant that this shard does not
@@ -236,6 +239,11 @@ pub enum ToShard {
     },
     /// Tokens of a rate bucket.
     Rate(RateGrant),
+    /// Tokens of the bucket are waited for elsewhere: what lies idle goes back from now on.
+    RecallRate {
+        /// Which bucket.
+        bucket: BucketId,
+    },
     /// Tokens of a month.
     Quota(QuotaGrant),
     /// Another shard is short: give back what is unreserved, by a `QuotaWant` with `want` 0.

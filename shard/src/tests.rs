@@ -116,6 +116,7 @@ fn rate(granted: u32) -> ToShard {
         not_before: Nanos(0),
         spacing: Nanos(0),
         deadline: Nanos(u64::MAX),
+        keep: false,
         deny_until: Nanos(0),
         left: 0,
     })

@@ -6,7 +6,7 @@ use super::authority::{Answered, ChosenAuthority, Event};
 use super::shard_senders::ShardSenders;
 use crate::metrics::ControlMetrics;
 use shard::catalog::{Catalog, WhenLost};
-use shard::lease::{LeaseAnswer, LeaseAsk, LeaseCall, Status};
+use shard::lease::{LeaseAnswer, LeaseAsk, LeaseCall, Recall, Status};
 use shard::message::{QuotaWant, RateWant};
 use shard::pool::{Pool, PoolConfig};
 use shard::units::{ConsumerId, KeyId, Nanos, Period};
@@ -49,7 +49,14 @@ impl Leases {
             ChosenAuthority::Redis(_) => (FIRST_ROUND_TRIP, CALL_GAP),
         };
         Self {
-            pool: Pool::new(PoolConfig { holder, shards, rtt, call_gap, when_lost }),
+            pool: Pool::new(PoolConfig {
+                holder,
+                shards,
+                rtt,
+                call_gap,
+                recallable: false,
+                when_lost,
+            }),
             authority,
             is_lost: false,
             unknown: Vec::new(),
@@ -83,6 +90,9 @@ impl Leases {
 
     /// What has come from Redis; [`Leases::advance`] goes on from there.
     pub(crate) fn on_event(&mut self, event: Event, now: Nanos) {
+        if let Event::Recalled(bucket) = event {
+            return self.pool.on_recall(bucket, now);
+        }
         let (answered, round_trip) = self.authority.on_event(event);
         if let Some(round_trip) = round_trip {
             self.pool.on_round_trip(round_trip);
@@ -98,6 +108,9 @@ impl Leases {
     fn call(&mut self, call: &LeaseCall, now: Nanos) {
         if let Some(reply) = self.authority.call(call, now) {
             self.on_answer((*call, reply), now);
+        }
+        while let Some(Recall { bucket, .. }) = self.authority.poll_recall() {
+            self.pool.on_recall(bucket, now);
         }
     }
 
@@ -146,6 +159,7 @@ impl Leases {
         metrics: &ControlMetrics,
     ) -> Vec<MonthToRead> {
         self.see_whether_lost(now, metrics);
+        self.pool.set_recallable(self.authority.is_recallable(now), now);
         self.pool.on_timeout(now);
         while let Some(call) = self.pool.poll_call(now) {
             metrics.authority_calls.add(1);

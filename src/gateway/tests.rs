@@ -121,6 +121,7 @@ fn permit(core: &Core) -> (Permit, Caller) {
             not_before: Nanos(0),
             spacing: Nanos(0),
             deadline: at.now.after(Nanos::from_s(60)),
+            keep: false,
             deny_until: Nanos(0),
             left: 5,
         };

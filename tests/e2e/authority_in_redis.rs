@@ -21,7 +21,7 @@ fn wait_until_lost(instance: &Instance, lost: u64) {
 fn calls_are_served_with_redis_without_it_and_with_it_again() {
     let mut server = RedisServer::start();
     let instance = Setup::default().redis(&server).start();
-    // A Redis that has never been used grants nothing for its first five seconds.
+    // A Redis that has never been used grants nothing for its first seven seconds.
     // Then its buckets fill from zero, at the plan's rate: a call in between may be early (429).
     for _ in 0..20 {
         poll::until("a call", || is_served(&instance).then_some(()));

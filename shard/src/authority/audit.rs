@@ -24,6 +24,8 @@ pub(crate) enum Planted {
     OverGrant,
     /// Where several holders want tokens, the last one is always put off.
     LeftOut,
+    /// The holder keeps a long lease that is recalled.
+    DeafToRecalls,
 }
 
 /// Every token that came or went.

@@ -14,12 +14,14 @@ mod text;
 #[cfg(test)]
 pub(crate) use audit::Planted;
 
+use crate::lease::Recall;
 pub use crate::lease::{LeaseAnswer, LeaseAsk, LeaseCall, LeaseReply, QuotaAsk, RateAsk, Status};
 use crate::lease::{QUARANTINE, QuotaAnswer, RateAnswer};
 use crate::limits::{AUTHORITY_BUCKETS_MAX, AUTHORITY_QUOTAS_MAX};
 use crate::units::{BucketId, ConsumerId, Nanos, Period};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use std::collections::VecDeque;
 
 /// Nano-tokens, in which buckets count, to a token.
 const TOKEN: i128 = 1_000_000_000;
@@ -42,6 +44,8 @@ pub struct Authority {
     buckets: HashMap<BucketId, rate::Bucket, FixedState>,
     quotas: HashMap<(ConsumerId, Period), quota::ConsumerMonth, FixedState>,
     sweep_at: Nanos,
+    /// Not more than a bucket has holders, since somebody asks after each call.
+    recalls: VecDeque<Recall>,
     #[cfg(test)]
     pub(crate) planted: Planted,
 }
@@ -55,6 +59,7 @@ impl Authority {
             buckets: HashMap::default(),
             quotas: HashMap::default(),
             sweep_at: Nanos(0),
+            recalls: VecDeque::new(),
             #[cfg(test)]
             planted: Planted::Nothing,
         }
@@ -69,6 +74,11 @@ impl Authority {
         LeaseReply { holder: call.holder, seq: call.seq, sent_at: call.sent_at, answer }
     }
 
+    /// The next lease that the calls so far have called back, if any.
+    pub fn poll_recall(&mut self) -> Option<Recall> {
+        self.recalls.pop_front()
+    }
+
     /// Tells what the month has consumed by the ledger. Without effect once the month is known.
     pub fn seed_quota(&mut self, (consumer, period): (ConsumerId, Period), consumed_tokens: u64) {
         let month = self.quotas.get_mut(&(consumer, period));
@@ -78,14 +88,16 @@ impl Authority {
     }
 
     /// Grants nothing of the bucket any more. What is on lease may be spent until it lapses.
-    pub fn revoke(&mut self, bucket: BucketId, now: Nanos) {
+    pub fn revoke(&mut self, bucket_id: BucketId, now: Nanos) {
         let open_at = self.open_at;
         let new = || rate::Bucket::new((1, 1), open_at, now);
-        let bucket = self.buckets.entry(bucket).or_insert_with(new);
+        let bucket = self.buckets.entry(bucket_id).or_insert_with(new);
         if bucket.is_lost(open_at) {
             *bucket = new();
         }
         bucket.revoked = true;
+        let recalls = &mut self.recalls;
+        bucket.recall(None, |holder| recalls.push_back(Recall { holder, bucket: bucket_id }));
     }
 
     /// From `now` on it may have forgotten what it granted. It waits until that has lapsed, and
@@ -119,7 +131,10 @@ impl Authority {
         {
             bucket.audit.planted = self.planted;
         }
-        bucket.call(call, ask, now)
+        let recalls = &mut self.recalls;
+        bucket.call(call, ask, now, |holder| {
+            recalls.push_back(Recall { holder, bucket: ask.bucket });
+        })
     }
 
     fn quota(&mut self, call: &LeaseCall, ask: &QuotaAsk, now: Nanos) -> QuotaAnswer {

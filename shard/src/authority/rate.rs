@@ -10,7 +10,7 @@
 use super::audit::Books;
 use super::audit::{Audit, Planted};
 use super::{HOLDER_MEMORY, TOKEN};
-use crate::lease::{LeaseCall, RateAnswer, RateAsk, Status, lease_span};
+use crate::lease::{LONG_LEASE, LeaseCall, RateAnswer, RateAsk, Status, is_small, lease_span};
 use crate::limits::{AUTHORITY_DEMAND_MAX, AUTHORITY_RATE_MAX, AUTHORITY_RTT_MAX, HOLDERS_MAX};
 use crate::units::{BucketId, Nanos};
 
@@ -20,6 +20,8 @@ const ALL_ON_LEASE_DENY: Nanos = Nanos::from_ms(10);
 const REVOKED_DENY: Nanos = Nanos::from_s(1);
 /// No lease is shorter.
 const TTL_MIN: Nanos = Nanos::from_ms(100);
+/// Leases may be long while so many times what all holders want is no more than the rate.
+const FAR_BELOW: u64 = 3;
 
 #[derive(Debug)]
 pub(super) struct Bucket {
@@ -44,6 +46,8 @@ pub(super) struct RateHolder {
     pub(super) seq: u64,
     pub(super) lease: u64,
     pub(super) outstanding: u64,
+    /// The lease is a long one, and can be recalled.
+    pub(super) long: bool,
     pub(super) expires_at: Nanos,
     pub(super) called_at: Nanos,
     /// Counts as one that wants tokens until then.
@@ -65,6 +69,7 @@ pub(super) fn denied(bucket: BucketId, deny_for: Nanos) -> RateAnswer {
         not_before: Nanos(0),
         spacing: Nanos(0),
         ttl: Nanos(0),
+        long: false,
         deny_for,
         left: 0,
         holders: 0,
@@ -110,15 +115,22 @@ impl Bucket {
         self.open_at != open_at
     }
 
-    pub(super) fn call(&mut self, call: &LeaseCall, ask: &RateAsk, now: Nanos) -> RateAnswer {
+    /// Does the call. `recalled` is told which holders are to give back what they have not spent.
+    pub(super) fn call(
+        &mut self,
+        call: &LeaseCall,
+        ask: &RateAsk,
+        now: Nanos,
+        recalled: impl FnMut(u128),
+    ) -> RateAnswer {
         self.advance(now);
         let now = self.last;
         let place = match self.place_of(call, ask, now) {
             Ok(place) => place,
             Err(answer) => return answer,
         };
-        self.settle(place, ask);
-        self.configure(ask);
+        self.settle(call.holder, ask);
+        let is_cut = self.configure(ask);
         let span = lease_span(self.rate_per_s, self.burst);
         let rtt = ask.rtt.min(AUTHORITY_RTT_MAX);
         let ttl = Nanos(2 * span.0 + 2 * rtt.0).max(TTL_MIN);
@@ -144,8 +156,51 @@ impl Bucket {
             holder.put_off_since.get_or_insert(now);
             holder.active_until = now.after(answer.deny_for).after(ttl);
         }
+        if is_cut || !self.is_met(ask, &answer) {
+            self.recall(Some(call.holder), recalled);
+        }
+        self.lengthen(place, ask, &mut answer);
         self.lease_out(place, &mut answer, ttl);
         answer
+    }
+
+    /// Did the caller get all that it wants, to be spent at once?
+    fn is_met(&self, ask: &RateAsk, answer: &RateAnswer) -> bool {
+        answer.granted >= ask.want.min(self.burst) && answer.spacing == Nanos(0)
+    }
+
+    /// Calls long leases back, but the caller's, which hears of it by its answer.
+    pub(super) fn recall(&self, caller: Option<u128>, recalled: impl FnMut(u128)) {
+        let others = self.holders.iter().filter(|holder| Some(holder.id) != caller);
+        let long = others.filter(|holder| holder.long && holder.outstanding > 0);
+        long.map(|holder| holder.id).for_each(recalled);
+    }
+
+    /// Makes the caller's lease a long one, and grants what it will need meanwhile, where that is
+    /// nobody's loss: all together want far less than accrues, and half of the burst stays here for
+    /// whoever else comes.
+    fn lengthen(&mut self, place: usize, ask: &RateAsk, answer: &mut RateAnswer) {
+        let holder = &self.holders[place];
+        if ask.want == 0 {
+            answer.long = holder.long && holder.outstanding > 0 && !self.revoked;
+        } else if ask.long_want > 0 && !is_small(self.rate_per_s, self.burst) {
+            let is_calm = self.demand().saturating_mul(FAR_BELOW) <= self.rate_per_s
+                && self.put_off_before(place) == 0;
+            answer.long = is_calm && answer.granted > 0 && self.is_met(ask, answer);
+        }
+        self.holders[place].long = answer.long;
+        if answer.long && ask.want > 0 {
+            let kept = self.outstanding + answer.granted;
+            let whole = u64::try_from(self.level.div_euclid(TOKEN)).unwrap_or(0);
+            let spare = (self.burst / 2).saturating_sub(kept).min(whole - answer.granted);
+            answer.granted += ask.long_want.saturating_sub(answer.granted).min(spare);
+        }
+    }
+
+    /// What all that want tokens lately want, each at least one.
+    fn demand(&self) -> u64 {
+        let active = self.holders.iter().filter(|holder| holder.active_until > self.last);
+        active.map(|holder| holder.demand_per_s).sum()
     }
 
     /// Accrues up to `now`, stopping at each expiry on the way: expiring first and accruing the
@@ -226,6 +281,7 @@ impl Bucket {
             seq: 0,
             lease: 0,
             outstanding: 0,
+            long: false,
             expires_at: Nanos(0),
             called_at: now,
             active_until: now,
@@ -242,13 +298,14 @@ impl Bucket {
     }
 
     /// A changed plan. A decrease binds once what is on lease has lapsed: so it ends the leases,
-    /// which could be renewed for ever.
-    fn configure(&mut self, ask: &RateAsk) {
+    /// which could be renewed for ever; then it says so.
+    fn configure(&mut self, ask: &RateAsk) -> bool {
         let (rate_per_s, burst) = plan_of(ask);
         if (rate_per_s, burst) == (self.rate_per_s, self.burst) {
-            return;
+            return false;
         }
-        if rate_per_s < self.rate_per_s || burst < self.burst {
+        let is_cut = rate_per_s < self.rate_per_s || burst < self.burst;
+        if is_cut {
             self.end_leases();
         }
         self.rate_per_s = rate_per_s;
@@ -262,6 +319,7 @@ impl Bucket {
             books.burst = books.burst.max(burst);
         });
         self.level = level;
+        is_cut
     }
 
     fn end_leases(&mut self) {
@@ -271,19 +329,26 @@ impl Bucket {
                 let rest = RateHolder { ended: true, active_until: Nanos(0), ..holder.clone() };
                 holder.outstanding = 0;
                 holder.lease = 0;
+                holder.long = false;
                 self.holders.push(rest);
             }
         }
     }
 
-    /// The caller's report, if it speaks of the lease that it has.
-    fn settle(&mut self, place: usize, ask: &RateAsk) {
-        let holder = &mut self.holders[place];
-        if holder.lease == 0 || holder.lease != ask.lease {
+    /// The caller's report, if it speaks of a lease that it has. What comes back of one from before
+    /// a decrease is burned: there may be no room for it.
+    fn settle(&mut self, id: u128, ask: &RateAsk) {
+        let mut holders = self.holders.iter_mut();
+        let Some(holder) = holders.find(|it| it.id == id && it.lease != 0 && it.lease == ask.lease)
+        else {
             return;
-        }
-        let used = ask.used.min(holder.outstanding);
-        let returned = ask.returned.min(holder.outstanding - used);
+        };
+        let (used, returned) = match holder.ended {
+            true => (ask.used.saturating_add(ask.returned), 0),
+            false => (ask.used, ask.returned),
+        };
+        let used = used.min(holder.outstanding);
+        let returned = returned.min(holder.outstanding - used);
         holder.outstanding -= used + returned;
         if used > 0 {
             holder.put_off_since = None;
@@ -366,8 +431,7 @@ impl Bucket {
         if count == 1 {
             return whole;
         }
-        let active = self.holders.iter().filter(|holder| holder.active_until > self.last);
-        let demand: u128 = active.map(|holder| u128::from(holder.demand_per_s)).sum();
+        let demand = u128::from(self.demand());
         let mine = u128::from(self.holders[place].demand_per_s);
         let by_demand = u128::from(whole) * mine / demand.max(1);
         (by_demand as u64).max(whole / (2 * count)).max(1)
@@ -376,11 +440,16 @@ impl Bucket {
     /// Books the answer's tokens on the caller's lease and keeps the answer.
     fn lease_out(&mut self, place: usize, answer: &mut RateAnswer, ttl: Nanos) {
         let now = self.last;
+        let ttl = if answer.long && answer.granted > 0 { ttl.max(LONG_LEASE) } else { ttl };
         let active = self.active();
         self.level -= i128::from(answer.granted) * TOKEN;
         self.outstanding += answer.granted;
         self.audit.book(|books| books.granted += answer.granted);
         let holder = &mut self.holders[place];
+        if holder.outstanding == 0 {
+            // One that holds nothing ends here, and not when it would have lapsed.
+            holder.lease = 0;
+        }
         holder.outstanding += answer.granted;
         if holder.outstanding > 0 {
             if holder.lease == 0 {

@@ -66,7 +66,8 @@ impl Authority {
 fn rate_line(holder: &RateHolder) -> String {
     let RateHolder { id, seq, lease, outstanding, demand_per_s, reply, .. } = holder;
     let RateAnswer { status, lease: in_reply, granted, spacing, left, holders, .. } = reply;
-    let (ended, spacing_ns) = (u8::from(holder.ended), spacing.0);
+    let (ended, long, spacing_ns) = (u8::from(holder.ended), u8::from(holder.long), spacing.0);
+    let long_in_reply = u8::from(reply.long);
     let [expires, called, active, replied] =
         [holder.expires_at, holder.called_at, holder.active_until, holder.replied_at]
             .map(Nanos::us);
@@ -74,9 +75,9 @@ fn rate_line(holder: &RateHolder) -> String {
     let [first, ttl, deny] = [reply.not_before, reply.ttl, reply.deny_for].map(Nanos::us);
     let status = status.code();
     format!(
-        "{id:032x} {ended} {seq} {lease} {outstanding} {expires} {called} {active} {put_off} \
-         {demand_per_s} {replied} {status} {in_reply} {granted} {first} {spacing_ns} {ttl} {deny} \
-         {left} {holders}\n"
+        "{id:032x} {ended} {seq} {lease} {outstanding} {long} {expires} {called} {active} \
+         {put_off} {demand_per_s} {replied} {status} {in_reply} {granted} {first} {spacing_ns} \
+         {ttl} {long_in_reply} {deny} {left} {holders}\n"
     )
 }
 

@@ -39,6 +39,8 @@ pub struct PoolConfig {
     pub rtt: Nanos,
     /// Least time between two calls about one bucket; zero where the authority is embedded.
     pub call_gap: Nanos,
+    /// The authority can call a lease back at any moment, see [`Pool::on_recall`].
+    pub recallable: bool,
     /// What keys do whose plan does not say it, while the authority is out of reach.
     pub when_lost: WhenLost,
 }
@@ -201,6 +203,28 @@ impl Pool {
         self.config.rtt = self.round_trip.at_most().min(AUTHORITY_RTT_MAX);
     }
 
+    /// The authority wants a long lease back: what is not spent goes back with the next call.
+    pub fn on_recall(&mut self, bucket: BucketId, now: Nanos) {
+        let Some((_, lease)) = self.rates.get_mut(&bucket) else { return };
+        #[cfg(test)]
+        if self.planted == Planted::DeafToRecalls {
+            return;
+        }
+        lease.recall();
+        lease.serve(bucket, now, &mut self.out);
+        self.settle(CallKey::Rate(bucket), now);
+    }
+
+    /// Can the authority call leases back? Where it no longer can, none may be a long one.
+    pub fn set_recallable(&mut self, recallable: bool, now: Nanos) {
+        let ends = self.config.recallable && !recallable;
+        self.config.recallable = recallable;
+        if ends {
+            let buckets: Vec<BucketId> = self.rates.keys().copied().collect();
+            buckets.into_iter().for_each(|bucket| self.on_recall(bucket, now));
+        }
+    }
+
     /// The authority is out of reach: from now on keys go on as their plans say.
     pub fn on_lost(&mut self, now: Nanos) {
         if self.stand_in.is_none() {
@@ -307,7 +331,7 @@ impl Pool {
                         continue;
                     }
                     lease.serve(bucket, now, &mut self.out);
-                    lease.return_if_idle(now);
+                    lease.return_if_idle(self.config.call_gap, now);
                 }
                 CallKey::Quota(consumer, period) => {
                     let month = (consumer, period);
@@ -331,11 +355,19 @@ impl Pool {
         self.rates.get(&bucket).map_or(0, |(_, lease)| lease.probe(now))
     }
 
+    /// Since when it has held a lease that nobody else waits for, as far as it knows.
+    #[cfg(test)]
+    pub(crate) fn probe_long(&self, bucket: BucketId, now: Nanos) -> Option<Nanos> {
+        self.rates.get(&bucket).and_then(|(_, lease)| lease.probe_long(now))
+    }
+
     /// Brings the queue of calls and the timers in line with an entry that has changed.
     fn settle(&mut self, key: CallKey, now: Nanos) {
         let (place, call_at, due) = match key {
             CallKey::Rate(bucket) => match self.rates.get_mut(&bucket) {
-                Some((place, lease)) => (place, lease.call_at(), lease.due()),
+                Some((place, lease)) => {
+                    (place, lease.call_at(), lease.due(self.config.call_gap, now))
+                }
                 None => return,
             },
             CallKey::Quota(consumer, period) => match self.months.get_mut(&(consumer, period)) {
@@ -372,6 +404,7 @@ fn denied(bucket: BucketId, deny_until: Nanos) -> RateGrant {
         not_before: Nanos(0),
         spacing: Nanos(0),
         deadline: Nanos(0),
+        keep: false,
         deny_until,
         left: 0,
     }

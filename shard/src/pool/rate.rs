@@ -3,7 +3,7 @@
 use super::{CallInFlight, NEVER, PoolConfig, denied, ends_early, ends_late, forget_at};
 use crate::catalog::{Plan, WhenLost};
 use crate::lease::{
-    PARK, RATE_IDLE, RateAnswer, RateAsk, Run, Status, accrued, is_small, lease_span,
+    LONG_LEASE, PARK, RATE_IDLE, RateAnswer, RateAsk, Run, Status, accrued, is_small, lease_span,
 };
 use crate::limits::RUNS_MAX;
 use crate::message::{RateGrant, RateWant, ToShard};
@@ -15,9 +15,16 @@ use std::collections::VecDeque;
 const RUN_AHEAD: Nanos = Nanos::from_ms(20);
 /// Demand is averaged over this long.
 const DEMAND_WINDOW: Nanos = Nanos::from_ms(100);
+/// The same under a long lease: shards tell of what they keep seconds later, all at once.
+const LONG_DEMAND_WINDOW: Nanos = Nanos::from_s(2);
 /// A shard's slice beyond its waiting requests is at most one of this many parts of what is
 /// left, per shard.
 const SLICE_PARTS: u64 = 8;
+/// Shards keep what lies idle of a long lease where a part is at least this large: what they have
+/// spent and not reported is then little of the burst.
+const KEPT_PART_MIN: u64 = 8;
+/// What is left of a long lease when it is renewed.
+const LONG_RENEWED_AT: Nanos = Nanos::from_ms(250);
 
 #[derive(Debug)]
 pub(super) struct RateLease {
@@ -29,6 +36,12 @@ pub(super) struct RateLease {
     lease: u64,
     deadline: Nanos,
     ttl: Nanos,
+    /// Nobody else waits for what it holds, by the authority's last word.
+    long: bool,
+    /// Somebody does: all that is not spent goes back at once.
+    recalled: bool,
+    /// The shards are to give back what they keep.
+    recall_shards: bool,
     ready: u64,
     runs: VecDeque<Run>,
     shards: Vec<HeldRate>,
@@ -45,7 +58,8 @@ pub(super) struct RateLease {
     left: i64,
     left_at: Nanos,
     demand: u64,
-    demand_per_s: u64,
+    /// Thousandths of a request per second, so that a quiet key's is known too.
+    demand_per_ks: u64,
     demand_at: Nanos,
     last_granted: u64,
     granted_at: Nanos,
@@ -83,6 +97,9 @@ impl RateLease {
             lease: 0,
             deadline: Nanos(0),
             ttl: Nanos(0),
+            long: false,
+            recalled: false,
+            recall_shards: false,
             ready: 0,
             runs: VecDeque::new(),
             shards: vec![HeldRate::default(); usize::from(shards)],
@@ -97,7 +114,7 @@ impl RateLease {
             left: 0,
             left_at: now,
             demand: 0,
-            demand_per_s: 0,
+            demand_per_ks: 0,
             demand_at: now,
             last_granted: 0,
             granted_at: now,
@@ -114,6 +131,7 @@ impl RateLease {
         if word.lease == self.lease && self.lease != 0 {
             self.used += u64::from(word.used);
             self.call_wanted |= word.used > 0 && is_small(self.rate_per_s, self.burst);
+            self.call_wanted |= word.returned > 0 && self.recalled;
             if let Some(held) = self.shards.get_mut(usize::from(word.shard)) {
                 let gone = u64::from(word.used) + u64::from(word.returned);
                 *held = HeldRate { tokens: held.tokens.saturating_sub(gone), awaited: 0 };
@@ -135,6 +153,7 @@ impl RateLease {
             self.rate_per_s = plan.rate_per_s;
             self.burst = plan.burst;
             self.deny_until = Nanos(0);
+            self.recall();
             // The slots of the old plan say nothing about the new one.
             self.returning += self.runs.drain(..).map(|run| run.count).sum::<u64>();
         }
@@ -156,17 +175,25 @@ impl RateLease {
         out: &mut VecDeque<(u16, ToShard)>,
     ) {
         self.ripen(now);
+        if core::mem::take(&mut self.recall_shards) {
+            let holding = self.shards.iter().enumerate().filter(|(_, held)| held.tokens > 0);
+            let told =
+                |(shard, _): (usize, &HeldRate)| (shard as u16, ToShard::RecallRate { bucket });
+            out.extend(holding.map(told));
+        }
         while let Some(pending) = self.pending.front().copied() {
             let target = self.slice(&pending, now);
-            let stale = self.lease != 0 && self.deadline.since(now).0 < self.ttl.0 / 2;
+            let stale = self.lease != 0 && self.deadline.since(now) < self.renewed_at();
             let held = self.held();
+            // Of a long lease a shard gets what is there: it lasts for seconds.
+            let enough = if self.long { pending.need.max(1) } else { target };
             let may_wait = now < pending.since.after(PARK)
                 && if pending.asked {
                     self.flight.is_some()
                 } else {
                     now >= self.deny_until && self.runs.len() < RUNS_MAX
                 };
-            if (stale || held < target) && may_wait {
+            if (stale || held < enough) && may_wait {
                 self.call_wanted |= !pending.asked;
                 if stale || self.ready < pending.need.max(1) {
                     return;
@@ -179,9 +206,28 @@ impl RateLease {
         }
     }
 
-    /// Is most of the last grant gone? More is asked for before all of it is.
+    /// Is most of the last grant gone? More is asked for before all of it is; but of a quiet key,
+    /// which may be gone for good, only when it calls again.
     fn is_low(&self) -> bool {
-        self.held() < self.last_granted / 4
+        let held = self.held();
+        held < self.last_granted / 4 && !(self.long && held == 0)
+    }
+
+    /// A lease that has less than this left is renewed when a shard asks.
+    fn renewed_at(&self) -> Nanos {
+        let half = Nanos(self.ttl.0 / 2);
+        if self.long { half.min(LONG_RENEWED_AT) } else { half }
+    }
+
+    /// Ends a long lease: what is not spent goes back, the shards' part of it when they have given
+    /// it back.
+    pub(super) fn recall(&mut self) {
+        if self.long {
+            self.long = false;
+            self.recalled = true;
+            self.recall_shards = true;
+            self.call_wanted |= self.held() > 0 || self.used > 0;
+        }
     }
 
     fn held(&self) -> u64 {
@@ -193,8 +239,11 @@ impl RateLease {
     fn slice(&self, pending: &RateWaiter, now: Nanos) -> u64 {
         let left = u64::try_from(self.left_at_authority(now)).unwrap_or(0);
         let free = self.ready.saturating_add(left);
-        let part = free / (SLICE_PARTS * self.shards.len().max(1) as u64);
-        pending.want.min(part).max(pending.need)
+        pending.want.min(free / self.parts()).max(pending.need)
+    }
+
+    fn parts(&self) -> u64 {
+        SLICE_PARTS * self.shards.len().max(1) as u64
     }
 
     fn answer(
@@ -211,6 +260,7 @@ impl RateLease {
             granted: granted as u32,
             not_before: now,
             deadline: self.deadline,
+            keep: self.long && self.burst / self.parts() >= KEPT_PART_MIN,
             ..denied(bucket, Nanos(0))
         };
         if granted < pending.need {
@@ -273,13 +323,17 @@ impl RateLease {
             burst: self.burst,
             lease: self.lease,
             want: self.want(now),
-            demand_per_s: self.demand_per_s,
+            long_want: 0,
+            demand_per_s: self.demand_per_ks / 1_000,
             used: core::mem::take(&mut self.used),
             returned: core::mem::take(&mut self.returning),
             rtt: config.rtt,
         };
-        if self.pending.is_empty() && now >= self.idle_at() {
-            ask.want = 0;
+        if ask.want > 0 && config.recallable {
+            ask.long_want = ask.want.max(self.long_want());
+        }
+        if self.pending.is_empty() && (self.recalled || now >= self.idle_at(config.call_gap)) {
+            (ask.want, ask.long_want) = (0, 0);
             let later: u64 = self.runs.drain(..).map(|run| run.count).sum();
             ask.returned += core::mem::take(&mut self.ready) + later;
         }
@@ -305,11 +359,23 @@ impl RateLease {
         if held >= targets && !self.is_low() {
             return 0;
         }
-        let ahead = u128::from(self.demand_per_s) * u128::from(span.0) * 5 / 4 / 1_000_000_000;
+        let ahead = self.demanded_in(span);
         let drained = now.since(self.granted_at) < Nanos(span.0 / 2);
         let twice = if drained { self.last_granted.saturating_mul(2) } else { 0 };
-        let ahead = u64::try_from(ahead).unwrap_or(u64::MAX).max(twice).max(targets);
+        let ahead = ahead.max(twice).max(targets);
         ahead.saturating_sub(held).min(self.burst)
+    }
+
+    /// What a lease as long as a long one will need, beside what is held.
+    fn long_want(&self) -> u64 {
+        let ahead = self.demanded_in(LONG_LEASE).saturating_add(1);
+        ahead.saturating_sub(self.held()).min(self.burst)
+    }
+
+    /// Tokens for so long at the present demand, and a quarter more.
+    fn demanded_in(&self, span: Nanos) -> u64 {
+        let ahead = u128::from(self.demand_per_ks) * u128::from(span.0) / 800_000_000_000;
+        u64::try_from(ahead).unwrap_or(u64::MAX)
     }
 
     fn measure_demand(&mut self, now: Nanos) {
@@ -317,11 +383,11 @@ impl RateLease {
         if span < Nanos::from_ms(1) {
             return;
         }
-        let seen = u128::from(self.demand) * 1_000_000_000 / u128::from(span.0);
-        let weight = u128::from(span.min(DEMAND_WINDOW).0);
-        let window = u128::from(DEMAND_WINDOW.0);
-        let mean = (u128::from(self.demand_per_s) * (window - weight) + seen * weight) / window;
-        self.demand_per_s = u64::try_from(mean).unwrap_or(u64::MAX);
+        let seen = u128::from(self.demand) * 1_000_000_000_000 / u128::from(span.0);
+        let window = if self.long { LONG_DEMAND_WINDOW } else { DEMAND_WINDOW };
+        let (weight, window) = (u128::from(span.min(window).0), u128::from(window.0));
+        let mean = (u128::from(self.demand_per_ks) * (window - weight) + seen * weight) / window;
+        self.demand_per_ks = u64::try_from(mean).unwrap_or(u64::MAX);
         self.demand = 0;
         self.demand_at = now;
     }
@@ -354,6 +420,14 @@ impl RateLease {
         if answer.status == Status::Revoked {
             self.lapse();
         }
+        let was_long = self.long;
+        if answer.granted > 0 {
+            (self.long, self.recalled) = (answer.long, false);
+        } else {
+            // A mere report makes no lease a long one again that was recalled meanwhile.
+            self.long &= answer.long;
+        }
+        self.recall_shards |= was_long && !self.long;
         if answer.deny_for > Nanos(0) {
             self.deny_until = ends_late(now, answer.deny_for);
         }
@@ -394,8 +468,8 @@ impl RateLease {
     }
 
     /// Wants a call that gives everything back if no shard has asked for a while.
-    pub(super) fn return_if_idle(&mut self, now: Nanos) {
-        if self.holds() && self.is_quiet() && now >= self.idle_at() {
+    pub(super) fn return_if_idle(&mut self, call_gap: Nanos, now: Nanos) {
+        if self.holds(now) && self.is_quiet() && now >= self.idle_at(call_gap) {
             self.call_wanted = true;
         }
     }
@@ -409,19 +483,24 @@ impl RateLease {
     }
 
     /// When something else than a call is due.
-    pub(super) fn due(&self) -> Nanos {
+    pub(super) fn due(&self, call_gap: Nanos, now: Nanos) -> Nanos {
         if let Some(pending) = self.pending.front() {
             return pending.since.after(PARK);
         }
         if !self.is_quiet() {
             return NEVER;
         }
-        if self.holds() { self.idle_at() } else { forget_at(self.last_word) }
+        if self.holds(now) { self.idle_at(call_gap) } else { forget_at(self.last_word) }
     }
 
     /// Does it hold nothing, and has it not been used for long?
     pub(super) fn is_forgettable(&self, now: Nanos) -> bool {
-        !self.holds() && self.is_quiet() && now >= forget_at(self.last_word)
+        !self.holds(now) && self.is_quiet() && now >= forget_at(self.last_word)
+    }
+
+    #[cfg(test)]
+    pub(super) fn probe_long(&self, now: Nanos) -> Option<Nanos> {
+        (self.long && now < self.deadline).then_some(self.granted_at)
     }
 
     #[cfg(test)]
@@ -429,17 +508,23 @@ impl RateLease {
         if now < self.deadline { self.held() } else { 0 }
     }
 
-    /// Is there anything to give back or to report?
-    fn holds(&self) -> bool {
-        self.used > 0 || self.returning > 0 || self.held() > 0
+    /// Is there anything to give back or to report? A long lease that has lapsed is over for the
+    /// authority as well.
+    fn holds(&self, now: Nanos) -> bool {
+        let is_over = self.long && now >= self.deadline;
+        !is_over && (self.used > 0 || self.returning > 0 || self.held() > 0)
     }
 
     fn is_quiet(&self) -> bool {
         self.flight.is_none() && self.pending.is_empty() && !self.call_wanted
     }
 
-    /// Shards that were told to come back later are given the time to.
-    fn idle_at(&self) -> Nanos {
+    /// Shards that were told to come back later are given the time to. Where calls cost something
+    /// a long lease is kept to its end.
+    fn idle_at(&self, call_gap: Nanos) -> Nanos {
+        if self.long && call_gap > Nanos(0) {
+            return self.deadline;
+        }
         let next = self.runs.front().map_or(Nanos(0), |run| run.at);
         self.last_word.max(self.granted_at).max(next).max(self.deny_until).after(self.idle)
     }

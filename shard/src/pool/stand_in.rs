@@ -45,7 +45,7 @@ impl StandIn {
         } else {
             (self.part(ask.rate_per_s), self.part(ask.burst))
         };
-        let ask = LeaseAsk::Rate(RateAsk { rate_per_s, burst, ..ask });
+        let ask = LeaseAsk::Rate(RateAsk { rate_per_s, burst, long_want: 0, ..ask });
         let mut reply = self.authority.call(&LeaseCall { ask, ..*call }, now);
         if let LeaseAnswer::Rate(answer) = &mut reply.answer {
             // It knows of no other instance, and does not say so.

@@ -29,6 +29,7 @@ impl Fleet {
             shards: 1,
             rtt: Nanos::from_ms(1),
             call_gap: Nanos::from_ms(10),
+            recallable: false,
             when_lost: WhenLost::Closed,
         };
         let plan = Plan {

@@ -31,6 +31,7 @@ impl House {
             shards,
             rtt: Nanos(0),
             call_gap: Nanos(0),
+            recallable: true,
             when_lost: WhenLost::Closed,
         };
         let when_lost = None;
@@ -82,6 +83,7 @@ impl House {
                 let (buckets, quotas) = &mut self.shards[usize::from(shard)];
                 match message {
                     ToShard::Rate(grant) => buckets.on_grant(grant, self.now),
+                    ToShard::RecallRate { bucket } => buckets.on_recall(bucket, self.now),
                     ToShard::Quota(grant) => quotas.on_grant(grant, self.now),
                     ToShard::RecallQuota { consumer, period } => {
                         quotas.on_recall(consumer, period, self.now);

@@ -7,6 +7,7 @@
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
 mod embedded;
+mod figures;
 mod oracle;
 mod scenario;
 mod world;
@@ -60,6 +61,7 @@ fn every_planted_fault_is_found() {
         (Planted::RetroactiveAccrual, "accrual"),
         (Planted::OverGrant, "bound"),
         (Planted::LeftOut, "served"),
+        (Planted::DeafToRecalls, "recall"),
     ] {
         let found = (0..SEEDS_TO_FIND)
             .find(|seed| run(*seed, planted).is_err_and(|fault| fault.starts_with(check)));

@@ -1,6 +1,6 @@
 //! What must hold, kept apart from the code under test and in other words.
 
-use crate::lease::lease_span;
+use crate::lease::{LONG_LEASE, lease_span};
 use crate::units::Nanos;
 
 /// What a run did, in numbers.
@@ -11,9 +11,13 @@ pub(super) struct Totals {
     pub exhausted: u64,
     pub calls: u64,
     pub words: u64,
+    pub recalls: u64,
     /// The worst of the budgets, once the faults had stopped.
     pub calm_share_permille: u64,
     pub calm_calls: u64,
+    pub calm_words: u64,
+    pub calm_admitted: u64,
+    pub calm_denied: u64,
     /// The same against what one place would have admitted of the same requests, unparked.
     pub calm_ideal_permille: u64,
 }
@@ -25,6 +29,7 @@ impl Totals {
         self.exhausted += other.exhausted;
         self.calls += other.calls;
         self.words += other.words;
+        self.recalls += other.recalls;
     }
 }
 
@@ -105,7 +110,12 @@ impl OnePlace {
     }
 }
 
-/// No lease of such a bucket lasts longer.
+/// No long lease lasts longer.
+pub(super) fn long_lease_max(recallable: bool, rtt: Nanos) -> Nanos {
+    if recallable { Nanos((LONG_LEASE.0 + rtt.0) / 100 * 102) } else { Nanos(0) }
+}
+
+/// No other lease of such a bucket lasts longer.
 pub(super) fn lease_max(rate_per_s: u64, burst: u64, rtt: Nanos) -> Nanos {
     let span = lease_span(rate_per_s, burst).0;
     let last_slot = 1_000_000_000 / rate_per_s.max(1) + 2 * span + 1_000_000;

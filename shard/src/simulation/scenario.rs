@@ -60,6 +60,12 @@ pub(super) struct Scenario {
     pub callers: Vec<Caller>,
     pub rtt: Nanos,
     pub call_gap: Nanos,
+    /// Leases may be long: the authority can call them back.
+    pub recallable: bool,
+    /// Calls for a lease that get lost on their way to its holder.
+    pub push_drop_percent: u64,
+    /// Callers want little until then.
+    pub quiet_until: Nanos,
     pub drop_percent: u64,
     pub repeat_percent: u64,
     pub delay_percent: u64,
@@ -72,6 +78,9 @@ pub(super) struct Scenario {
     pub drift_ppm: u64,
     pub revokes: bool,
     pub changes_plan: bool,
+    /// Between two calls of a caller while it is measured; `None`: so little that all of them want
+    /// more than there is.
+    pub pace: Option<Nanos>,
     pub faults_for: Nanos,
     pub calm_for: Nanos,
 }
@@ -95,10 +104,16 @@ impl Scenario {
         let (delay_percent, crash_percent) = (percent(60, 40), percent(40, 30));
         let (pause_percent, cut_percent) = (percent(30, 30), percent(40, 30));
         let (steps_back, steps_forward) = (percent(10, 1) > 0, percent(10, 1) > 0);
+        let recallable = embedded || random.chance(60);
+        let push_drop_percent = if faulty { random.pick(&[0, 0, 30, 100]) } else { 0 };
+        let quiet_ms = if recallable { random.pick(&[0, 0, 500, 4_000]) } else { 0 };
         let slowest = budgets.iter().map(|budget| budget.rate_per_s).min().unwrap_or(1);
         Self {
             rtt: if embedded { Nanos(0) } else { Nanos(random.within(100_000, 8_000_000)) },
             call_gap: if embedded { Nanos(0) } else { Nanos::from_ms(random.pick(&[0, 2, 10])) },
+            recallable,
+            push_drop_percent,
+            quiet_until: Nanos::from_ms(quiet_ms),
             drop_percent,
             repeat_percent,
             delay_percent,
@@ -111,7 +126,8 @@ impl Scenario {
             drift_ppm: random.pick(&[0, 0, 100, 4_000]),
             revokes: random.chance(10),
             changes_plan: random.chance(10),
-            faults_for: Nanos::from_ms(random.within(500, 2_500)),
+            pace: None,
+            faults_for: Nanos::from_ms(quiet_ms + random.within(500, 2_500)),
             calm_for: Nanos::from_ms((80_000 / slowest).clamp(2_000, 20_000)),
             shards,
             budgets,
@@ -150,6 +166,9 @@ impl Scenario {
             callers,
             rtt: if embedded { Nanos(0) } else { Nanos::from_ms(1) },
             call_gap: if embedded { Nanos(0) } else { Nanos::from_ms(10) },
+            recallable: true,
+            push_drop_percent: 0,
+            quiet_until: Nanos(0),
             drop_percent: 0,
             repeat_percent: 0,
             delay_percent: 0,
@@ -162,6 +181,7 @@ impl Scenario {
             drift_ppm: 0,
             revokes: false,
             changes_plan: false,
+            pace: None,
             faults_for: Nanos::from_ms(300),
             calm_for: Nanos::from_s(if rate_per_s == 1 { 50 } else { 10 }),
         }

@@ -20,7 +20,6 @@ pub(crate) enum Event {
     /// The connection is of no use any more.
     Failed { link: u64, cause: String },
     /// Somebody else needs what is on lease here.
-    #[cfg_attr(not(test), expect(dead_code, reason = "leases are too short to be recalled"))]
     Recalled(BucketId),
     /// The key is refused from now on.
     Revoked(KeyId),

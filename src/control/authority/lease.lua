@@ -14,6 +14,7 @@
 -- micro-tokens, so that a token a second is one of them in a microsecond and accrual is exact.
 
 local function now() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end
+local function publish(channel, text) redis.call('PUBLISH', channel, text) end
 local function lineage() return redis.call('INFO', 'replication'):match('master_replid:(%x+)') end
 
 local DONE, DENIED, ALL_ON_LEASE, REVOKED, STALE, NEED_SEED, FENCED = 0, 1, 2, 3, 4, 5, 6
@@ -24,7 +25,9 @@ local DEMAND_MAX = 4194304
 local TOKENS_MAX = 9007199254740991
 local HOLDERS_MAX = 4096
 local RTT_MAX_US = 500000
-local QUARANTINE_US = 5000000
+local QUARANTINE_US = 7000000
+local LONG_LEASE_US = 5000000
+local FAR_BELOW = 3
 local HOLDER_MEMORY_US = 60000000
 local ALL_ON_LEASE_DENY_US = 10000
 local REVOKED_DENY_US = 1000000
@@ -101,14 +104,14 @@ end
 local function rate_answer(status, deny_for)
   return {
     status = status, lease = 0, granted = 0, not_before = 0, spacing_ns = 0, ttl = 0,
-    deny_for = deny_for, left = 0, holders = 0,
+    long = false, deny_for = deny_for, left = 0, holders = 0,
   }
 end
 
 local function rate_reply(answer)
   return {
     answer.status, answer.lease, answer.granted, answer.not_before, answer.spacing_ns, answer.ttl,
-    answer.deny_for, answer.left, answer.holders,
+    answer.long and 1 or 0, answer.deny_for, answer.left, answer.holders,
   }
 end
 
@@ -123,6 +126,12 @@ end
 local function write_bucket(key, bucket)
   local kept_ms = BUCKET_KEPT_MS + ceil((bucket.burst * TOKEN - bucket.level) / bucket.rate / 1000)
   write(key, bucket, bucket.revoked and max(kept_ms, REVOKED_KEPT_MS) or kept_ms)
+end
+
+-- Is the burst so small that each spent token is reported at once?
+local function is_small(bucket)
+  local burst = bucket.burst
+  return burst < 8 or burst < 32 and burst < floor(bucket.rate / 40)
 end
 
 local function lease_span(bucket)
@@ -162,8 +171,8 @@ local function repeated(holder, present)
   return {
     status = answer.status, lease = answer.lease, granted = answer.granted,
     not_before = max(answer.not_before - age, 0), spacing_ns = answer.spacing_ns,
-    ttl = max(answer.ttl - age, 0), deny_for = max(answer.deny_for - age, 0), left = answer.left,
-    holders = answer.holders,
+    ttl = max(answer.ttl - age, 0), long = answer.long, deny_for = max(answer.deny_for - age, 0),
+    left = answer.left, holders = answer.holders,
   }
 end
 
@@ -190,20 +199,33 @@ local function rate_holder(bucket, ask)
     return nil, rate_answer(DENIED, ALL_ON_LEASE_DENY_US)
   end
   local holder = {
-    id = holder_id, ended = false, seq = 0, lease = 0, outstanding = 0, expires_at = 0,
-    called_at = present, active_until = present, demand = 1, answer = rate_answer(DENIED, 0),
+    id = holder_id, ended = false, seq = 0, lease = 0, outstanding = 0, long = false,
+    expires_at = 0, called_at = present, active_until = present, demand = 1, answer = rate_answer(DENIED, 0),
     answered_at = present,
   }
   bucket.holders[#bucket.holders + 1] = holder
   return holder
 end
 
-local function settle(bucket, holder, ask)
-  if holder.lease == 0 or holder.lease ~= ask.lease then
+-- The caller's report, if it speaks of a lease that it has. What comes back of one from before a
+-- decrease is burned: there may be no room for it.
+local function settle(bucket, ask)
+  local holder
+  for _, one in ipairs(bucket.holders) do
+    if one.id == holder_id and one.lease ~= 0 and one.lease == ask.lease then
+      holder = one
+      break
+    end
+  end
+  if not holder then
     return
   end
-  local used = min(ask.used, holder.outstanding)
-  local returned = min(ask.returned, holder.outstanding - used)
+  local used, returned = ask.used, ask.returned
+  if holder.ended then
+    used, returned = used + returned, 0
+  end
+  used = min(used, holder.outstanding)
+  returned = min(returned, holder.outstanding - used)
   holder.outstanding = holder.outstanding - used - returned
   if used > 0 then
     holder.put_off_since = nil
@@ -222,23 +244,26 @@ local function end_leases(bucket)
         rest[name] = value
       end
       rest.ended, rest.active_until = true, 0
-      holder.outstanding, holder.lease = 0, 0
+      holder.outstanding, holder.lease, holder.long = 0, 0, false
       bucket.holders[#bucket.holders + 1] = rest
     end
   end
 end
 
+-- Follows a changed plan. Is it a smaller one?
 local function configure(bucket, ask)
   if bucket.rate == ask.rate and bucket.burst == ask.burst then
-    return
+    return false
   end
-  if ask.rate < bucket.rate or ask.burst < bucket.burst then
+  local is_cut = ask.rate < bucket.rate or ask.burst < bucket.burst
+  if is_cut then
     end_leases(bucket)
   end
   bucket.rate, bucket.burst = ask.rate, ask.burst
   local room = max(ask.burst - bucket.outstanding, 0) * TOKEN
   local least = -ask.rate * lease_span(bucket)
   bucket.level = max(min(bucket.level, room), least)
+  return is_cut
 end
 
 -- Holders that want tokens lately.
@@ -264,18 +289,23 @@ local function put_off_before(bucket, caller)
   return count
 end
 
--- The caller's part of the whole tokens that are left.
-local function share(bucket, caller, whole, count)
-  if count == 1 then
-    return whole
-  end
+-- What all that want tokens lately want, each at least one.
+local function demand_of_all(bucket)
   local demand = 0
   for _, holder in ipairs(bucket.holders) do
     if holder.active_until > bucket.last then
       demand = demand + holder.demand
     end
   end
-  local by_demand = floor(whole * caller.demand / max(demand, 1))
+  return demand
+end
+
+-- The caller's part of the whole tokens that are left.
+local function share(bucket, caller, whole, count)
+  if count == 1 then
+    return whole
+  end
+  local by_demand = floor(whole * caller.demand / max(demand_of_all(bucket), 1))
   return max(by_demand, floor(whole / (2 * count)), 1)
 end
 
@@ -312,9 +342,50 @@ local function grant(bucket, caller, ask, span)
   return answer
 end
 
+-- Did the caller get all that it wants, to be spent at once?
+local function is_met(bucket, ask, answer)
+  return answer.granted >= min(ask.want, bucket.burst) and answer.spacing_ns == 0
+end
+
+-- Calls long leases back, but the caller's, which hears of it by its answer.
+local function recall(bucket, bucket_id, caller_id)
+  for _, holder in ipairs(bucket.holders) do
+    if holder.id ~= caller_id and holder.long and holder.outstanding > 0 then
+      publish('tollgate:recall:' .. holder.id, bucket_id)
+    end
+  end
+end
+
+-- Makes the caller's lease a long one, and grants what it will need meanwhile, where that is
+-- nobody's loss: all together want far less than accrues, and half of the burst stays here for
+-- whoever else comes.
+local function lengthen(bucket, holder, ask, answer)
+  if ask.want == 0 then
+    answer.long = holder.long and holder.outstanding > 0 and not bucket.revoked
+  elseif ask.long_want > 0 and not is_small(bucket) then
+    local is_calm = demand_of_all(bucket) * FAR_BELOW <= bucket.rate
+      and put_off_before(bucket, holder) == 0
+    answer.long = is_calm and answer.granted > 0 and is_met(bucket, ask, answer)
+  end
+  holder.long = answer.long
+  if answer.long and ask.want > 0 then
+    local whole = max(floor(bucket.level / TOKEN), 0)
+    local spare = floor(bucket.burst / 2) - bucket.outstanding - answer.granted
+    spare = min(max(spare, 0), whole - answer.granted)
+    answer.granted = answer.granted + min(max(ask.long_want - answer.granted, 0), spare)
+  end
+end
+
 -- Books the answer's tokens on the caller's lease and keeps the answer.
 local function lease_out(bucket, holder, answer, ttl)
   local present = bucket.last
+  if answer.long and answer.granted > 0 then
+    ttl = max(ttl, LONG_LEASE_US)
+  end
+  if holder.outstanding == 0 then
+    -- One that holds nothing ends here, and not when it would have lapsed.
+    holder.lease = 0
+  end
   bucket.level = bucket.level - answer.granted * TOKEN
   bucket.outstanding = bucket.outstanding + answer.granted
   holder.outstanding = holder.outstanding + answer.granted
@@ -342,10 +413,11 @@ local function rate(key)
     seq = take_number(),
     rate = max(min(take_number(), RATE_MAX), 1),
     burst = max(min(take_number(), RATE_MAX), 1),
-    lease = take_number(), want = take_tokens(),
+    lease = take_number(), want = take_tokens(), long_want = take_tokens(),
     demand = max(min(take_number(), DEMAND_MAX), 1),
     used = take_tokens(), returned = take_tokens(),
     rtt = min(take_number(), RTT_MAX_US),
+    bucket_id = take(),
   }
   if time < open_at then
     return rate_reply(rate_answer(FENCED, open_at - time))
@@ -358,8 +430,8 @@ local function rate(key)
     write_bucket(key, bucket)
     return rate_reply(answer)
   end
-  settle(bucket, holder, ask)
-  configure(bucket, ask)
+  settle(bucket, ask)
+  local is_cut = configure(bucket, ask)
   local span = lease_span(bucket)
   local ttl = max(2 * span + 2 * ask.rtt, TTL_MIN_US)
   holder.seq, holder.called_at, holder.demand = ask.seq, present, ask.demand
@@ -379,6 +451,10 @@ local function rate(key)
     holder.put_off_since = holder.put_off_since or present
     holder.active_until = present + answer.deny_for + ttl
   end
+  if is_cut or not is_met(bucket, ask, answer) then
+    recall(bucket, ask.bucket_id, holder_id)
+  end
+  lengthen(bucket, holder, ask, answer)
   lease_out(bucket, holder, answer, ttl)
   write_bucket(key, bucket)
   return rate_reply(answer)
@@ -387,6 +463,7 @@ end
 local function revoke(key)
   local bucket = known(key) or new_bucket(1, 1)
   bucket.revoked = true
+  recall(bucket, take(), nil)
   write_bucket(key, bucket)
   return {}
 end

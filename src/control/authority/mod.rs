@@ -13,7 +13,7 @@ pub(crate) use address::RedisAddress;
 pub(crate) use event::Event;
 pub(crate) use link::{Answered, Link};
 
-use shard::lease::{LeaseCall, LeaseReply};
+use shard::lease::{LeaseCall, LeaseReply, Recall};
 use shard::units::{ConsumerId, KeyId, Nanos, Period};
 
 /// See the module.
@@ -48,6 +48,14 @@ impl ChosenAuthority {
         }
     }
 
+    /// The next lease of this process that a call so far has called back, if any.
+    pub(crate) fn poll_recall(&mut self) -> Option<Recall> {
+        match self {
+            Self::Embedded(authority) => authority.poll_recall(),
+            Self::Redis(_) => None,
+        }
+    }
+
     /// Tells what the month has consumed by the ledger.
     pub(crate) fn seed_quota(&mut self, month: (ConsumerId, Period), tokens: u64) {
         match self {
@@ -57,7 +65,6 @@ impl ChosenAuthority {
     }
 
     /// Would it be heard at once that somebody else needs what is on lease here?
-    #[cfg_attr(not(test), expect(dead_code, reason = "leases are short whoever hears"))]
     pub(crate) fn is_recallable(&self, now: Nanos) -> bool {
         match self {
             Self::Embedded(_) => true,

@@ -16,7 +16,7 @@ pub(super) const OPEN_WITHIN: Duration = Duration::from_secs(2);
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
 /// Connects, makes the script known, listens, and opens all groups at once: where Redis has lost
-/// its memory, all of them wait through the same five seconds.
+/// its memory, all of them wait through the same seven seconds.
 pub(super) async fn open(
     at: &RedisAddress,
     holder: u128,

@@ -54,10 +54,10 @@ impl ScriptAsk {
     fn add_to(&self, command: &mut Cmd) {
         match self {
             Self::Call(LeaseCall { seq, ask: LeaseAsk::Rate(ask), .. }) => {
-                let RateAsk { rate_per_s, burst, lease, want, demand_per_s, .. } = *ask;
-                let numbers = [*seq, rate_per_s, burst, lease, want, demand_per_s];
+                let RateAsk { rate_per_s, burst, lease, want, long_want, demand_per_s, .. } = *ask;
+                let numbers = [*seq, rate_per_s, burst, lease, want, long_want, demand_per_s];
                 command.arg("rate").arg(&numbers);
-                command.arg(&[ask.used, ask.returned, ask.rtt.us()]);
+                command.arg(&[ask.used, ask.returned, ask.rtt.us(), ask.bucket.0]);
             }
             Self::Call(LeaseCall { seq, ask: LeaseAsk::Quota(ask), .. }) => {
                 let QuotaAsk { limit, want, need, consumed, held, .. } = *ask;
@@ -69,7 +69,7 @@ impl ScriptAsk {
                 command.arg(&[want, need, consumed, held]);
             }
             Self::Seed { tokens, .. } => drop(command.arg("seed").arg(*tokens)),
-            Self::Revoke(_) => drop(command.arg("revoke")),
+            Self::Revoke(bucket) => drop(command.arg("revoke").arg(bucket.0)),
         }
     }
 
@@ -81,7 +81,18 @@ impl ScriptAsk {
         Some(match (call.ask, numbers) {
             (
                 LeaseAsk::Rate(ask),
-                &[status, lease, granted, not_before, spacing_ns, ttl, deny_for, left, holders],
+                &[
+                    status,
+                    lease,
+                    granted,
+                    not_before,
+                    spacing_ns,
+                    ttl,
+                    long,
+                    deny_for,
+                    left,
+                    holders,
+                ],
             ) => LeaseAnswer::Rate(RateAnswer {
                 bucket: ask.bucket,
                 status: Status::of(status)?,
@@ -90,6 +101,7 @@ impl ScriptAsk {
                 not_before: span(not_before)?,
                 spacing: Nanos(natural(spacing_ns)?),
                 ttl: span(ttl)?,
+                long: long != 0,
                 deny_for: span(deny_for)?,
                 left,
                 holders: natural(holders)?,

@@ -1,8 +1,8 @@
 //! One protocol, two machines: the script in a real Redis and the authority of `shard` are driven
 //! with the same random histories, and every answer and what is kept after it are compared.
 //!
-//! The script is the one that ships but for two lines: the clock and the replication id are what
-//! the history says.
+//! The script is the one that ships but for three lines: the clock and the replication id are what
+//! the history says, and what it publishes is kept.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use super::script::{self, ScriptAsk};
@@ -10,7 +10,9 @@ use crate::control::authority::redis_server::RedisServer;
 use fastrand::Rng;
 use redis::{Client, Connection, Value};
 use shard::authority::Authority;
-use shard::lease::{LeaseAnswer, LeaseAsk, LeaseCall, QUARANTINE, QuotaAsk, RateAsk};
+use shard::lease::{
+    LONG_LEASE, LeaseAnswer, LeaseAsk, LeaseCall, QUARANTINE, QuotaAsk, RateAsk, Recall,
+};
 use shard::limits;
 use shard::units::{BucketId, ConsumerId, Nanos, Period};
 use std::fmt::Write;
@@ -27,6 +29,8 @@ const CLOCK: &str =
     "local function now() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end\n";
 const LINEAGE: &str = "local function lineage() return redis.call('INFO', 'replication')\
                        :match('master_replid:(%x+)') end\n";
+const PUBLISH: &str = "redis.call('PUBLISH', channel, text)";
+const KEPT: &str = "redis.call('RPUSH', 'told', channel .. ' ' .. text)";
 
 const PLANS: [(u64, u64); 13] = [
     (10, 10),
@@ -71,25 +75,31 @@ local lines = {
 for _, h in ipairs(s.holders) do
   local a = h.answer
   lines[#lines + 1] = text(
-    h.id, one(h.ended), h.seq, h.lease, h.outstanding, h.expires_at, h.called_at, h.active_until,
-    h.put_off_since or -1, h.demand, h.answered_at, a.status, a.lease, a.granted, a.not_before,
-    a.spacing_ns, a.ttl, a.deny_for, a.left, a.holders)
+    h.id, one(h.ended), h.seq, h.lease, h.outstanding, one(h.long), h.expires_at, h.called_at,
+    h.active_until, h.put_off_since or -1, h.demand, h.answered_at, a.status, a.lease, a.granted,
+    a.not_before, a.spacing_ns, a.ttl, one(a.long), a.deny_for, a.left, a.holders)
 end
 return table.concat(lines)
 ";
 
 /// Faults in the script, each with the line as it should be.
-const FAULTS: [(&str, &str); 10] = [
+const FAULTS: [(&str, &str); 16] = [
     ("if ask.seq == holder.seq then", "if false then"),
     ("ttl = max(answer.ttl - age, 0)", "ttl = answer.ttl"),
     ("    accrue(bucket, first.expires_at)\n", ""),
     ("first.outstanding, first.lease = 0, 0", "first.outstanding = 0"),
     ("bucket.level = bucket.level + returned * TOKEN", "bucket.level = bucket.level + TOKEN"),
-    ("if ask.rate < bucket.rate or ask.burst < bucket.burst then", "if false then"),
+    ("local is_cut = ask.rate < bucket.rate or ask.burst < bucket.burst", "local is_cut = false"),
     ("ceil((debt - debt_max) / bucket.rate)", "floor((debt - debt_max) / bucket.rate)"),
     ("if month and not month.seeded then", "if month then"),
     ("seq, month.called_at, held", "seq, month.called_at, 0"),
     ("state and state.open_at == open_at", "state"),
+    ("publish('tollgate:recall:' .. holder.id, bucket_id)", ""),
+    ("if is_cut or not is_met(bucket, ask, answer) then", "if is_cut then"),
+    ("answer.long = is_calm and", "answer.long ="),
+    ("spare = min(max(spare, 0), whole - answer.granted)", "spare = whole - answer.granted"),
+    ("used, returned = used + returned, 0", ""),
+    ("  if holder.outstanding == 0 then\n    -- One", "  if false then\n    -- One"),
 ];
 
 /// The script with a clock and a past of the test's.
@@ -101,7 +111,8 @@ fn script_of_the_test() -> String {
             format!("local function {key}() return {reader}(redis.call('GET', '{key}')) end\n");
         text = text.replace(line, &with);
     }
-    text
+    assert_eq!(text.matches(PUBLISH).count(), 1, "the script has no line {PUBLISH}");
+    text.replace(PUBLISH, KEPT)
 }
 
 /// Both machines.
@@ -112,6 +123,8 @@ struct Pair {
     authority: Authority,
     now_us: u64,
     random: Rng,
+    /// Which plan is the first bucket's, as a rule; the second one has the next.
+    plan: u64,
     /// The last two calls of each holder on each bucket, and on the month.
     calls: Vec<[Option<LeaseCall>; 2]>,
     leases: Vec<u64>,
@@ -135,6 +148,7 @@ impl Pair {
             authority: Authority::new(None),
             now_us: 1_795_000_000_000_000,
             random: Rng::with_seed(seed),
+            plan: seed,
             calls: vec![[None; 2]; places],
             leases: vec![0; places],
             held: vec![0; places],
@@ -220,8 +234,8 @@ impl Pair {
     fn rate_ask(&mut self, bucket: BucketId, place: usize) -> RateAsk {
         // Most histories stay with a plan for long.
         let plan =
-            if self.random.u32(..25) == 0 { self.random.usize(..) } else { bucket.0 as usize };
-        let (rate_per_s, burst) = PLANS[(plan + self.seq as usize / 200) % PLANS.len()];
+            if self.random.u32(..25) == 0 { self.random.u64(..) } else { self.plan + bucket.0 };
+        let (rate_per_s, burst) = PLANS[(plan % PLANS.len() as u64) as usize];
         let held = self.held[place];
         let used = if self.random.bool() { self.random.u64(..=held) } else { 0 };
         let returned = if self.random.u32(..4) == 0 { self.random.u64(..=held - used) } else { 0 };
@@ -233,6 +247,7 @@ impl Pair {
             burst,
             lease: if self.random.u32(..12) == 0 { self.number() } else { self.leases[place] },
             want: self.number(),
+            long_want: if self.random.bool() { self.number() } else { 0 },
             demand_per_s: self.number(),
             used: if self.random.u32(..30) == 0 { self.number() } else { used },
             returned: if self.random.u32(..30) == 0 { self.number() } else { returned },
@@ -281,12 +296,22 @@ impl Pair {
         let key = script::month_key(GROUP, ConsumerId(5), PERIOD);
         line.cmd("EVALSHA").arg(&self.tell).arg(2).arg(script::marker_key(GROUP)).arg(key);
         line.arg("month");
-        let (answers, told_0, told_1, month): (Value, String, String, String) =
-            line.query(&mut self.redis).unwrap();
+        line.cmd("LRANGE").arg("told").arg(0).arg(-1).cmd("DEL").arg("told").ignore();
+        let (answers, told_0, told_1, month, recalls): (
+            Value,
+            String,
+            String,
+            String,
+            Vec<String>,
+        ) = line.query(&mut self.redis).unwrap();
         let answers = script::answers(&asks, &answers);
         assert_eq!(answers.len(), asks.len());
         let own: Vec<_> = asks.iter().map(|ask| self.own(ask)).collect();
         assert_eq!(answers, own, "the script's answers, and the authority's");
+        let own = std::iter::from_fn(|| self.authority.poll_recall());
+        let told =
+            |Recall { holder, bucket }| format!("tollgate:recall:{holder:032x} {}", bucket.0);
+        assert_eq!(recalls, own.map(told).collect::<Vec<_>>(), "recalls by the script, and here");
         for (told, bucket) in [(told_0, BucketId(0)), (told_1, BucketId(1))] {
             let own = self.authority.bucket_text(bucket).unwrap_or_default();
             assert_eq!(told, own, "{bucket:?} in Redis, and here");
@@ -391,6 +416,7 @@ fn the_script_and_the_core_have_the_same_bounds() {
         ("HOLDERS_MAX", limits::HOLDERS_MAX as u64),
         ("RTT_MAX_US", limits::AUTHORITY_RTT_MAX.us()),
         ("QUARANTINE_US", QUARANTINE.us()),
+        ("LONG_LEASE_US", LONG_LEASE.us()),
     ];
     for (name, value) in bounds {
         let line = format!("local {name} = {value}\n");

@@ -65,6 +65,7 @@ impl World {
             self.admit(caller, tokens)?;
         } else {
             self.totals.denied += 1;
+            self.totals.calm_denied += u64::from(self.measuring);
         }
         self.next_call(caller, deny_for.unwrap_or_default());
         Ok(())
@@ -81,13 +82,17 @@ impl World {
         if who.patient {
             wait = wait.max(deny_for.after(Nanos(1_000)));
         }
-        if self.calm {
+        if let (true, Some(pace)) = (self.calm, self.scenario.pace) {
+            wait = Nanos(self.random.within(pace.0 * 9 / 10, pace.0 * 11 / 10));
+        } else if self.calm {
             // Everybody wants more than there is, so that what there is must be used.
             let terms = &self.plans[who.budget];
             let callers = self.scenario.callers.iter().filter(|c| c.budget == who.budget).count();
             let pace = callers as u64 * 500_000_000 / terms.rate_per_s;
             let most = pace.clamp(100_000, 20_000_000);
             wait = Nanos(self.random.within(most / 4, most));
+        } else if self.now < self.scenario.quiet_until {
+            wait = Nanos(wait.0 * 20).min(Nanos::from_s(1));
         } else if who.in_bursts && self.random.chance(3) {
             wait = wait.after(Nanos(self.random.within(0, 800_000_000)));
         }

@@ -68,7 +68,7 @@ impl World {
         let holders = (0..self.instances.len()).filter(|of| holds(*of)).count() as u64;
         let month = &self.months[budget];
         let refused = self.revoked_from[budget].is_some() || month.limit < 1_000_000_000_000;
-        if refused || !holds(instance) {
+        if refused || !holds(instance) || self.scenario.pace.is_some() {
             return Ok(());
         }
         let plan = &self.plans[budget];
@@ -105,6 +105,10 @@ impl World {
             let permille = (admitted * 1_000.0 / fair) as u64;
             self.totals.calm_share_permille = self.totals.calm_share_permille.min(permille);
             self.totals.calm_calls = self.calm_calls;
+            self.totals.calm_admitted = self.calm_admitted[budget];
+            if self.scenario.pace.is_some() {
+                continue;
+            }
             let ideal = self.calm_ideal[budget].admitted.max(1);
             self.totals.calm_ideal_permille = self.calm_admitted[budget] * 1_000 / ideal;
             // Spent but unreported tokens keep a bucket of few from filling: it gives no more

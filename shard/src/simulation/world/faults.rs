@@ -55,9 +55,11 @@ impl World {
         let longest = self.lease_max[budget].max(lease_max(rate_per_s, burst, rtt));
         // The change is known where the next want arrives; only then do old leases run out.
         let binds_from = self.scenario.faults_for.after(Nanos(3 * longest.0));
+        let binds_from = binds_from.after(self.long_lease_max);
         self.plans[budget].rate_per_s = rate_per_s;
         self.plans[budget].burst = burst;
         self.lease_max[budget] = longest;
+        self.long_lease_max = self.long_lease_max.max(longest);
         self.ideals[budget].change(rate_per_s, burst, fast_ppm, binds_from);
     }
 
@@ -65,9 +67,10 @@ impl World {
         let now = self.authority_now();
         self.authority.revoke(BucketId(budget as u64), now);
         self.watched.revoke(BucketId(budget as u64), now);
+        self.carry_recalls();
         if self.authority.probe(BucketId(budget as u64), self.authority_now()).is_some() {
             let stepped_back = if self.scenario.steps_back { u64::MAX / 2 } else { 0 };
-            let longest = self.lease_max[budget].after(Nanos(stepped_back));
+            let longest = self.long_lease_max.after(Nanos(stepped_back));
             self.revoked_from[budget] = Some(self.now.after(longest));
         }
     }
@@ -83,6 +86,8 @@ impl World {
         // A clock that was set back stands still until it has caught up: that is no calm yet.
         let behind = Nanos((-self.authority_stepped).max(0).unsigned_abs());
         let at = self.now.after(Nanos(3 * longest.0)).after(Nanos::from_ms(500)).after(behind);
+        // A recall that got lost is not made up for before the lease ends.
+        let at = at.after(self.long_lease_max);
         self.at(at, Event::Measure);
     }
 }

@@ -3,13 +3,14 @@
 mod callers;
 mod checks;
 mod faults;
+mod pushes;
 
-use super::oracle::{Ideal, Month, OnePlace, Totals, lease_max};
+use super::oracle::{Ideal, Month, OnePlace, Totals, lease_max, long_lease_max};
 use super::scenario::{Random, Scenario};
 use crate::authority::{Authority, LeaseCall, LeaseReply, Planted};
 use crate::bucket::{Buckets, Take};
 use crate::catalog::{Plan, WhenLost};
-use crate::lease::{LeaseAsk, PARK};
+use crate::lease::{LeaseAsk, PARK, Recall};
 use crate::message::{QuotaWant, RateWant, ToShard};
 use crate::pool::{Pool, PoolConfig};
 use crate::quota::{Quotas, Reserve};
@@ -57,6 +58,19 @@ enum Event {
     Wake {
         instance: usize,
         life: u64,
+    },
+    /// The authority calls a lease back.
+    Recalled {
+        instance: usize,
+        life: u64,
+        bucket: BucketId,
+    },
+    /// It has had the time to come back.
+    GivenBack {
+        instance: usize,
+        life: u64,
+        bucket: BucketId,
+        told_at: Nanos,
     },
     Fault,
     Change {
@@ -123,7 +137,10 @@ pub(super) struct World {
     ideals: Vec<Ideal>,
     months: Vec<Month>,
     revoked_from: Vec<Option<Nanos>>,
+    /// No lease lasts longer once what was quiet has been called back.
     lease_max: Vec<Nanos>,
+    /// Nor one whose recall got lost longer than this.
+    long_lease_max: Nanos,
     debited: BTreeSet<(u128, u64)>,
     calm: bool,
     measuring: bool,
@@ -161,9 +178,11 @@ impl World {
             .iter()
             .map(|plan| Month { limit: plan.quota_tokens, ..Month::default() })
             .collect();
-        let lease_max =
+        let lease_max: Vec<Nanos> =
             plans.iter().map(|plan| lease_max(plan.rate_per_s, plan.burst, scenario.rtt)).collect();
+        let longest = lease_max.iter().max().copied().unwrap_or_default();
         let mut world = Self {
+            long_lease_max: long_lease_max(scenario.recallable, scenario.rtt).max(longest),
             authority_drift_ppm: drift(&mut random),
             now: Nanos(0),
             events: BTreeMap::new(),
@@ -239,6 +258,7 @@ impl World {
             shards,
             rtt: self.scenario.rtt,
             call_gap: self.scenario.call_gap,
+            recallable: self.scenario.recallable,
             when_lost: WhenLost::Closed,
         });
         pool.planted = self.planted;
@@ -315,6 +335,8 @@ impl World {
             | Event::ToPool { instance, .. }
             | Event::ToShard { instance, .. }
             | Event::Reply { instance, .. }
+            | Event::Recalled { instance, .. }
+            | Event::GivenBack { instance, .. }
             | Event::Wake { instance, .. } => Some(*instance),
             _ => None,
         };
@@ -340,6 +362,10 @@ impl World {
                 self.instances[instance].pool.on_reply(reply, now);
             }
             Event::Wake { instance, life } => self.wake(instance, life)?,
+            Event::Recalled { instance, life, bucket } => self.hear_recall(instance, life, bucket),
+            Event::GivenBack { instance, life, bucket, told_at } => {
+                self.check_given_back(instance, life, bucket, told_at)?;
+            }
             Event::Fault => self.fault(),
             Event::Change { budget } => self.change(budget),
             Event::Revoke { budget } => self.revoke(budget),
@@ -358,6 +384,7 @@ impl World {
             return Ok(());
         }
         self.totals.words += 1;
+        self.totals.calm_words += u64::from(self.measuring);
         let pool = &mut self.instances[instance].pool;
         match word {
             Word::Rate(want) => pool.on_rate(want, &self.plans[want.plan as usize], now),
@@ -380,6 +407,7 @@ impl World {
         let state = &mut self.instances[instance].shards[shard];
         match message {
             ToShard::Rate(grant) => state.buckets.on_grant(grant, now),
+            ToShard::RecallRate { bucket } => state.buckets.on_recall(bucket, now),
             ToShard::Quota(grant) => {
                 state.quotas.on_grant(grant, now);
                 self.retry_parked(instance, shard, grant.consumer.0)?;
@@ -514,6 +542,7 @@ impl World {
         if self.debits(&call) > before && !self.debited.insert((call.holder, call.seq)) {
             return Err(format!("dedupe: call {} of {} debited twice", call.seq, call.holder));
         }
+        self.carry_recalls();
         self.check_authority(now)?;
         for other in 0..self.instances.len() {
             self.check_on_lease(other)?;
