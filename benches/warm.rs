@@ -14,7 +14,6 @@ use shard::units::{BucketId, ConsumerId, KeyId, Moment, Nanos, PlanId, ServiceId
 use shard::{Admission, Ask, Priced, Refusal, Shard, ShardConfig};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// Index of the service priced per token.
 pub const PER_TOKEN: u32 = 0;
@@ -124,10 +123,6 @@ impl Warm {
                     left: 1 << 50,
                     exhausted: false,
                 }),
-                ToControl::Month { consumer, service, period, .. } => {
-                    let tokens = Arc::new(AtomicU64::new(0));
-                    ToShard::Month { consumer, service, period, tokens }
-                }
                 _ => continue,
             };
             let _ = self.shard.handle(answer, AT.now);

@@ -160,7 +160,6 @@ impl Instance {
             metrics: metrics.clone(),
             admin_listener,
             instance,
-            journals: shared.iter().map(|journal| journal.id).collect(),
         })
         .map_err(|why| failed("control does not start")(&why))?;
         let start = ShardStart {
@@ -230,8 +229,7 @@ impl Instance {
 }
 
 fn replay(data_dir: &Path, ledger: &mut Ledger) -> Result<(), RunError> {
-    let price_of = writer::pricer(ledger).map_err(|why| failed("no prices for replay")(&why))?;
-    let report = writer::replay(data_dir, ledger, &*price_of)
+    let report = writer::replay(data_dir, ledger)
         .map_err(|why| failed("the usage journals cannot be replayed")(&why))?;
     if report.journals > 0 {
         tracing::info!(

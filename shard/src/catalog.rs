@@ -119,11 +119,6 @@ pub struct Service {
 }
 
 impl Service {
-    /// Does the price of a token depend on its place in the consumer's month, now or ever?
-    pub fn depends_on_month(&self) -> bool {
-        self.prices.iter().any(|price| price.model.depends_on_month())
-    }
-
     /// What is left of it once it is deleted: the calls that have begun find it by its index, end,
     /// and are priced.
     pub fn as_deleted(&self) -> Self {

@@ -16,7 +16,7 @@ pub mod known_ids;
 pub mod lease;
 pub mod limits;
 pub mod message;
-mod months;
+pub mod month_places;
 pub mod permit;
 pub mod pool;
 pub mod price;
@@ -33,19 +33,17 @@ pub use key_cache::{Caller, Identity};
 pub use permit::Permit;
 
 use bucket::{Buckets, Take};
-use catalog::{Catalog, CatalogChange, Item, Plan, PriceVersion, Service};
+use catalog::{Catalog, Plan, PriceVersion, Service};
 use key_cache::{KeyCache, fingerprint};
 use limits::OUTBOX_MAX;
 use message::{KEY_TEXT_BYTES, KeyDigest, ToControl, ToShard};
-use months::{KnownMonth, MonthKey, Months};
 use permit::{Permits, Terms};
 use quota::{Quotas, Reserve};
-use record::{Record, Usage};
+use record::Usage;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use units::{BucketId, ConsumerId, Moment, NanoUsd, Nanos, Period, ServiceId};
+use units::{BucketId, ConsumerId, Moment, NanoUsd, Nanos, Period};
 
 /// What a shard is told at its start.
 #[derive(Clone, Copy, Debug)]
@@ -90,8 +88,6 @@ pub enum WaitFor {
     Rate(BucketId),
     /// Tokens of a consumer's month.
     Quota(ConsumerId),
-    /// Where a consumer's month stands on a service.
-    Month(ConsumerId, ServiceId),
 }
 
 /// Why a request is not admitted.
@@ -119,20 +115,11 @@ pub enum Refusal {
 /// What a call costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Priced {
-    /// Rounded once, half to even.
-    pub cost: NanoUsd,
-    /// Version of the service's price that `cost` was made with.
+    /// Rounded once, half to even; `None`: it depends on the place that the ledger will give to the
+    /// call in the consumer's month.
+    pub cost: Option<NanoUsd>,
+    /// Version of the service's price that holds for the call.
     pub price_version: u32,
-    /// Tokens of a call that was admitted before its service's price depended on the month, and
-    /// that this shard has no word to add to: see [`Shard::tell_uncounted`].
-    pub uncounted_tokens: u64,
-}
-
-/// A service whose price has just come to depend on the month.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MonthsBegin {
-    service: ServiceId,
-    is_new: bool,
 }
 
 /// What the `x-ratelimit-…` headers tell the caller.
@@ -159,7 +146,6 @@ pub struct Shard {
     keys: KeyCache,
     buckets: Buckets,
     quotas: Quotas,
-    months: Months,
     permits: Permits,
     /// That of the last admission.
     month: units::Month,
@@ -175,7 +161,6 @@ impl Shard {
             keys: KeyCache::new(),
             buckets: Buckets::new(config.shard),
             quotas: Quotas::new(config.shard),
-            months: Months::new(),
             permits: Permits::new(config.permit_deadline),
             month: units::Month::of(0),
             outbox: VecDeque::new(),
@@ -237,57 +222,8 @@ impl Shard {
             (0, usage.total().saturating_sub(terms.reserved_tokens))
         };
         self.quotas.settle(terms.consumer, terms.period, reserved, used, at.now);
-        let (before, uncounted_tokens) = match &permit.month {
-            Some(tokens) => (tokens.fetch_add(usage.total(), Ordering::Relaxed), 0),
-            // Its own price needs no place in the month, but the prices of later calls do.
-            None => (0, self.count_late(&terms, usage.total())),
-        };
         let PriceVersion { version, model, .. } = self.price_of(&terms);
-        let cost = price::price(model, usage, before);
-        Priced { cost, price_version: *version, uncounted_tokens }
-    }
-
-    /// Has control count what `settle` could not. `seq` is the record's place in the journal.
-    pub fn tell_uncounted(&mut self, record: &Record, seq: u64) {
-        let (shard, tokens) = (self.shard, record.usage.total());
-        let Record { consumer, service, period, .. } = *record;
-        // There are never more of these than permits, so they need no bound of their own.
-        let told = ToControl::Uncounted { shard, consumer, service, period, tokens, seq };
-        self.outbox.push_back(told);
-    }
-
-    /// The service whose price depends on the month with this change, and did not before: then
-    /// control is to be told its cut.
-    pub fn months_begin_with(&self, change: &CatalogChange) -> Option<MonthsBegin> {
-        let Item::Service(service) = &change.item else { return None };
-        let old = self.catalog.services.get(change.index as usize);
-        let begins = service.depends_on_month() && !old.is_some_and(|old| old.depends_on_month());
-        begins.then_some(MonthsBegin { service: service.id, is_new: old.is_none() })
-    }
-
-    /// Tells control from where on a service's calls count for themselves. `next_seq` is one past
-    /// the shard's last settled record.
-    pub fn tell_month_cut(&mut self, begin: MonthsBegin, next_seq: u64) {
-        let MonthsBegin { service, is_new } = begin;
-        // Nobody has called a new one yet.
-        let next_seq = if is_new { 0 } else { next_seq };
-        let shard = self.shard;
-        self.outbox.push_back(ToControl::MonthCut { shard, service, next_seq });
-    }
-
-    /// Counts a call that has no word; returns the tokens that control has to count.
-    fn count_late(&mut self, terms: &Terms, tokens: u64) -> u64 {
-        if tokens == 0 || !self.service(terms.service).depends_on_month() {
-            return 0;
-        }
-        let Terms { consumer, service_id: service, period, .. } = *terms;
-        match self.months.word(&MonthKey { consumer, service, period }) {
-            Some(word) => {
-                word.fetch_add(tokens, Ordering::Relaxed);
-                0
-            }
-            None => tokens,
-        }
+        Priced { cost: price::certain_price(model, usage), price_version: *version }
     }
 
     /// What the caller has left.
@@ -342,10 +278,6 @@ impl Shard {
             ToShard::RecallQuota { consumer, period } => {
                 self.quotas.on_recall(consumer, period, now);
                 None
-            }
-            ToShard::Month { consumer, service, period, tokens } => {
-                self.months.learned(MonthKey { consumer, service, period }, tokens);
-                Some(WaitFor::Month(consumer, service))
             }
             ToShard::Counted { .. }
             | ToShard::Account { .. }
@@ -442,32 +374,10 @@ impl Shard {
             reserved_tokens: 0,
             admitted_at_unix_us: at.unix_us,
         };
-        // Calls under another price of the service have their place in the month too.
-        let month =
-            if service.depends_on_month() { Some(self.month(&terms, at.now)?) } else { None };
         let reserved_tokens = self.reservable(caller, ask, terms.period, at)?;
         self.take_rate(caller, ask.retry, at.now)?;
         self.quotas.reserve(caller.consumer, terms.period, reserved_tokens);
-        Ok(self.permits.open(Terms { reserved_tokens, ..terms }, month, at.now))
-    }
-
-    /// The shared word of the consumer's month.
-    fn month(&mut self, terms: &Terms, now: Nanos) -> Result<Arc<AtomicU64>, Admission> {
-        let Terms { consumer, service_id: service, period, .. } = *terms;
-        let key = MonthKey { consumer, service, period };
-        match self.months.find(key, now) {
-            Some(KnownMonth::Known(tokens)) => return Ok(tokens),
-            Some(KnownMonth::Asked(_)) => {}
-            None if self.outbox.len() == OUTBOX_MAX => {
-                return Err(Admission::Refused(Refusal::Overloaded));
-            }
-            None => {
-                self.months.asked(key, now);
-                let shard = self.shard;
-                self.outbox.push_back(ToControl::Month { shard, consumer, service, period });
-            }
-        }
-        Err(Admission::Wait(WaitFor::Month(consumer, service)))
+        Ok(self.permits.open(Terms { reserved_tokens, ..terms }, at.now))
     }
 
     /// Tokens that may be set aside for the call; takes nothing.

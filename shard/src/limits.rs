@@ -25,10 +25,6 @@ pub(crate) const VERIFIES_MAX: usize = 16_384;
 pub(crate) const VERIFY_RETRY: Nanos = Nanos::from_s(10);
 /// How long a key that control would not look at is turned away unasked.
 pub(crate) const BUSY_TTL: Nanos = Nanos::from_ms(100);
-/// Consumers' months on services whose price depends on it, of which one shard holds the counter.
-pub const MONTHS_MAX: usize = 65_536;
-/// After this long without an answer control is asked again where a month stands.
-pub(crate) const MONTH_RETRY: Nanos = Nanos::from_s(1);
 /// Rate buckets that an instance holds leases of; past it wants are denied.
 pub(crate) const POOL_BUCKETS_MAX: usize = 262_144;
 /// Months that an instance holds leases of; past it wants are denied.
@@ -55,7 +51,7 @@ pub(crate) const RUNS_MAX: usize = 8;
 ///
 /// With it no sum can overflow. The ledger takes 400 000 rows a second at the most (tuning.md):
 /// 1.1·10¹² calls in a month of 31 days, 3.5·10¹⁰ in a day. Were all of them one consumer's on one
-/// service and this large, the month's word, input and output, would come to 1.80·10¹⁹, below
+/// service and this large, the month's places, input and output, would come to 1.80·10¹⁹, below
 /// 2⁶⁴ = 1.84·10¹⁹; a day's sum of either to 2.9·10¹⁷, below 2⁶³ = 9.2·10¹⁸. At the largest price
 /// such a call costs 1.7·10¹⁴ nano-USD (168 000 USD), far below 2⁶³, and the month 1.8·10²⁶: the
 /// ledger keeps a day's cost in two integers, with room for 9.2·10³⁶, and adds days in 128 bits.

@@ -5,7 +5,6 @@ use crate::catalog::CatalogChange;
 use crate::units::{BucketId, ConsumerId, KeyId, NanoUsd, Nanos, Period, ServiceId};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// Keyed BLAKE3 of a key's full text, under the instance's digest key.
 pub type KeyDigest = [u8; 32];
@@ -48,44 +47,6 @@ pub enum ToControl {
     Rate(RateWant),
     /// Wants and reports of one quota; answered by [`ToShard::Quota`] if `want > 0`.
     Quota(QuotaWant),
-    /// Where in the month does the consumer stand on this service? Answered by [`ToShard::Month`].
-    Month {
-        /// Who asks.
-        shard: u16,
-        /// Whose month.
-        consumer: ConsumerId,
-        /// On which service.
-        service: ServiceId,
-        /// Which month.
-        period: Period,
-    },
-    /// From now on a service's price depends on the consumer's month: the shard's settled records
-    /// up to here have their place in the month by the ledger. One from each shard comes for each
-    /// such service that was not there at the start.
-    MonthCut {
-        /// Who tells.
-        shard: u16,
-        /// Which service.
-        service: ServiceId,
-        /// One past the last settled record in the shard's journal.
-        next_seq: u64,
-    },
-    /// A call that was admitted before its service's price depended on the month, and settled
-    /// after: tokens that no word has yet.
-    Uncounted {
-        /// Who tells.
-        shard: u16,
-        /// Whose month.
-        consumer: ConsumerId,
-        /// On which service.
-        service: ServiceId,
-        /// Which month.
-        period: Period,
-        /// The call's.
-        tokens: u64,
-        /// Its record's place in the shard's journal.
-        seq: u64,
-    },
     /// Count the tokens of these texts; answered by [`ToShard::Counted`] in the same order.
     Count {
         /// Who asks.
@@ -252,18 +213,6 @@ pub enum ToShard {
         consumer: ConsumerId,
         /// Which month.
         period: Period,
-    },
-    /// The consumer's month on a service whose price depends on it: the tokens settled so far,
-    /// one word shared by the shards (see ARCHITECTURE.md, "The one shared word").
-    Month {
-        /// Whose month.
-        consumer: ConsumerId,
-        /// On which service.
-        service: ServiceId,
-        /// Which month.
-        period: Period,
-        /// Tokens so far; taken with `fetch_add`.
-        tokens: Arc<AtomicU64>,
     },
     /// Tokens counted.
     Counted {

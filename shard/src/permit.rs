@@ -6,8 +6,6 @@
 
 use crate::limits::PERMITS_MAX;
 use crate::units::{ConsumerId, KeyId, Nanos, Period, ServiceId};
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// What a request was admitted to and on which terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +28,6 @@ pub struct Permit {
     serial: u64,
     deadline: Nanos,
     pub(crate) terms: Terms,
-    /// The shared word that says where the consumer's month stands, if the price depends on it.
-    pub(crate) month: Option<Arc<AtomicU64>>,
 }
 
 impl Permit {
@@ -133,12 +129,7 @@ impl Permits {
     }
 
     /// Opens one. The caller has asked `has_room`.
-    pub(crate) fn open(
-        &mut self,
-        terms: Terms,
-        month: Option<Arc<AtomicU64>>,
-        now: Nanos,
-    ) -> Permit {
+    pub(crate) fn open(&mut self, terms: Terms, now: Nanos) -> Permit {
         assert!(self.has_room());
         self.opened_total += 1;
         let (serial, deadline) = (self.opened_total, now.after(self.allowed));
@@ -156,7 +147,7 @@ impl Permits {
             }
         };
         self.sweep_at.get_or_insert(deadline);
-        Permit { slot, serial, deadline, terms, month }
+        Permit { slot, serial, deadline, terms }
     }
 
     /// Closes the permit; false if the sweep has closed it, and charged it, before.
@@ -253,7 +244,7 @@ mod tests {
                     Step::Open => {
                         opened += 1;
                         deadlines.insert(opened, now.after(ALLOWED));
-                        held.push(permits.open(terms(opened), None, now));
+                        held.push(permits.open(terms(opened), now));
                     }
                     Step::Close(at) if !held.is_empty() => {
                         let permit = held.swap_remove(at % held.len());
@@ -292,11 +283,11 @@ mod tests {
     fn the_table_is_bounded_and_its_slots_are_used_again() {
         let mut permits = Permits::new(ALLOWED);
         let mut held: Vec<Permit> =
-            (0..PERMITS_MAX).map(|_| permits.open(terms(1), None, Nanos(0))).collect();
+            (0..PERMITS_MAX).map(|_| permits.open(terms(1), Nanos(0))).collect();
         assert!(!permits.has_room());
         assert!(permits.close(&held.pop().unwrap()));
         assert!(permits.has_room());
-        let _again = permits.open(terms(1), None, Nanos(0));
+        let _again = permits.open(terms(1), Nanos(0));
         assert_eq!(permits.slots.len(), PERMITS_MAX);
     }
 
@@ -304,8 +295,8 @@ mod tests {
     #[should_panic(expected = "only the sweep closes a permit unasked")]
     fn a_permit_of_another_table_is_a_bug() {
         let (mut ours, mut theirs) = (Permits::new(ALLOWED), Permits::new(ALLOWED));
-        let permit = theirs.open(terms(1), None, Nanos(0));
-        let own = ours.open(terms(1), None, Nanos(0));
+        let permit = theirs.open(terms(1), Nanos(0));
+        let own = ours.open(terms(1), Nanos(0));
         ours.close(&own);
         ours.close(&permit);
     }

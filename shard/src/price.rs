@@ -55,6 +55,12 @@ pub fn price(model: &PriceModel, usage: &Usage, month_tokens_before: u64) -> Nan
     round(numerator(model, usage, month_tokens_before))
 }
 
+/// The price of `usage` wherever in its month it stands; `None` where that decides.
+pub fn certain_price(model: &PriceModel, usage: &Usage) -> Option<NanoUsd> {
+    let is_certain = !model.depends_on_month() || usage.total() == 0;
+    is_certain.then(|| price(model, usage, 0))
+}
+
 /// The exact price in millionths of a nano-USD. Cannot overflow: a call has fewer than 2³³ tokens
 /// and a price fewer than 2⁶⁴ nano-USD.
 pub fn numerator(model: &PriceModel, usage: &Usage, month_tokens_before: u64) -> u128 {

@@ -103,7 +103,8 @@ pub struct Record {
     pub usage: Usage,
     /// Version of the service's price that `cost` was made with.
     pub price_version: u32,
-    /// Price of `usage`, rounded once.
+    /// Price of `usage`, rounded once. Zero until the ledger has priced it, where the price depends
+    /// on the month or the process died before it could price.
     pub cost: NanoUsd,
     /// Calls made to the upstream.
     pub attempts: u16,

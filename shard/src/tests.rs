@@ -3,7 +3,7 @@
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
 use crate::catalog::{Catalog, Item, Plan, PriceModel, PriceVersion, Service, Tier, TokenPrices};
-use crate::limits::{KEY_TTL, MONTH_RETRY, VERIFIES_MAX};
+use crate::limits::{KEY_TTL, VERIFIES_MAX};
 use crate::message::{KeyDigest, KeyGrant, QuotaGrant, RateGrant, ToControl, ToShard, Verdict};
 use crate::record::Usage;
 use crate::units::{
@@ -14,7 +14,6 @@ use proptest::prelude::*;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// 2026-11-30 23:00:00 UTC: an hour before the month's end.
@@ -307,56 +306,19 @@ proptest! {
             }
         }
     }
-
-    /// Two shards, one consumer: whoever settles first, the calls together cost what their tokens
-    /// cost one after the other.
-    #[test]
-    fn graduated_prices_are_exact_over_shards(
-        calls in proptest::collection::vec((any::<bool>(), 0..30u32, 0..30u32), 1..12),
-    ) {
-        let now = Nanos::from_s(1);
-        let word = Arc::new(AtomicU64::new(0));
-        let mut shards = [rich_shard(now), rich_shard(now)];
-        for (shard, _) in &mut shards {
-            shard.handle(month(&word), now);
-        }
-        let (mut cost, mut total) = (0, 0u64);
-        for (second, input, output) in calls {
-            let (shard, caller) = &mut shards[usize::from(second)];
-            let permit = admitted(shard.admit(caller, &ask(TIERED, 60), at(now)));
-            cost += shard.settle(permit, &usage(input, output), at(now)).cost.0;
-            total += u64::from(input + output);
-        }
-        prop_assert_eq!(cost as u64, 3 * total.min(100) + total.saturating_sub(100));
-    }
-}
-
-fn month(word: &Arc<AtomicU64>) -> ToShard {
-    month_of(PERIOD, word)
-}
-
-fn month_of(period: Period, word: &Arc<AtomicU64>) -> ToShard {
-    let (consumer, service, tokens) = (ConsumerId(7), ServiceId(11), Arc::clone(word));
-    ToShard::Month { consumer, service, period, tokens }
 }
 
 #[test]
 fn a_call_counts_in_the_month_of_its_admission() {
     let now = Nanos::from_s(1);
     let (mut shard, caller) = rich_shard(now);
-    let old = Arc::new(AtomicU64::new(90));
-    shard.handle(month(&old), now);
     let last = Moment { now, unix_us: 1_796_083_199_999_999 };
     let next = Moment { now, unix_us: 1_796_083_200_000_000 };
     let left = shard.limits(&caller, last).remaining_tokens;
     let permit = admitted(shard.admit(&caller, &ask(TIERED, 40), last));
     assert_eq!((permit.period(), shard.limits(&caller, last).reset_tokens), (PERIOD, Nanos(1_000)));
-    // The new month is a month of its own, in tokens and in tiers.
-    let new = Arc::new(AtomicU64::new(0));
+    // The new month is a month of its own.
     let (december, whole) = (Period(202_612), Nanos(31 * 86_400 * 1_000_000_000));
-    let waits = shard.admit(&caller, &ask(TIERED, 40), next);
-    assert!(matches!(waits, Admission::Wait(WaitFor::Month(..))), "{waits:?}");
-    shard.handle(month_of(december, &new), now);
     let waits = shard.admit(&caller, &ask(TIERED, 40), next);
     assert!(matches!(waits, Admission::Wait(WaitFor::Quota(_))), "{waits:?}");
     let granted = QuotaGrant {
@@ -369,38 +331,14 @@ fn a_call_counts_in_the_month_of_its_admission() {
     shard.handle(ToShard::Quota(granted), now);
     let fresh = admitted(shard.admit(&caller, &ask(TIERED, 40), next));
     assert_eq!((fresh.period(), shard.limits(&caller, next).reset_tokens), (december, whole));
-    // Settled in December, the call of November crosses November's tier: 10 tokens at 3, 20 at 1.
-    assert_eq!(shard.settle(permit, &usage(20, 10), next).cost, NanoUsd(10 * 3 + 20));
-    assert_eq!(shard.settle(fresh, &usage(20, 10), next).cost, NanoUsd(30 * 3));
-    assert_eq!((old.load(Relaxed), new.load(Relaxed)), (120, 30));
+    for permit in [permit, fresh] {
+        // No shard knows where a call stands in its month; one of no tokens stands nowhere.
+        assert_eq!(shard.settle(permit, &usage(20, 10), next).cost, None);
+    }
+    let permit = admitted(shard.admit(&caller, &ask(TIERED, 10), last));
+    assert_eq!(shard.settle(permit, &usage(0, 0), next).cost, Some(NanoUsd(0)));
     assert_eq!(shard.limits(&caller, last).remaining_tokens, left - 30);
     assert_eq!(shard.limits(&caller, next).remaining_tokens, 100_000 - 30);
-}
-
-#[test]
-fn a_price_that_depends_on_the_month_waits_for_its_word() {
-    let now = Nanos::from_s(1);
-    let (mut shard, caller) = rich_shard(now);
-    let before = shard.limits(&caller, at(now));
-    for _ in 0..3 {
-        let waits = shard.admit(&caller, &ask(TIERED, 5), at(now));
-        let expected = WaitFor::Month(ConsumerId(7), ServiceId(11));
-        assert!(matches!(waits, Admission::Wait(what) if what == expected));
-    }
-    let months_asked = |shard: &mut Shard| {
-        let messages = std::iter::from_fn(|| shard.poll_action());
-        messages
-            .filter(|message| matches!(message, ToControl::Month { period: PERIOD, .. }))
-            .count()
-    };
-    assert_eq!(months_asked(&mut shard), 1);
-    let _waits = shard.admit(&caller, &ask(TIERED, 5), at(now.after(MONTH_RETRY)));
-    assert_eq!(months_asked(&mut shard), 1, "asked again after a while without an answer");
-    assert_eq!(shard.limits(&caller, at(now)), before);
-    let wake = shard.handle(month(&Arc::new(AtomicU64::new(98))), now);
-    assert_eq!(wake, Some(WaitFor::Month(ConsumerId(7), ServiceId(11))));
-    let permit = admitted(shard.admit(&caller, &ask(TIERED, 5), at(now)));
-    assert_eq!(shard.settle(permit, &usage(3, 1), at(now)).cost, NanoUsd(2 * 3 + 2));
 }
 
 #[test]
@@ -413,10 +351,10 @@ fn the_price_is_that_of_admission_whatever_the_catalog_becomes() {
     assert!(change.is_some());
     change.map(|change| shard.handle(ToShard::Catalog(Arc::new(change)), now));
     let priced = shard.settle(permit, &usage(3, 1), at(now));
-    assert_eq!((priced.cost, priced.price_version), (NanoUsd(8), 1));
+    assert_eq!((priced.cost, priced.price_version), (Some(NanoUsd(8)), 1));
     let permit = admitted(shard.admit(&caller, &ask(FLAT, 5), at(now)));
     let priced = shard.settle(permit, &usage(3, 1), at(now));
-    assert_eq!((priced.cost, priced.price_version), (NanoUsd(200), 2));
+    assert_eq!((priced.cost, priced.price_version), (Some(NanoUsd(200)), 2));
 }
 
 #[test]
@@ -431,7 +369,7 @@ fn a_leaked_permit_is_charged_its_reservation_and_counted() {
     shard.on_timeout(deadline);
     assert_eq!((shard.open_permits(), shard.leaked_total()), (0, 2));
     assert_eq!(shard.limits(&caller, at(deadline)).remaining_tokens, before - 42);
-    assert_eq!(shard.settle(late, &usage(5, 0), at(deadline)).cost, NanoUsd(10));
+    assert_eq!(shard.settle(late, &usage(5, 0), at(deadline)).cost, Some(NanoUsd(10)));
     assert_eq!(shard.limits(&caller, at(deadline)).remaining_tokens, before - 42 - 3);
 }
 

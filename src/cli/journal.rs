@@ -9,7 +9,6 @@ use crate::journal::format::Entry;
 use crate::journal::scan::{Found, Scan, Source, segment_no};
 use crate::journal::{self, DIR_NAME};
 use crate::store::{self, Dead, FILE_NAME, Ledger, LedgerError, StoreLocation};
-use crate::writer::pricer;
 use crate::writer::replay::{ReplayReport, journal_id, journals_in, replay_journal};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -411,10 +410,9 @@ fn replay(place: &JournalPlace, out: &mut impl Write) -> Result<bool, JournalErr
         StoreLocation::Embedded(_) | StoreLocation::Postgres(_) => None,
     };
     let mut ledger = Ledger::open(target.store.clone()).map_err(failed)?;
-    let price = pricer(&ledger).map_err(failed)?;
     let mut report = ReplayReport::default();
     for dir in &target.journals {
-        replay_journal(dir, &mut ledger, &price, &mut report).map_err(failed)?;
+        replay_journal(dir, &mut ledger, &mut report).map_err(failed)?;
     }
     let ReplayReport { journals, rows, recovered, refused, torn_bytes, gaps, .. } = report;
     writeln!(

@@ -4,8 +4,6 @@
 
 use super::admin_state::AdminState;
 use super::leases::MonthToRead;
-use super::months::WordPlace;
-use crate::store::{self, Catalog, CatalogError};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,46 +14,27 @@ const BATCH_MAX: usize = 1_024;
 /// Months that could not be read are read again after this.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
-/// Months that are read together.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct MonthsToRead {
-    /// For the authority.
-    pub(crate) seeds: Vec<MonthToRead>,
-    /// For prices that depend on the month.
-    pub(crate) places: Vec<WordPlace>,
-}
-
-/// See the module. What waits is bounded by the pool's months and by `Months`.
+/// See the module. What waits is bounded by the pool's months.
 #[derive(Debug, Default)]
 pub(crate) struct LedgerReads {
-    seeds: VecDeque<MonthToRead>,
-    places: VecDeque<WordPlace>,
+    waiting: VecDeque<MonthToRead>,
     is_under_way: bool,
 }
 
 impl LedgerReads {
     /// The authority does not know this month.
     pub(crate) fn add_seed(&mut self, month: MonthToRead) {
-        self.seeds.push_back(month);
-    }
-
-    /// A shard does not know this place.
-    pub(crate) fn add_place(&mut self, place: WordPlace) {
-        self.places.push_back(place);
+        self.waiting.push_back(month);
     }
 
     /// What to read now, if anything: then [`LedgerReads::done`] is called when it has been read.
-    pub(crate) fn next(&mut self) -> Option<MonthsToRead> {
-        if self.is_under_way || self.seeds.is_empty() && self.places.is_empty() {
+    pub(crate) fn next(&mut self) -> Option<Vec<MonthToRead>> {
+        if self.is_under_way || self.waiting.is_empty() {
             return None;
         }
         self.is_under_way = true;
-        let seeds = self.seeds.len().min(BATCH_MAX);
-        let places = self.places.len().min(BATCH_MAX);
-        Some(MonthsToRead {
-            seeds: self.seeds.drain(..seeds).collect(),
-            places: self.places.drain(..places).collect(),
-        })
+        let count = self.waiting.len().min(BATCH_MAX);
+        Some(self.waiting.drain(..count).collect())
     }
 
     /// The batch has been read, or could not be.
@@ -64,58 +43,26 @@ impl LedgerReads {
     }
 }
 
-/// Tokens of each month of the batch, in its order.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Tokens {
-    /// Of [`MonthsToRead::seeds`].
-    pub(crate) seeds: Vec<u64>,
-    /// Of [`MonthsToRead::places`].
-    pub(crate) places: Vec<u64>,
-    /// How far the ledger reaches into each shard's journal.
-    pub(crate) reached: Arc<[u64]>,
-}
-
-/// The ledger's answer; `None`: it could not be read.
+/// The ledger's answer.
 pub(crate) struct LedgerAnswer {
-    pub(crate) batch: MonthsToRead,
-    pub(crate) tokens: Option<Tokens>,
+    pub(crate) batch: Vec<MonthToRead>,
+    /// Tokens of each month of the batch, in its order; `None`: they could not be read.
+    pub(crate) tokens: Option<Vec<u64>>,
 }
 
-/// Reads the batch and gives the loop what it brought.
+/// Reads the batch, all months as they are at one moment, and gives the loop what it brought.
 pub(crate) async fn answer_months(
     state: Arc<AdminState>,
-    batch: MonthsToRead,
-    journals: Arc<[u128]>,
+    batch: Vec<MonthToRead>,
     reads: flume::Sender<LedgerAnswer>,
 ) {
-    let read = read(&state.store, &batch, journals).await;
+    let read = state.store.months(batch.clone()).await;
     if let Err(failure) = &read {
         tracing::error!(%failure, "months of the ledger were not read");
         tokio::time::sleep(READ_AGAIN_AFTER).await;
     }
     // The loop has ended where it takes no answer.
     let _ = reads.send_async(LedgerAnswer { batch, tokens: read.ok() }).await;
-}
-
-/// Reads the batch: all months as they are at one moment. `journals` are the shards' own.
-async fn read(
-    catalog: &Catalog,
-    batch: &MonthsToRead,
-    journals: Arc<[u128]>,
-) -> Result<Tokens, CatalogError> {
-    let seed = |(consumer, period): &MonthToRead| {
-        let (consumer, period) = (*consumer, *period);
-        store::MonthOfConsumer { consumer, service: None, period }
-    };
-    let place = |WordPlace { consumer, service, period }: &WordPlace| {
-        let (consumer, service, period) = (*consumer, Some(*service), *period);
-        store::MonthOfConsumer { consumer, service, period }
-    };
-    let months = batch.seeds.iter().map(seed).chain(batch.places.iter().map(place)).collect();
-    let used = catalog.months(months, journals).await?;
-    let mut seeds = used.tokens;
-    let places = seeds.split_off(batch.seeds.len());
-    Ok(Tokens { seeds, places, reached: used.reached })
 }
 
 #[cfg(test)]
@@ -128,7 +75,7 @@ mod tests {
         let mut reads = LedgerReads::default();
         assert_eq!(reads.next(), None);
         reads.add_seed((ConsumerId(0), Period(202_612)));
-        let first = reads.next().map(|batch| batch.seeds.len());
+        let first = reads.next().map(|batch| batch.len());
         for consumer in 1..=10_000 {
             reads.add_seed((ConsumerId(consumer), Period(202_612)));
             assert_eq!(reads.next(), None, "one is under way");
@@ -137,7 +84,7 @@ mod tests {
         reads.done();
         while let Some(batch) = reads.next() {
             count += 1;
-            months += batch.seeds.len();
+            months += batch.len();
             reads.done();
         }
         assert_eq!((count, months), (1 + 10, 10_001));

@@ -17,7 +17,6 @@ mod failures;
 mod follow;
 mod leases;
 mod ledger_reads;
-mod months;
 mod names;
 mod open_error;
 mod run;

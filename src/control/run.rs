@@ -5,8 +5,7 @@ use super::admin_state::{AdminState, Settings};
 use super::authority::{ChosenAuthority, Event, RedisAddress};
 use super::follow;
 use super::leases::Leases;
-use super::ledger_reads::{LedgerAnswer, LedgerReads, Tokens, answer_months};
-use super::months::{MonthAnswer, MonthWords, OnRead, WordPlace};
+use super::ledger_reads::{LedgerAnswer, LedgerReads, answer_months};
 use super::shard_senders::ShardSenders;
 use super::tokenizer::Tokenizer;
 use super::verifier::{Checked, Verifier, VerifyQuestion};
@@ -29,9 +28,6 @@ const BATCH_MAX: usize = 256;
 const READS_MAX: usize = 1;
 /// How often upstream hosts are looked up again.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
-/// A month whose service's price came to depend on it just now is read again after this, until
-/// the ledger has what was settled before: about a batch of the writer.
-const LEDGER_CATCHES_UP: Nanos = Nanos::from_ms(5);
 /// Digests of verified keys on their way to the store; hashing makes far fewer at a time.
 const UNSAVED_MAX: usize = 4_096;
 
@@ -70,13 +66,8 @@ struct Loop {
     verifier: Verifier,
     tokenizer: Tokenizer,
     leases: Leases,
-    months: MonthWords,
     ledger: LedgerReads,
     reads: flume::Sender<LedgerAnswer>,
-    /// Places to be read again, and when.
-    behind: Vec<WordPlace>,
-    behind_until: Nanos,
-    journals: Arc<[u128]>,
     verified: flume::Sender<(KeyId, Digest)>,
 }
 
@@ -84,8 +75,6 @@ struct Loop {
 pub(super) struct Process {
     /// Itself, to the authority.
     pub(super) instance: u128,
-    /// The shards' journals, to the ledger.
-    pub(super) journals: Arc<[u128]>,
     /// Where the authority is; `None`: here.
     pub(super) redis: Option<RedisAddress>,
     /// What keys do while it is out of reach, unless their plan says it.
@@ -116,7 +105,6 @@ pub(super) async fn run(
         Some(at) => ChosenAuthority::redis(at, process.instance),
     };
     let leases = Leases::new(process.instance, shards as u16, process.when_lost, authority);
-    let months = MonthWords::new(shards, state.directory().catalog());
     let Workers { verifier, checks, tokenizer } = workers;
     let (verified, unsaved) = flume::bounded(UNSAVED_MAX);
     tokio::spawn(save_digests(Arc::clone(&state), unsaved));
@@ -125,16 +113,12 @@ pub(super) async fn run(
         verifier,
         tokenizer,
         leases,
-        months,
         ledger: LedgerReads::default(),
         reads,
-        behind: Vec::new(),
-        behind_until: Nanos(0),
-        journals: process.journals,
         verified,
     };
     loop {
-        let due = until(running.timeout());
+        let due = until(running.leases.timeout());
         tokio::select! {
             message = inbox.from_shards.recv_async() => match message {
                 Ok(message) => running.on_messages(message, &inbox.from_shards),
@@ -224,15 +208,6 @@ impl Loop {
             ToControl::Verify { shard, digest, text, peer } => {
                 self.verify(&VerifyQuestion { shard, digest, text, peer });
             }
-            ToControl::Month { shard, consumer, service, period } => {
-                self.find_month(shard, WordPlace { consumer, service, period });
-            }
-            ToControl::MonthCut { shard, service, next_seq } => {
-                self.months.cut(shard, service, next_seq);
-            }
-            ToControl::Uncounted { shard, consumer, service, period, tokens, seq } => {
-                self.months.count(WordPlace { consumer, service, period }, shard, seq, tokens);
-            }
             ToControl::Count { shard, ticket, input, output } => {
                 self.tokenizer.ask(shard, ticket, input, output);
             }
@@ -270,46 +245,13 @@ impl Loop {
         }
     }
 
-    fn find_month(&mut self, shard: u16, place: WordPlace) {
-        match self.months.ask(shard, place) {
-            MonthAnswer::Answer(message) => self.state.senders.tell(shard, message),
-            MonthAnswer::Wait => {}
-            MonthAnswer::Read => self.ledger.add_place(place),
-        }
-    }
-
     fn on_read(&mut self, LedgerAnswer { batch, tokens }: LedgerAnswer) {
         self.ledger.done();
-        let Some(tokens) = tokens else {
-            // The pool repeats its calls; shards wait for the word and do not ask again.
-            for month in &batch.seeds {
-                self.leases.on_seed(*month, None, clock::now());
-            }
-            batch.places.iter().for_each(|place| self.ledger.add_place(*place));
-            return;
-        };
-        let Tokens { seeds, places, reached } = tokens;
-        for (month, tokens) in batch.seeds.iter().zip(seeds) {
-            self.leases.on_seed(*month, Some(tokens), clock::now());
+        for (at, month) in batch.iter().enumerate() {
+            // Where it could not be read, the pool repeats its calls.
+            let tokens = tokens.as_ref().map(|tokens| tokens[at]);
+            self.leases.on_seed(*month, tokens, clock::now());
         }
-        for (place, tokens) in batch.places.iter().zip(places) {
-            match self.months.on_read(*place, tokens, &reached) {
-                OnRead::Answer(shards, message) => {
-                    for shard in shards {
-                        self.state.senders.tell(shard, message.clone());
-                    }
-                }
-                OnRead::Behind => self.behind.push(*place),
-                OnRead::Nothing => {}
-            }
-        }
-        self.behind_until = clock::now().after(LEDGER_CATCHES_UP);
-    }
-
-    /// When the loop has something to do unasked.
-    fn timeout(&self) -> Option<Nanos> {
-        let behind = (!self.behind.is_empty()).then_some(self.behind_until);
-        [self.leases.timeout(), behind].into_iter().flatten().min()
     }
 
     fn advance_leases(&mut self) {
@@ -320,12 +262,8 @@ impl Loop {
     }
 
     fn read_ledger(&mut self) {
-        if !self.behind.is_empty() && clock::now() >= self.behind_until {
-            self.behind.drain(..).for_each(|place| self.ledger.add_place(place));
-        }
         if let Some(batch) = self.ledger.next() {
-            let (state, journals) = (Arc::clone(&self.state), Arc::clone(&self.journals));
-            tokio::spawn(answer_months(state, batch, journals, self.reads.clone()));
+            tokio::spawn(answer_months(Arc::clone(&self.state), batch, self.reads.clone()));
         }
     }
 }

@@ -107,8 +107,6 @@ pub(crate) struct ControlArgs {
     pub admin_listener: TcpListener,
     /// Names this process to the authority; a new one at each start.
     pub instance: u128,
-    /// The shards' journals as the ledger names them, by the shards' numbers.
-    pub journals: Arc<[u128]>,
 }
 
 /// The running thread.
@@ -141,8 +139,7 @@ impl ControlHandle {
 
 /// Starts the thread.
 pub(crate) fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
-    let ControlArgs { opened, config, channels, metrics, admin_listener, instance, journals } =
-        args;
+    let ControlArgs { opened, config, channels, metrics, admin_listener, instance } = args;
     let Opened { runtime, store, directory, names, vault, admin_token } = opened;
     admin_listener.set_nonblocking(true)?;
     let senders = ShardSenders::new(channels.to_shards);
@@ -150,7 +147,7 @@ pub(crate) fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
         AuthorityUrl::Embedded => None,
         AuthorityUrl::Redis(url) => Some(RedisAddress::new(url).map_err(io::Error::other)?),
     };
-    let process = run::Process { instance, journals, redis, when_lost: config.when_lost };
+    let process = run::Process { instance, redis, when_lost: config.when_lost };
     let (commands, commanded) = flume::bounded(16);
     let (revoked, to_tell) = flume::bounded(REVOKED_MAX);
     let inbox = run::Inbox { from_shards: channels.from_shards, commanded, revoked: to_tell };

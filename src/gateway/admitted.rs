@@ -51,8 +51,8 @@ struct Checkpoint {
 pub(super) struct Bill {
     /// Who is billed.
     pub caller: Caller,
-    /// Price of the call.
-    pub cost: NanoUsd,
+    /// Price of the call; `None`: the ledger will decide on it.
+    pub cost: Option<NanoUsd>,
     /// Its record's place in the journal.
     pub seq: u64,
 }
@@ -139,8 +139,8 @@ impl Admitted {
         }
     }
 
-    /// Prices the call, refunds what was reserved too much, and puts the record into the journal
-    /// and on its way to the writer.
+    /// Prices the call as far as it can be priced here, refunds what was reserved too much, and
+    /// puts the record into the journal and on its way to the writer.
     pub(super) fn settle(self, core: &Core, status: u16, outcome: Outcome, usage: &Usage) -> Bill {
         clock::tick();
         let at = clock::moment_lately();
@@ -170,17 +170,13 @@ impl Admitted {
         };
         let priced = core.shard.borrow_mut().settle(self.permit, usage, at);
         record.price_version = priced.price_version;
-        record.cost = priced.cost;
+        record.cost = priced.cost.unwrap_or_default();
         mailbox::post(core);
         let settled = match core.journal.borrow_mut().as_mut() {
             Some(journal) => journal.post(self.open, &record),
             // The journal goes only after the last admitted call has been settled.
             None => unreachable!("a call outlived its journal"),
         };
-        if priced.uncounted_tokens > 0 {
-            core.shard.borrow_mut().tell_uncounted(&record, settled.seq);
-            mailbox::post(core);
-        }
         mailbox::hand_over(core, settled);
         let metrics = core.metrics();
         metrics.consumption(self.service, outcome, usage);
@@ -190,7 +186,7 @@ impl Admitted {
             metrics.usage_unreported(self.service, self.streamed);
         }
         metrics.overhead(u64::from(record.overhead_us));
-        Bill { caller: self.caller, cost: record.cost, seq: settled.seq }
+        Bill { caller: self.caller, cost: priced.cost, seq: settled.seq }
     }
 }
 

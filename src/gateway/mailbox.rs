@@ -97,17 +97,10 @@ fn on_sync_failed(core: &Core) {
 
 fn hand_to_shard(core: &Core, message: ToShard) {
     let mut shard = core.shard.borrow_mut();
-    let mut begins = None;
     if let ToShard::Catalog(change) = &message {
-        begins = shard.months_begin_with(change);
         core.services.change(change);
     }
     let woken = shard.handle(message, clock::lately());
-    if let Some(begin) = begins {
-        // What is settled from here on counts for itself.
-        let settled = core.journals[usize::from(core.index)].post_end();
-        shard.tell_month_cut(begin, settled);
-    }
     drop(shard);
     if let Some(spot) = woken {
         core.parking.wake(Spot::Shard(spot));

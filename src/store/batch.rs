@@ -2,7 +2,6 @@
 
 use crate::channels::Settled;
 use shard::record::Record;
-use shard::units::NanoUsd;
 
 /// A journal as the ledger names it.
 pub struct Origin {
@@ -23,20 +22,17 @@ pub struct Advance {
     pub closed: bool,
 }
 
-/// Prices a record that the journal's writer did not live to price. The second argument: tokens
-/// of the consumer's month on the service so far.
-pub type Price<'a> = &'a dyn Fn(&Record, u64) -> NanoUsd;
-
-/// What goes into the ledger in one transaction.
+/// What goes into the ledger in one transaction. What a record costs is settled there: where its
+/// price depends on the month by the place that it gets, and where its process died by its price.
 pub struct Batch<'a> {
     /// The journals that it comes from.
     pub origins: &'a [Origin],
     /// Settled records, each with the index of its origin as `shard`. Those below their journal's
     /// watermark are in already and are skipped.
     pub records: &'a [Settled],
-    /// Calls that died with their process: each is priced here, behind `records`, and goes in only
-    /// if its id is not in yet.
-    pub recovered: &'a [(Settled, Price<'a>)],
+    /// Calls that died with their process: each goes in behind `records`, and only if its id is not
+    /// in yet.
+    pub recovered: &'a [Settled],
     /// Where the journals' watermarks move to.
     pub advances: &'a [Advance],
 }

@@ -13,10 +13,9 @@ use super::rows::{
     NewService, Page, PlanChange, PlanRow, ServiceChange, ServiceRow,
 };
 use super::sqlite::SqliteCatalog;
-use super::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
+use super::usage::{By, ServiceMonth, Sum, SumSpan};
 use shard::catalog::{Plan, PriceModel};
 use shard::units::{ConsumerId, KeyId, Period, PlanId, ServiceId};
-use std::sync::Arc;
 
 /// The catalog, in one of the databases that a store can be in.
 pub(crate) enum Catalog {
@@ -141,8 +140,8 @@ operations! {
 
     /// Sums over `span`, ordered by their groups; `limit` of them after `offset`.
     sums(by: Vec<By>, span: SumSpan, limit: u32, offset: i64) -> Vec<Sum>;
-    /// What months have used, and how far the ledger reaches into each journal.
-    months(months: Vec<MonthOfConsumer>, journals: Arc<[u128]>) -> MonthsUsed;
+    /// Tokens of each month, input and output together, all of them at one moment.
+    months(months: Vec<(ConsumerId, Period)>) -> Vec<u64>;
     /// Cost and calls of a consumer's month, by service.
     month_costs(consumer: ConsumerId, period: Period) -> Vec<ServiceMonth>;
 }

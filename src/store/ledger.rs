@@ -7,14 +7,11 @@
 //! not tell the two kinds of [`LedgerError`] apart: what it gets back is to be tried again.
 
 use super::batch::{Batch, Dead, Written};
-use super::error::{CatalogError, LedgerError, StoreError};
+use super::error::{LedgerError, StoreError};
 use super::location::StoreLocation;
 use super::postgres::PostgresLedger;
 use super::sqlite::SqliteLedger;
 use super::usage::{RecordTotals, Room};
-use shard::catalog::PriceModel;
-use shard::units::ServiceId;
-use std::collections::HashMap;
 
 /// The ledger, in one of the databases that a store can be in.
 pub enum Ledger {
@@ -149,15 +146,6 @@ impl Ledger {
         match self {
             Self::Sqlite(ledger) => ledger.totals_before(before_us),
             Self::Postgres(ledger) => ledger.totals_before(before_us),
-        }
-    }
-
-    /// Every price there is or was, those of deleted services too: for calls that are yet to be
-    /// priced.
-    pub(crate) fn prices(&self) -> Result<HashMap<(ServiceId, u32), PriceModel>, CatalogError> {
-        match self {
-            Self::Sqlite(ledger) => ledger.prices(),
-            Self::Postgres(ledger) => ledger.prices(),
         }
     }
 }

@@ -10,6 +10,7 @@ mod credentials;
 mod day_sums;
 mod error;
 mod in_use;
+mod known_prices;
 mod ledger;
 mod location;
 mod migrations;
@@ -23,7 +24,7 @@ mod tests;
 mod texts;
 mod usage;
 
-pub use batch::{Advance, Batch, Dead, Origin, Price, Written};
+pub use batch::{Advance, Batch, Dead, Origin, Written};
 pub(crate) use catalog::Catalog;
 pub(crate) use credentials::Credentials;
 pub(crate) use error::CatalogError;
@@ -39,4 +40,4 @@ pub(crate) use rows::{
 pub use sqlite::FILE_NAME;
 #[cfg(test)]
 pub(crate) use sqlite::open_file;
-pub(crate) use usage::{By, MonthOfConsumer, RECORD_COLUMNS, RecordTotals, Room, Sum, SumSpan};
+pub(crate) use usage::{By, RECORD_COLUMNS, RecordTotals, Room, Sum, SumSpan};

@@ -2,8 +2,7 @@
 
 use super::error::CatalogError;
 use crate::wire::time_text::{day, parse_day};
-use shard::units::{ConsumerId, NanoUsd, Period, ServiceId};
-use std::sync::Arc;
+use shard::units::NanoUsd;
 
 /// What sums are apart by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,21 +119,4 @@ pub(crate) struct ServiceMonth {
     pub(crate) fee: NanoUsd,
     pub(crate) calls: u64,
     pub(crate) tokens: u64,
-}
-
-/// A consumer's month, on one service if named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MonthOfConsumer {
-    pub(crate) consumer: ConsumerId,
-    pub(crate) service: Option<ServiceId>,
-    pub(crate) period: Period,
-}
-
-/// What months have used, all of them at one moment.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct MonthsUsed {
-    /// Input and output together, of each month that was asked for, in that order.
-    pub(crate) tokens: Vec<u64>,
-    /// How far the ledger reaches into each journal that was asked for.
-    pub(crate) reached: Arc<[u64]>,
 }

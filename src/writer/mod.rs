@@ -7,13 +7,11 @@
 //! they are full. A record that the store refuses is kept aside and stops nothing. Never
 //! acknowledges anything, and never touches a request.
 
-pub(crate) mod pricing;
 pub(crate) mod replay;
 mod run;
 #[cfg(test)]
 mod tests;
 mod upkeep;
 
-pub(crate) use pricing::pricer;
 pub(crate) use replay::replay;
 pub(crate) use run::{WriterArgs, WriterHandle, spawn};

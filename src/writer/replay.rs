@@ -9,7 +9,7 @@ use crate::channels::{RequestId, Settled};
 use crate::journal::format::{Entry, Pending};
 use crate::journal::scan::{Found, Scan};
 use crate::journal::{DIR_NAME, QUARANTINE_NAME, lock_journal, quarantine};
-use crate::store::{Advance, Batch, Ledger, LedgerError, Origin, Price};
+use crate::store::{Advance, Batch, Ledger, LedgerError, Origin};
 use shard::record::{Outcome, Record, Usage};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -69,23 +69,15 @@ impl From<LedgerError> for ReplayError {
 }
 
 /// Brings in every journal under `data_dir`. To be called before this process makes its own.
-pub(crate) fn replay(
-    data_dir: &Path,
-    ledger: &mut Ledger,
-    price: Price<'_>,
-) -> Result<ReplayReport, ReplayError> {
-    replay_root(&data_dir.join(DIR_NAME), ledger, price)
+pub(crate) fn replay(data_dir: &Path, ledger: &mut Ledger) -> Result<ReplayReport, ReplayError> {
+    replay_root(&data_dir.join(DIR_NAME), ledger)
 }
 
 /// Brings in every journal in `root`.
-pub(crate) fn replay_root(
-    root: &Path,
-    ledger: &mut Ledger,
-    price: Price<'_>,
-) -> Result<ReplayReport, ReplayError> {
+pub(crate) fn replay_root(root: &Path, ledger: &mut Ledger) -> Result<ReplayReport, ReplayError> {
     let mut report = ReplayReport::default();
     for dir in journals_in(root).map_err(|error| ReplayError::Io(root.to_owned(), error))? {
-        replay_journal(&dir, ledger, price, &mut report)?;
+        replay_journal(&dir, ledger, &mut report)?;
     }
     Ok(report)
 }
@@ -118,7 +110,6 @@ pub(crate) fn journal_id(dir: &Path) -> Option<u128> {
 pub(crate) fn replay_journal(
     dir: &Path,
     ledger: &mut Ledger,
-    price: Price<'_>,
     report: &mut ReplayReport,
 ) -> Result<(), ReplayError> {
     let failed = |error| ReplayError::Io(dir.to_owned(), error);
@@ -136,7 +127,7 @@ pub(crate) fn replay_journal(
         let header = scan.sources.iter().find_map(|source| source.header);
         let origin = Origin { journal_id, instance_id: header.map_or(0, |it| it.instance_id) };
         let root = dir.parent().unwrap_or(dir);
-        Replay { ledger, price, report, origin, mark }.run(scan, root)?;
+        Replay { ledger, report, origin, mark }.run(scan, root)?;
         report.journals += 1;
     }
     fs::remove_dir_all(dir).map_err(failed)
@@ -144,7 +135,6 @@ pub(crate) fn replay_journal(
 
 struct Replay<'a> {
     ledger: &'a mut Ledger,
-    price: Price<'a>,
     report: &'a mut ReplayReport,
     origin: Origin,
     mark: u64,
@@ -209,7 +199,7 @@ impl Replay<'_> {
         next_seq: u64,
         closed: bool,
     ) -> Result<(), ReplayError> {
-        let recovered: Vec<_> = dangling.iter().map(|it| (it.recovered(), self.price)).collect();
+        let recovered: Vec<Settled> = dangling.iter().map(Dangling::recovered).collect();
         let written = self.ledger.write(&Batch {
             origins: std::slice::from_ref(&self.origin),
             records,

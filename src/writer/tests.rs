@@ -72,12 +72,8 @@ impl Bench {
     }
 }
 
-fn free(_: &Record, _: u64) -> NanoUsd {
-    NanoUsd(0)
-}
-
 fn replay_all(dir: &Path) -> ReplayReport {
-    replay(dir, &mut Ledger::open(dir).unwrap(), &free).unwrap()
+    replay(dir, &mut Ledger::open(dir).unwrap()).unwrap()
 }
 
 /// The store's file, as anybody may open it.
@@ -98,6 +94,17 @@ fn ids(dir: &Path) -> Vec<u128> {
 fn connection(ledger: &Ledger) -> &Connection {
     let Ledger::Sqlite(ledger) = ledger else { unreachable!("these tests are about SQLite") };
     ledger.connection()
+}
+
+/// A service, if it is not there, and its price.
+fn add_price(connection: &Connection, service: ServiceId, version: u32, price: &str) {
+    connection
+        .execute_batch(&format!(
+            "INSERT OR IGNORE INTO services (id, name, base_url, default_path, enabled, created_at)
+                 VALUES ('{service}', '{service}', '', '/', 1, '');
+             INSERT INTO prices VALUES ('{service}', {version}, 0, '{price}', '');"
+        ))
+        .unwrap();
 }
 
 fn number(connection: &Connection, sql: &str) -> i64 {
@@ -330,19 +337,16 @@ fn a_months_fee_is_due_once_with_its_first_call() {
     let mut bench = bench(&config(2, 100));
     let connection = open(bench.dir.path());
     let (flat, plain) = (ServiceId(7), ServiceId(8));
-    let price = |service: ServiceId, version: u32, price: &str| {
-        connection
-            .execute_batch(&format!(
-                "INSERT OR IGNORE INTO services
-                     (id, name, base_url, default_path, enabled, created_at)
-                 VALUES ('{service}', '{service}', '', '/', 1, '');
-                 INSERT INTO prices VALUES ('{service}', {version}, 0, '{price}', '');"
-            ))
-            .unwrap();
+    let free = r#"{"kind":"per_token","input_nanousd_per_mtok":0,"output_nanousd_per_mtok":0}"#;
+    let subscription = |fee_nanousd: u32| {
+        format!(
+            r#"{{"kind":"subscription","fee_nanousd":{fee_nanousd},"allowance_tokens":0,
+                "overage":{free}}}"#
+        )
     };
-    price(flat, 1, r#"{"kind":"subscription","fee_nanousd":500}"#);
-    price(flat, 2, r#"{"kind":"subscription","fee_nanousd":900}"#);
-    price(plain, 1, r#"{"kind":"per_token"}"#);
+    add_price(&connection, flat, 1, &subscription(500));
+    add_price(&connection, flat, 2, &subscription(900));
+    add_price(&connection, plain, 1, free);
     let first = record(1);
     let day_us = 86_400_000_000;
     let calls = [
@@ -447,12 +451,14 @@ fn the_dead_are_billed_by_checkpoint_or_estimate_in_their_months_place() {
     let _short = admit(&mut bench.journal, 903, None);
     bench.flush();
     let dir = bench.die();
-    let price = |record: &Record, month: u64| {
-        assert_eq!((record.outcome, record.status), (Outcome::Recovered, 0));
-        NanoUsd(month as i64 * 1_000 + record.usage.total() as i64)
-    };
-    let report = replay(dir.path(), &mut Ledger::open(dir.path()).unwrap(), &price).unwrap();
     let connection = open(dir.path());
+    // 3 nano-USD a token for the first 140 of the month, then 1.
+    let price = r#"{"kind":"tiered","tiers":[
+        {"up_to_tokens":140,"input_nanousd_per_mtok":3000000,"output_nanousd_per_mtok":3000000},
+        {"up_to_tokens":null,"input_nanousd_per_mtok":1000000,"output_nanousd_per_mtok":1000000}
+    ]}"#;
+    add_price(&connection, ServiceId(0), record(0).price_version, price);
+    let report = replay_all(dir.path());
     let counts = (report.rows, report.recovered, report.refused, report.gaps);
     assert_eq!(counts, (0, 2, 0, 0));
     let mut select = connection
@@ -464,7 +470,7 @@ fn the_dead_are_billed_by_checkpoint_or_estimate_in_their_months_place() {
     let rows: Vec<String> =
         select.query_map((), |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
     let short = uuid::Uuid::from_u128(903).hyphenated().to_string();
-    assert_eq!(rows, [r#"["long",6,40,100046]"#.to_owned(), format!(r#"["{short}",5,0,146005]"#),]);
+    assert_eq!(rows, [r#"["long",6,40,126]"#.to_owned(), format!(r#"["{short}",5,0,5]"#)]);
     assert_eq!(number(&connection, "SELECT sum(calls) FROM usage_daily"), 124);
 }
 
@@ -563,12 +569,12 @@ proptest! {
                  WHEN NEW.next_seq >= {fail_at} BEGIN SELECT RAISE(ABORT, 'dies here'); END;"
             ))
             .unwrap();
-        prop_assert!(replay(dir.path(), &mut ledger, &free).is_err());
+        prop_assert!(replay(dir.path(), &mut ledger).is_err());
         connection(&ledger).execute_batch("DROP TRIGGER dies").unwrap();
-        replay(dir.path(), &mut ledger, &free).unwrap();
+        replay(dir.path(), &mut ledger).unwrap();
         prop_assert!(!journal_dir.exists());
         copy_dir(before.path(), &journal_dir);
-        let report = replay(dir.path(), &mut ledger, &free).unwrap();
+        let report = replay(dir.path(), &mut ledger).unwrap();
         prop_assert_eq!(report, ReplayReport::default());
         prop_assert_eq!(ids(dir.path()), (0..admitted).collect::<Vec<_>>());
         let recovered = "SELECT count(*) FROM usage_records WHERE outcome = 'recovered'";
@@ -588,7 +594,7 @@ fn a_call_that_died_before_what_is_kept_is_set_aside() {
     let mut ledger = Ledger::open(dir.path()).unwrap();
     // Nobody can tell any more whether it has been billed: its record may have been dropped.
     ledger.drop_before(1_000_000).unwrap();
-    let report = replay(dir.path(), &mut ledger, &free).unwrap();
+    let report = replay(dir.path(), &mut ledger).unwrap();
     assert_eq!((report.rows, report.refused), (0, 1));
     assert_eq!(replay_all(dir.path()).refused, 0, "and its journal is done with");
 }

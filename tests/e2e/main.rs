@@ -42,6 +42,7 @@ mod models;
 mod openai;
 mod parting;
 mod passing;
+mod places;
 mod postgres_faults;
 mod prices;
 mod rates;

@@ -63,8 +63,7 @@ async fn whole(
     bill: &Bill,
 ) -> Next {
     let limits = core.shard.borrow().limits(&bill.caller, clock::moment_lately());
-    let own =
-        GatewayHeaders { limits: Some(&limits), cost: Some(bill.cost), ..GatewayHeaders::of(call) };
+    let own = GatewayHeaders { limits: Some(&limits), cost: bill.cost, ..GatewayHeaders::of(call) };
     let length = match connection.head.framing {
         // The length of what a GET would have brought.
         ResponseFraming::None if exchange.request().is_head() => {

@@ -15,7 +15,7 @@ use crate::store::rows::{
     CatalogNews, CatalogWatch, ConsumerChange, ConsumerRow, Digest, KeyRow, Loaded, NewKey,
     NewService, Page, PlanChange, PlanRow, ServiceChange, ServiceRow,
 };
-use crate::store::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
+use crate::store::usage::{By, ServiceMonth, Sum, SumSpan};
 use shard::catalog::{Plan, PriceModel};
 use shard::units::{ConsumerId, KeyId, Period, PlanId, ServiceId};
 use std::sync::Arc;
@@ -210,8 +210,8 @@ operations! {
     report sums(by: Vec<By>, span: SumSpan, limit: u32, offset: i64) -> Vec<Sum> {
         |db| usage::sums(db, &by, &span, limit, offset)
     }
-    read_ledger months(months: Vec<MonthOfConsumer>, journals: Arc<[u128]>) -> MonthsUsed {
-        |db| usage::months(db, &months, &journals)
+    read_ledger months(months: Vec<(ConsumerId, Period)>) -> Vec<u64> {
+        |db| usage::months(db, &months)
     }
     read_ledger month_costs(consumer: ConsumerId, period: Period) -> Vec<ServiceMonth> {
         |db| usage::month_costs(db, consumer, period)

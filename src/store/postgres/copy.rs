@@ -1,19 +1,21 @@
 //! Records as rows of COPY in its binary form: a batch is one stream, one round trip, and no row
 //! costs a value of its own.
 
-use super::columns::EPOCH_UNIX_US;
+use super::columns::{EPOCH_UNIX_US, signed};
 use super::session::Session;
 use crate::channels::Settled;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{SinkExt, pin_mut};
+use shard::month_places::PlacedCost;
 use tokio_postgres::Error;
 
 /// In the columns' order of the table.
 const COPY: &str = "COPY usage_rows (record_id, occurred_at, consumer_id, key_id, service_id,
     cost_nanousd, input_tokens, cached_tokens, output_tokens, price_version, latency_us, ttft_us,
-    overhead_us, instance, status, attempts, outcome, streamed, estimated, request_id)
+    overhead_us, instance, status, attempts, outcome, streamed, estimated, request_id,
+    month_place)
     FROM STDIN (FORMAT binary)";
-const COLUMNS: i16 = 20;
+const COLUMNS: i16 = 21;
 /// Signature, flags, length of an extension.
 const HEAD: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const END: i16 = -1;
@@ -31,18 +33,28 @@ impl CopyRows {
         Self(bytes)
     }
 
-    /// Adds a row. What does not fit into its column is refused, with the reason, and nothing is
-    /// added.
-    pub(super) fn add(&mut self, settled: &Settled, instance: i32) -> Result<(), String> {
+    /// Adds a row, with its final cost. What does not fit into its column is refused, with the
+    /// reason, and nothing is added.
+    pub(super) fn add(
+        &mut self,
+        settled: &Settled,
+        priced: PlacedCost,
+        instance: i32,
+    ) -> Result<(), String> {
         let before = self.0.len();
-        let done = self.put_row(settled, instance);
+        let done = self.put_row(settled, priced, instance);
         if done.is_err() {
             self.0.truncate(before);
         }
         done
     }
 
-    fn put_row(&mut self, settled: &Settled, instance: i32) -> Result<(), String> {
+    fn put_row(
+        &mut self,
+        settled: &Settled,
+        priced: PlacedCost,
+        instance: i32,
+    ) -> Result<(), String> {
         let record = &settled.record;
         self.0.put_i16(COLUMNS);
         self.0.put_i32(16);
@@ -51,7 +63,7 @@ impl CopyRows {
         for id in [record.consumer.0, record.key.0, record.service.0] {
             self.long(i64::try_from(id).map_err(|_| misfit("an identity", id))?);
         }
-        self.long(record.cost.0);
+        self.long(priced.cost.0);
         let usage = &record.usage;
         for (name, number) in [
             ("input_tokens", usage.input_tokens),
@@ -73,6 +85,10 @@ impl CopyRows {
         self.boolean(usage.estimated);
         // Left out where it is the record's own.
         self.text(settled.given_request_id());
+        match priced.month_place {
+            Some(place) => self.long(signed(place)),
+            None => self.0.put_i32(NULL),
+        }
         Ok(())
     }
 

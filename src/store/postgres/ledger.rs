@@ -6,14 +6,12 @@
 
 use super::blocking::Blocking;
 use super::write::{self, BatchTransaction, LookUps};
-use super::{partitions, records, refused, schema, services};
+use super::{partitions, records, refused, schema};
 use crate::clock;
 use crate::store::batch::{Batch, Dead, Written};
-use crate::store::error::{CatalogError, LedgerError, StoreError};
+use crate::store::error::{LedgerError, StoreError};
 use crate::store::usage::RecordTotals;
-use shard::catalog::PriceModel;
-use shard::units::{Period, ServiceId};
-use std::collections::HashMap;
+use shard::units::Period;
 use uuid::Uuid;
 
 /// Records kept aside that are read at once.
@@ -141,9 +139,5 @@ impl PostgresLedger {
                 take(dead)?;
             }
         }
-    }
-
-    pub(crate) fn prices(&self) -> Result<HashMap<(ServiceId, u32), PriceModel>, CatalogError> {
-        self.server.run(async |db| services::every_price(db).await)
     }
 }

@@ -13,6 +13,7 @@ const MIGRATIONS: &[Migration] = &[
         "0003_narrow_usage_indexes",
         include_str!("../../../migrations/postgres/0003_narrow_usage_indexes.sql"),
     ),
+    ("0004_place_usage", include_str!("../../../migrations/postgres/0004_place_usage.sql")),
 ];
 
 /// The advisory locks of this program are its name's first letters and these.

@@ -5,12 +5,13 @@ use super::columns::{created_at, now, signed, unsigned};
 use super::keys;
 use super::session::Session;
 use crate::store::error::CatalogError;
+use crate::store::known_prices::PriceName;
 use crate::store::price_text;
 use crate::store::rows::{NewService, Page, PriceRow, ServiceChange, ServiceRow};
 use shard::catalog::{PriceModel, PriceVersion};
 use shard::units::ServiceId;
-use std::collections::HashMap;
-use tokio_postgres::Row;
+use std::collections::{BTreeSet, HashMap};
+use tokio_postgres::{Error, Row};
 
 const SELECT: &str = "SELECT place, id, name, base_url, default_path, credential_sealed, enabled,
     created_at FROM services WHERE deleted_at IS NULL";
@@ -133,14 +134,24 @@ async fn with_prices(db: &Session, mut services: Vec<ServiceRow>) -> Done<Vec<Se
     Ok(services)
 }
 
-/// Every price there is or was, those of deleted services too: for calls that are yet to be priced.
-pub(super) async fn every_price(db: &Session) -> Done<HashMap<(ServiceId, u32), PriceModel>> {
-    let rows = db.rows(SELECT_PRICE, &[]).await?;
-    let price = |row| {
-        let (service, PriceRow { price, .. }) = read_price(row)?;
-        Ok(((service, price.version), price.model))
+/// Those of these prices that there are, be their services deleted or not: for calls that are yet
+/// to be priced. A text that no start would take for a price is none.
+pub(super) async fn prices(
+    db: &Session,
+    names: &BTreeSet<PriceName>,
+) -> Result<Vec<(PriceName, PriceModel)>, Error> {
+    let services: Vec<i64> = names.iter().map(|(service, _)| signed(service.0)).collect();
+    let versions: Vec<i64> = names.iter().map(|(_, version)| (*version).into()).collect();
+    let select = "SELECT service_id, prices.version, price::text
+         FROM unnest($1::bigint[], $2::bigint[]) AS asked (service, version)
+         JOIN prices ON service_id = service AND prices.version = asked.version";
+    let rows = db.rows(select, &[&services, &versions]).await?;
+    let price = |row: &Row| {
+        let service = ServiceId(unsigned(row.get(0)));
+        let version = u32::try_from(row.get::<_, i32>(1)).ok()?;
+        Some(((service, version), price_text::read(row.get(2))?))
     };
-    rows.iter().map(price).collect()
+    Ok(rows.iter().filter_map(price).collect())
 }
 
 fn read(row: &Row) -> ServiceRow {

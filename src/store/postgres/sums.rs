@@ -2,28 +2,24 @@
 //! month's sums, and the monthly fees that the rows make due. No sum leaves its column: a count
 //! stops at the largest integer, and is told; a cost has as many digits as it takes.
 
-use super::columns::{UnixUs, signed};
-use super::session::Session;
+use super::columns::{UnixUs, signed, unsigned};
+use super::session::{Session, Values};
 use crate::store::day_sums::{DaySum, DaySums};
-use crate::store::price_text;
-use shard::catalog::PriceModel;
+use crate::store::known_prices::KnownPrices;
+use shard::month_places::MonthOnService;
 use shard::units::{ConsumerId, DAY_US, Period, ServiceId};
-use std::collections::{BTreeMap, HashMap};
-use tokio_postgres::Error;
+use std::collections::{BTreeMap, BTreeSet};
+use tokio_postgres::{Error, Row};
 
-/// Fees by price, cached: a price never changes. `None`: it is no subscription.
-#[derive(Default)]
-pub(super) struct KnownFees(HashMap<(ServiceId, u32), Option<i64>>);
-
-/// Sums in the order of their keys: in this order everybody locks their rows, so that two
-/// instances never wait for each other in a circle.
+/// Sums in the order of their keys: in this order everybody locks the months, and only then what
+/// belongs to them, so that two instances never wait for each other in a circle.
 type Sorted = BTreeMap<(ConsumerId, ServiceId, i64), DaySum>;
 
 /// Adds everything to the ledger. Returns how many of its sums stand at the largest integer.
 pub(super) async fn flush(
     sums: &mut DaySums,
     db: &Session,
-    fees: &mut KnownFees,
+    prices: &KnownPrices,
 ) -> Result<u64, Error> {
     let days: Sorted = sums.drain().collect();
     if days.is_empty() {
@@ -40,11 +36,40 @@ pub(super) async fn flush(
         month.cost_nanousd += sum.cost_nanousd;
     }
     let mut saturated = 0;
-    for (upsert, sums) in [(upsert_days(), &days), (upsert_months(), &months)] {
+    for (upsert, sums) in [(upsert_months(), &months), (upsert_days(), &days)] {
         saturated += add(db, &upsert, sums).await?;
     }
-    add_fees(db, &days, fees).await?;
+    add_fees(db, &days, prices).await?;
     Ok(saturated)
+}
+
+/// Tokens of months so far. The months are this transaction's until it is over: what another
+/// instance adds to them comes before or after.
+pub(super) async fn lock_months(
+    db: &Session,
+    months: &BTreeSet<MonthOnService>,
+) -> Result<Vec<(MonthOnService, u64)>, Error> {
+    // A lock needs a row, and all of them one order.
+    let lock = "INSERT INTO usage_monthly AS months (consumer_id, service_id, period, calls,
+             input_tokens, cached_tokens, output_tokens, cost_nanousd)
+         SELECT consumer, service, at, 0, 0, 0, 0, 0
+         FROM unnest($1::bigint[], $2::bigint[], $3::integer[]) AS given (consumer, service, at)
+         ON CONFLICT (consumer_id, service_id, period) DO UPDATE SET calls = months.calls
+         RETURNING consumer_id, service_id, period, (input_tokens::numeric + output_tokens)::text";
+    let values: Values<'_> = &[
+        &months.iter().map(|it| signed(it.consumer.0)).collect::<Vec<i64>>(),
+        &months.iter().map(|it| signed(it.service.0)).collect::<Vec<i64>>(),
+        &months.iter().map(|it| it.period.0 as i32).collect::<Vec<i32>>(),
+    ];
+    let month = |row: &Row| {
+        let month = MonthOnService {
+            consumer: ConsumerId(unsigned(row.get(0))),
+            service: ServiceId(unsigned(row.get(1))),
+            period: Period(row.get::<_, i32>(2) as u32),
+        };
+        (month, row.get::<_, &str>(3).parse().unwrap_or(u64::MAX))
+    };
+    Ok(db.rows(lock, values).await?.iter().map(month).collect())
 }
 
 fn upsert_days() -> String {
@@ -106,12 +131,12 @@ async fn add(db: &Session, upsert: &str, sums: &Sorted) -> Result<u64, Error> {
     Ok(rows.iter().filter(|row| row.get::<_, bool>(0)).count() as u64)
 }
 
-async fn add_fees(db: &Session, days: &Sorted, fees: &mut KnownFees) -> Result<(), Error> {
+async fn add_fees(db: &Session, days: &Sorted, prices: &KnownPrices) -> Result<(), Error> {
     // Of each month whichever came first decides; all in one order, as above.
     let mut due: BTreeMap<(ConsumerId, ServiceId, Period), (i64, u32, i64)> = BTreeMap::new();
     for ((consumer, service, _), sum) in days {
         for (version, at_unix_us) in &sum.prices {
-            let Some(fee) = fees.of(db, *service, *version).await? else { continue };
+            let Some(fee) = prices.fee_nanousd((*service, *version)) else { continue };
             let month = (*consumer, *service, Period::of(*at_unix_us));
             let this = (*at_unix_us, *version, fee);
             due.entry(month).and_modify(|first| *first = (*first).min(this)).or_insert(this);
@@ -138,27 +163,4 @@ async fn add_fees(db: &Session, days: &Sorted, fees: &mut KnownFees) -> Result<(
     )
     .await?;
     Ok(())
-}
-
-impl KnownFees {
-    async fn of(
-        &mut self,
-        db: &Session,
-        service: ServiceId,
-        version: u32,
-    ) -> Result<Option<i64>, Error> {
-        if let Some(known) = self.0.get(&(service, version)) {
-            return Ok(*known);
-        }
-        let select = "SELECT price::text FROM prices WHERE service_id = $1 AND version = $2";
-        let found = db.row(select, &[&signed(service.0), &(version as i32)]).await?;
-        // A price that is not there may come yet.
-        let Some(found) = found else { return Ok(None) };
-        let fee = match price_text::read(found.get(0)) {
-            Some(PriceModel::Subscription { fee_nanousd, .. }) => Some(signed(fee_nanousd)),
-            _ => None,
-        };
-        self.0.insert((service, version), fee);
-        Ok(fee)
-    }
 }

@@ -4,12 +4,11 @@ use super::Done;
 use super::columns::{signed, unsigned, wide_at};
 use super::records;
 use super::session::Session;
-use crate::store::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
+use crate::store::usage::{By, ServiceMonth, Sum, SumSpan};
 use shard::units::{ConsumerId, NanoUsd, Period, ServiceId};
 use std::collections::HashMap;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use uuid::Uuid;
 
 /// Values of a query whose text depends on what is asked.
 type OwnedValues = Vec<Box<dyn ToSql + Sync + Send>>;
@@ -221,44 +220,18 @@ pub(super) async fn has_records(db: &Session) -> Done<bool> {
     Ok(db.row("SELECT 1 FROM usage_daily LIMIT 1", &[]).await?.is_some())
 }
 
-/// Reads all months as they are at one moment, and how far the ledger reaches into each journal.
-pub(super) async fn months(
-    db: &Session,
-    months: &[MonthOfConsumer],
-    journals: &[u128],
-) -> Done<MonthsUsed> {
-    db.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    let read = months_at_one_moment(db, months, journals).await;
-    db.batch("COMMIT").await?;
-    read
-}
-
-async fn months_at_one_moment(
-    db: &Session,
-    months: &[MonthOfConsumer],
-    journals: &[u128],
-) -> Done<MonthsUsed> {
-    let journals: Vec<Uuid> = journals.iter().map(|id| Uuid::from_u128(*id)).collect();
-    let reached = "SELECT coalesce(next_seq, 0)
-        FROM unnest($1::uuid[]) WITH ORDINALITY AS asked (id, place)
-        LEFT JOIN ingest_watermark ON journal_id = id ORDER BY place";
-    let reached = db.rows(reached, &[&journals]).await?;
-    let consumers: Vec<i64> = months.iter().map(|it| signed(it.consumer.0)).collect();
-    let services: Vec<Option<i64>> =
-        months.iter().map(|it| it.service.map(|service| signed(service.0))).collect();
-    let periods: Vec<i32> = months.iter().map(|it| it.period.0 as i32).collect();
+/// Tokens of each month, input and output together, all of them at one moment.
+pub(super) async fn months(db: &Session, months: &[(ConsumerId, Period)]) -> Done<Vec<u64>> {
+    let consumers: Vec<i64> = months.iter().map(|(consumer, _)| signed(consumer.0)).collect();
+    let periods: Vec<i32> = months.iter().map(|(_, period)| period.0 as i32).collect();
     let tokens = "SELECT coalesce((SELECT sum(input_tokens::numeric + output_tokens)
             FROM usage_monthly AS months WHERE months.consumer_id = asked.consumer
-                AND months.period = asked.period
-                AND (asked.service IS NULL OR months.service_id = asked.service)), 0)::text
-        FROM unnest($1::bigint[], $2::bigint[], $3::integer[]) WITH ORDINALITY
-            AS asked (consumer, service, period, place) ORDER BY place";
-    let tokens = db.rows(tokens, &[&consumers, &services, &periods]).await?;
+                AND months.period = asked.period), 0)::text
+        FROM unnest($1::bigint[], $2::integer[]) WITH ORDINALITY
+            AS asked (consumer, period, place) ORDER BY place";
+    let rows = db.rows(tokens, &[&consumers, &periods]).await?;
     let count = |row: &Row| row.get::<_, &str>(0).parse().unwrap_or(u64::MAX);
-    Ok(MonthsUsed {
-        tokens: tokens.iter().map(count).collect(),
-        reached: reached.iter().map(|row| unsigned(row.get(0))).collect(),
-    })
+    Ok(rows.iter().map(count).collect())
 }
 
 /// Cost and calls of a consumer's month, by service.

@@ -5,21 +5,22 @@ use super::columns::{UnixUs, signed, unsigned};
 use super::copy::CopyRows;
 use super::errors::is_refusal;
 use super::session::{Session, Values};
-use super::sums::KnownFees;
-use super::{errors, records, refused, sums};
+use super::{errors, records, refused, services, sums};
 use crate::channels::Settled;
-use crate::store::batch::{Batch, Price, Written};
+use crate::store::batch::{Batch, Origin, Written};
 use crate::store::day_sums::DaySums;
 use crate::store::error::LedgerError;
+use crate::store::known_prices::KnownPrices;
+use shard::month_places::{MonthOnService, MonthPlaces};
 use shard::record::Record;
 use std::collections::{BTreeSet, HashMap};
 use tokio_postgres::Error;
 use uuid::Uuid;
 
-/// What has been looked up before and never changes: fees of prices, numbers of instances.
+/// What has been looked up before and never changes: prices, numbers of instances.
 #[derive(Default)]
 pub(super) struct LookUps {
-    pub(super) fees: KnownFees,
+    pub(super) prices: KnownPrices,
     pub(super) instances: HashMap<u128, i32>,
 }
 
@@ -78,6 +79,8 @@ pub(super) struct BatchTransaction<'a> {
     batch: &'a Batch<'a>,
     /// Of each origin, the number of its instance.
     instances: Vec<i32>,
+    /// Of the months that this transaction has locked, with all rows that are in.
+    places: MonthPlaces,
     /// Of the rows that are in, not yet added to the ledger's.
     sums: DaySums,
     written: Written,
@@ -85,8 +88,8 @@ pub(super) struct BatchTransaction<'a> {
 
 impl<'a> BatchTransaction<'a> {
     pub(super) fn new(db: &'a Session, known: &'a mut LookUps, batch: &'a Batch<'a>) -> Self {
-        let (sums, written) = (DaySums::default(), Written::default());
-        Self { db, known, batch, instances: Vec::new(), sums, written }
+        let (places, sums, written) = <(MonthPlaces, DaySums, Written)>::default();
+        Self { db, known, batch, instances: Vec::new(), places, sums, written }
     }
 
     /// Writes the batch. `by_halves`: what the server refuses is looked for, and kept aside.
@@ -95,12 +98,14 @@ impl<'a> BatchTransaction<'a> {
         let marks = self.lock_marks().await?;
         let new = self.not_below(&marks);
         self.instances = self.instances().await?;
+        self.read_prices(&new).await?;
+        self.lock_months(&new, by_halves).await?;
         match by_halves {
             true => self.insert_by_halves(&new).await?,
             false => self.insert(&new).await?,
         }
-        for (settled, price) in self.batch.recovered {
-            self.recover(settled, *price, by_halves).await?;
+        for settled in self.batch.recovered {
+            self.recover(settled, by_halves).await?;
         }
         self.advance_all().await?;
         match self.db.batch("COMMIT").await {
@@ -136,9 +141,7 @@ impl<'a> BatchTransaction<'a> {
 
     /// The records that are not in yet.
     fn not_below(&mut self, marks: &HashMap<Uuid, u64>) -> Vec<&'a Settled> {
-        let mark = |it: &crate::store::batch::Origin| {
-            marks.get(&Uuid::from_u128(it.journal_id)).copied().unwrap_or(0)
-        };
+        let mark = |it: &Origin| marks.get(&Uuid::from_u128(it.journal_id)).copied().unwrap_or(0);
         let marks: Vec<u64> = self.batch.origins.iter().map(mark).collect();
         let is_new = |settled: &&Settled| settled.seq >= marks[usize::from(settled.shard)];
         let new: Vec<&Settled> = self.batch.records.iter().filter(is_new).collect();
@@ -160,14 +163,51 @@ impl<'a> BatchTransaction<'a> {
         Ok(numbers)
     }
 
+    /// The new records, and those that may be.
+    fn candidates<'b>(
+        &self,
+        new: &'b [&'a Settled],
+    ) -> impl Iterator<Item = &'b Record> + use<'a, 'b> {
+        new.iter().copied().chain(self.batch.recovered).map(|settled| &settled.record)
+    }
+
+    async fn read_prices(&mut self, new: &[&Settled]) -> Result<(), Error> {
+        let missing = self.known.prices.missing(self.candidates(new));
+        if !missing.is_empty() {
+            for (name, model) in services::prices(self.db, &missing).await? {
+                self.known.prices.learn(name, model);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a record is priced by its month, nobody else may add to it until this is over. Months
+    /// are locked in one order, so all are locked here if any has to be, or if there will be more
+    /// than one flush; else the flush locks them.
+    async fn lock_months(&mut self, new: &[&Settled], by_halves: bool) -> Result<(), Error> {
+        let is_due = by_halves
+            || !self.batch.recovered.is_empty()
+            || !self.known.prices.months(self.candidates(new)).is_empty();
+        if !is_due {
+            return Ok(());
+        }
+        let months = self.candidates(new).map(MonthOnService::of).collect();
+        for (month, tokens) in sums::lock_months(self.db, &months).await? {
+            self.places.begin(month, tokens);
+        }
+        Ok(())
+    }
+
     /// Adds the rows and what they add to sums.
     async fn insert(&mut self, records: &[&Settled]) -> Result<(), Error> {
         let mut rows = CopyRows::with_room_for(records.len());
         let (mut count, mut misfits) = (0, Vec::new());
         for settled in records {
-            match rows.add(settled, self.instances[usize::from(settled.shard)]) {
+            let priced = self.known.prices.cost(&settled.record, &self.places);
+            match rows.add(settled, priced, self.instances[usize::from(settled.shard)]) {
                 Ok(()) => {
-                    self.sums.count(&settled.record);
+                    self.sums.count(&Record { cost: priced.cost, ..settled.record });
+                    self.places.add(&settled.record);
                     count += 1;
                 }
                 Err(reason) => misfits.push((settled, reason)),
@@ -187,7 +227,7 @@ impl<'a> BatchTransaction<'a> {
     async fn insert_by_halves(&mut self, records: &[&Settled]) -> Result<(), Error> {
         let mut parts = vec![records];
         while let Some(part) = parts.pop() {
-            let before = self.written;
+            let (written, places) = (self.written, self.places.clone());
             self.db.batch("SAVEPOINT part").await?;
             let Err(error) = self.insert(part).await else {
                 self.db.batch("RELEASE part").await?;
@@ -197,7 +237,7 @@ impl<'a> BatchTransaction<'a> {
                 return Err(error);
             }
             self.db.batch("ROLLBACK TO part; RELEASE part").await?;
-            (self.sums, self.written) = (DaySums::default(), before);
+            (self.sums, self.written, self.places) = (DaySums::default(), written, places);
             match part {
                 [one] => self.refuse(one, &errors::reason(&error)).await?,
                 _ => {
@@ -211,12 +251,7 @@ impl<'a> BatchTransaction<'a> {
 
     /// A request that died with its process: billed unless its settlement is in after all (which
     /// may have lain in a segment that is deleted by now).
-    async fn recover(
-        &mut self,
-        settled: &Settled,
-        price: Price<'_>,
-        by_halves: bool,
-    ) -> Result<(), Error> {
+    async fn recover(&mut self, settled: &Settled, by_halves: bool) -> Result<(), Error> {
         let record = &settled.record;
         let journal = Uuid::from_u128(self.batch.origins[usize::from(settled.shard)].journal_id);
         // Its settlement bears the same instant, which leads to a few pages of one partition.
@@ -235,22 +270,17 @@ impl<'a> BatchTransaction<'a> {
             // Its record may have been dropped with those of its time: nobody can tell.
             return self.refuse(settled, "it is older than the records that are kept").await;
         }
-        // Its price may depend on what the month has so far, this batch included.
-        let before = month_tokens(self.db, record).await?;
-        let mut priced = *settled;
-        priced.record.cost = price(record, before);
         let rows = self.written.rows;
         match by_halves {
-            true => self.insert_by_halves(&[&priced]).await?,
-            false => self.insert(&[&priced]).await?,
+            true => self.insert_by_halves(&[settled]).await?,
+            false => self.insert(&[settled]).await?,
         }
         self.written.recovered += self.written.rows - rows;
         Ok(())
     }
 
     async fn flush(&mut self) -> Result<(), Error> {
-        self.written.saturated +=
-            sums::flush(&mut self.sums, self.db, &mut self.known.fees).await?;
+        self.written.saturated += sums::flush(&mut self.sums, self.db, &self.known.prices).await?;
         Ok(())
     }
 
@@ -291,15 +321,4 @@ async fn number_of(db: &Session, instance_id: u128) -> Result<i32, Error> {
         RETURNING number";
     let rows = db.rows(insert, &[&instance]).await?;
     Ok(rows.first().map_or(0, |row| row.get(0)))
-}
-
-/// Tokens of the record's month on its service so far. The month is this transaction's until it
-/// is over: what another instance prices by it comes before or after.
-async fn month_tokens(db: &Session, record: &Record) -> Result<u64, Error> {
-    let select = "SELECT (input_tokens::numeric + output_tokens)::text FROM usage_monthly
-         WHERE consumer_id = $1 AND service_id = $2 AND period = $3 FOR UPDATE";
-    let values: Values<'_> =
-        &[&signed(record.consumer.0), &signed(record.service.0), &(record.period.0 as i32)];
-    let row = db.row(select, values).await?;
-    Ok(row.map_or(0, |row| row.get::<_, &str>(0).parse().unwrap_or(u64::MAX)))
 }

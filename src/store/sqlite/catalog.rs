@@ -14,12 +14,11 @@ use crate::store::rows::{
     CatalogNews, ConsumerChange, ConsumerRow, Digest, KeyRow, Loaded, NewKey, NewService, Page,
     PlanChange, PlanRow, ServiceChange, ServiceRow,
 };
-use crate::store::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
+use crate::store::usage::{By, ServiceMonth, Sum, SumSpan};
 use rusqlite::Connection;
 use shard::catalog::{Plan, PriceModel};
 use shard::units::{ConsumerId, KeyId, Nanos, Period, PlanId, ServiceId};
 use std::path::Path;
-use std::sync::Arc;
 
 type Done<T> = Result<T, CatalogError>;
 
@@ -225,12 +224,8 @@ impl SqliteCatalog {
         self.reports.run_within(REPORT_WITHIN, sums).await
     }
 
-    pub(crate) async fn months(
-        &self,
-        months: Vec<MonthOfConsumer>,
-        journals: Arc<[u128]>,
-    ) -> Done<MonthsUsed> {
-        self.ledger.run(move |db| usage::months(db, &months, &journals)).await
+    pub(crate) async fn months(&self, months: Vec<(ConsumerId, Period)>) -> Done<Vec<u64>> {
+        self.ledger.run(move |db| usage::months(db, &months)).await
     }
 
     pub(crate) async fn month_costs(

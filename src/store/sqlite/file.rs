@@ -33,6 +33,7 @@ const MIGRATIONS: &[Migration] = &[
     ),
     ("0009_compact_usage", include_str!("../../../migrations/sqlite/0009_compact_usage.sql")),
     ("0010_keep_usage", include_str!("../../../migrations/sqlite/0010_keep_usage.sql")),
+    ("0011_place_usage", include_str!("../../../migrations/sqlite/0011_place_usage.sql")),
 ];
 
 /// A turn at writing is asked for again after this. SQLite's own pauses grow to 100 ms, which

@@ -2,24 +2,25 @@
 //! that it came from, in one transaction.
 
 use super::checkpoints::Checkpoints;
+use super::columns::signed;
 use super::file::{self, FILE_NAME};
 use super::refused::{self, is_refusal};
-use super::sums::{self, Fees};
+use super::sums;
 use super::turns::take_turn;
 use super::wide::{sum_at, wide_sum};
 use super::{records, retention, services};
 use crate::channels::Settled;
-use crate::store::batch::{Batch, Dead, Origin, Price, Written};
+use crate::store::batch::{Batch, Dead, Origin, Written};
 use crate::store::day_sums::DaySums;
-use crate::store::error::{CatalogError, LedgerError, StoreError};
+use crate::store::error::{LedgerError, StoreError};
+use crate::store::known_prices::KnownPrices;
 use crate::store::texts;
 use crate::store::usage::{RecordTotals, Room};
 use rusqlite::TransactionBehavior;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Statement, Transaction};
-use shard::catalog::PriceModel;
+use shard::month_places::{MonthOnService, MonthPlaces, PlacedCost};
 use shard::record::Record;
 use shard::units::{ConsumerId, KeyId, ServiceId};
-use std::collections::HashMap;
 use std::fmt::Display;
 use std::path::Path;
 
@@ -27,12 +28,12 @@ use std::path::Path;
 pub struct SqliteLedger {
     connection: Connection,
     checkpoints: Checkpoints,
-    fees: Fees,
+    prices: KnownPrices,
 }
 
 impl SqliteLedger {
     fn new(connection: Connection) -> Self {
-        Self { connection, checkpoints: Checkpoints::default(), fees: Fees::default() }
+        Self { connection, checkpoints: Checkpoints::default(), prices: KnownPrices::default() }
     }
 
     pub(crate) fn open(data_dir: &Path) -> Result<Self, StoreError> {
@@ -71,9 +72,29 @@ impl SqliteLedger {
         let _turn = take_turn();
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let (sums, written) = (DaySums::default(), Written::default());
-        let fees = &mut self.fees;
-        let mut adding = Adding { transaction: &transaction, fees, batch, sums, written };
+        let marks = marks(&transaction, batch)?;
+        let new = || {
+            let is_new = |it: &&Settled| it.seq >= marks[usize::from(it.shard)];
+            batch.records.iter().filter(is_new).chain(batch.recovered).map(|it| &it.record)
+        };
+        for name in self.prices.missing(new()) {
+            if let Some(model) = services::price(&transaction, name)? {
+                self.prices.learn(name, model);
+            }
+        }
+        let mut places = MonthPlaces::default();
+        for month in self.prices.months(new()) {
+            places.begin(month, month_tokens(&transaction, month)?);
+        }
+        let mut adding = Adding {
+            transaction: &transaction,
+            prices: &self.prices,
+            batch,
+            marks: &marks,
+            places,
+            sums: DaySums::default(),
+            written: Written::default(),
+        };
         add(&mut adding)?;
         let written = adding.written;
         advance_all(&transaction, batch)?;
@@ -125,10 +146,6 @@ impl SqliteLedger {
         refused::each(&self.connection, take)
     }
 
-    pub(crate) fn prices(&self) -> Result<HashMap<(ServiceId, u32), PriceModel>, CatalogError> {
-        services::every_price(&self.connection)
-    }
-
     /// For tests: to make this very connection fail.
     #[cfg(test)]
     pub(crate) const fn connection(&self) -> &Connection {
@@ -137,10 +154,7 @@ impl SqliteLedger {
 }
 
 /// The journal's watermark, and whether it is closed.
-pub(super) fn watermark(
-    connection: &Connection,
-    journal_id: u128,
-) -> rusqlite::Result<(u64, bool)> {
+fn watermark(connection: &Connection, journal_id: u128) -> rusqlite::Result<(u64, bool)> {
     let found = connection
         .prepare_cached("SELECT next_seq, closed FROM ingest_watermark WHERE journal_id = ?1")?
         .query_row([texts::uuid(journal_id).as_str()], |row| {
@@ -169,8 +183,12 @@ fn advance_all(transaction: &Transaction<'_>, batch: &Batch<'_>) -> rusqlite::Re
 /// A transaction on its way.
 struct Adding<'a> {
     transaction: &'a Transaction<'a>,
-    fees: &'a mut Fees,
+    prices: &'a KnownPrices,
     batch: &'a Batch<'a>,
+    /// Of each origin; what is below is in.
+    marks: &'a [u64],
+    /// Of the months that records are priced by, with all rows that are in.
+    places: MonthPlaces,
     /// Of the rows that are in, not yet added to the ledger's.
     sums: DaySums,
     written: Written,
@@ -178,22 +196,20 @@ struct Adding<'a> {
 
 impl Adding<'_> {
     fn add(&mut self) -> rusqlite::Result<()> {
-        let marks = self.marks()?;
-        self.insert_all(self.batch.records, &marks)?;
-        for (settled, price) in self.batch.recovered {
-            self.recover(settled, *price)?;
+        self.insert_new(self.batch.records)?;
+        for settled in self.batch.recovered {
+            self.recover(settled)?;
         }
         self.flush()
     }
 
     /// The same, each record with its sums for itself: one that the store refuses is kept aside.
     fn add_one_by_one(&mut self) -> rusqlite::Result<()> {
-        let marks = self.marks()?;
         for settled in self.batch.records {
-            self.apart(settled, |it| it.insert_all(std::slice::from_ref(settled), &marks))?;
+            self.apart(settled, |it| it.insert_new(std::slice::from_ref(settled)))?;
         }
-        for (settled, price) in self.batch.recovered {
-            self.apart(settled, |it| it.recover(settled, *price))?;
+        for settled in self.batch.recovered {
+            self.apart(settled, |it| it.recover(settled))?;
         }
         Ok(())
     }
@@ -204,22 +220,17 @@ impl Adding<'_> {
         settled: &Settled,
         add: impl FnOnce(&mut Self) -> rusqlite::Result<()>,
     ) -> rusqlite::Result<()> {
-        let before = self.written;
+        let (written, places) = (self.written, self.places.clone());
         self.transaction.execute_batch("SAVEPOINT one")?;
         if let Err(error) = add(self).and_then(|()| self.flush()) {
             if !is_refusal(&error) {
                 return Err(error);
             }
             self.transaction.execute_batch("ROLLBACK TO one")?;
-            (self.sums, self.written) = (DaySums::default(), before);
+            (self.sums, self.written, self.places) = (DaySums::default(), written, places);
             self.refuse(settled, &error)?;
         }
         self.transaction.execute_batch("RELEASE one")
-    }
-
-    fn marks(&self) -> rusqlite::Result<Vec<u64>> {
-        let mark = |it: &Origin| Ok(watermark(self.transaction, it.journal_id)?.0);
-        self.batch.origins.iter().map(mark).collect()
     }
 
     /// The numbers of the instances that the batch comes from.
@@ -234,24 +245,37 @@ impl Adding<'_> {
         self.batch.origins.iter().map(&mut number).collect()
     }
 
-    fn insert_all(&mut self, records: &[Settled], marks: &[u64]) -> rusqlite::Result<()> {
+    /// Adds the records that are not in yet.
+    fn insert_new(&mut self, records: &[Settled]) -> rusqlite::Result<()> {
+        let marks = self.marks;
+        let is_new = |it: &&Settled| it.seq >= marks[usize::from(it.shard)];
+        self.written.skipped += records.iter().filter(|it| !is_new(it)).count() as u64;
+        self.insert(records.iter().filter(is_new))
+    }
+
+    /// Adds records, each priced where it comes to stand.
+    fn insert<'b>(&mut self, records: impl Iterator<Item = &'b Settled>) -> rusqlite::Result<()> {
         let mut insert = self.transaction.prepare_cached(INSERT)?;
         let mut bound = None;
         let instances = self.instances()?;
         for settled in records {
-            let origin = settled.shard as usize;
-            if settled.seq < marks[origin] {
-                self.written.skipped += 1;
-                continue;
-            }
             let shared = Shared::of(&settled.record, settled.shard);
             if bound != Some(shared) {
-                shared.bind(&mut insert, instances[origin])?;
+                shared.bind(&mut insert, instances[usize::from(settled.shard)])?;
                 bound = Some(shared);
             }
-            match insert_row(&mut insert, settled) {
+            let PlacedCost { cost, month_place } = self.prices.cost(&settled.record, &self.places);
+            let record = Record { cost, ..settled.record };
+            match insert_row(&mut insert, settled.given_request_id(), &record) {
                 Ok(_) => {
-                    self.sums.count(&settled.record);
+                    if let Some(month_place) = month_place {
+                        let id = record.record_id.to_be_bytes();
+                        self.transaction
+                            .prepare_cached("INSERT INTO usage_places VALUES (?1, ?2)")?
+                            .execute((id.as_slice(), signed(month_place)))?;
+                    }
+                    self.sums.count(&record);
+                    self.places.add(&record);
                     self.written.rows += 1;
                 }
                 Err(error) if is_refusal(&error) => self.refuse(settled, &error)?,
@@ -263,7 +287,7 @@ impl Adding<'_> {
 
     /// A request that died with its process: billed unless its settlement is in after all (which
     /// may have lain in a segment that is deleted by now).
-    fn recover(&mut self, settled: &Settled, price: Price<'_>) -> rusqlite::Result<()> {
+    fn recover(&mut self, settled: &Settled) -> rusqlite::Result<()> {
         let record_id = settled.record.record_id;
         let journal_id = self.batch.origins[settled.shard as usize].journal_id;
         let known = self
@@ -285,20 +309,14 @@ impl Adding<'_> {
             // Its record may have been dropped with those of its time: nobody can tell.
             return self.refuse(settled, &"it is older than the records that are kept");
         }
-        // Its price may depend on what the month has so far, this batch included.
-        self.flush()?;
-        let before = month_tokens(self.transaction, &settled.record)?;
-        let mut priced = *settled;
-        priced.record.cost = price(&settled.record, before);
         let rows = self.written.rows;
-        let marks = vec![0; self.batch.origins.len()];
-        self.insert_all(&[priced], &marks)?;
+        self.insert(std::iter::once(settled))?;
         self.written.recovered += self.written.rows - rows;
         Ok(())
     }
 
     fn flush(&mut self) -> rusqlite::Result<()> {
-        self.written.saturated += sums::flush(&mut self.sums, self.transaction, self.fees)?;
+        self.written.saturated += sums::flush(&mut self.sums, self.transaction, self.prices)?;
         Ok(())
     }
 
@@ -310,17 +328,25 @@ impl Adding<'_> {
     }
 }
 
-fn month_tokens(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<u64> {
+fn marks(transaction: &Transaction<'_>, batch: &Batch<'_>) -> rusqlite::Result<Vec<u64>> {
+    let mark = |it: &Origin| Ok(watermark(transaction, it.journal_id)?.0);
+    batch.origins.iter().map(mark).collect()
+}
+
+/// Tokens of the month in the ledger: those of its days.
+fn month_tokens(transaction: &Transaction<'_>, month: MonthOnService) -> rusqlite::Result<u64> {
+    let MonthOnService { consumer, service, period } = month;
     let sql = format!(
-        "SELECT {}, {} FROM usage_daily WHERE period = ?1 AND consumer_id = ?2 AND service_id = ?3",
+        "SELECT {}, {} FROM usage_daily WHERE consumer_id = ?1 AND service_id = ?2
+         AND day BETWEEN ?3 || '-01' AND ?3 || '-31'",
         wide_sum("input_tokens"),
         wide_sum("output_tokens"),
     );
     let tokens = transaction.prepare_cached(&sql)?.query_row(
         (
-            texts::period(record.period).as_str(),
-            texts::id(record.consumer.0).as_str(),
-            texts::id(record.service.0).as_str(),
+            texts::id(consumer.0).as_str(),
+            texts::id(service.0).as_str(),
+            texts::period(period).as_str(),
         ),
         |row| Ok(sum_at(row, 0)? + sum_at(row, 2)?),
     )?;
@@ -355,11 +381,14 @@ impl Shared {
 }
 
 /// Binds the rest of the row, and inserts it.
-fn insert_row(insert: &mut Statement<'_>, settled: &Settled) -> rusqlite::Result<usize> {
-    let record = &settled.record;
+fn insert_row(
+    insert: &mut Statement<'_>,
+    given_request_id: Option<&str>,
+    record: &Record,
+) -> rusqlite::Result<usize> {
     insert.raw_bind_parameter(1, record.record_id.to_be_bytes().as_slice())?;
     insert.raw_bind_parameter(2, record.occurred_at_unix_us)?;
-    insert.raw_bind_parameter(3, settled.given_request_id())?;
+    insert.raw_bind_parameter(3, given_request_id)?;
     insert.raw_bind_parameter(7, record.status)?;
     insert.raw_bind_parameter(8, record.outcome as u8)?;
     insert.raw_bind_parameter(9, record.streamed)?;

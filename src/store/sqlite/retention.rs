@@ -21,12 +21,16 @@ pub(super) fn drop_before(connection: &mut Connection, before_us: i64) -> rusqli
     transaction
         .prepare_cached("UPDATE usage_retention SET kept_from_us = max(kept_from_us, ?1)")?
         .execute([before_us])?;
-    let dropped = transaction
-        .prepare_cached(
-            "DELETE FROM usage_rows WHERE record_id IN
-                 (SELECT record_id FROM usage_rows WHERE occurred_at_us < ?1 LIMIT ?2)",
-        )?
-        .execute((before_us, DROPPED_AT_ONCE))?;
+    let mut dropped = 0;
+    for table in ["usage_places", "usage_rows"] {
+        let delete = format!(
+            "DELETE FROM {table} WHERE record_id IN
+                 (SELECT record_id FROM usage_rows WHERE occurred_at_us < ?1
+                  ORDER BY occurred_at_us, record_id LIMIT ?2)"
+        );
+        let mut delete = transaction.prepare_cached(&delete)?;
+        dropped = delete.execute((before_us, DROPPED_AT_ONCE))?;
+    }
     transaction.commit()?;
     Ok(dropped == DROPPED_AT_ONCE as usize)
 }

@@ -5,12 +5,12 @@ use super::in_use::refuse_used;
 use super::keys::LIVING;
 use crate::clock;
 use crate::store::error::CatalogError;
+use crate::store::known_prices::PriceName;
 use crate::store::price_text;
 use crate::store::rows::{NewService, Page, PriceRow, ServiceChange, ServiceRow};
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 use shard::catalog::{PriceModel, PriceVersion};
 use shard::units::ServiceId;
-use std::collections::HashMap;
 
 const COLUMNS: &str =
     "place, id, name, base_url, default_path, credential_sealed, enabled, created_at";
@@ -127,17 +127,17 @@ pub(super) fn list(connection: &Connection, page: Page) -> Result<Vec<ServiceRow
     Ok(rows)
 }
 
-/// Every price there is or was, those of deleted services too: for calls that are yet to be priced.
-pub(super) fn every_price(
+/// A price, be its service deleted or not: for calls that are yet to be priced. A text that no
+/// start would take for a price is none.
+pub(super) fn price(
     connection: &Connection,
-) -> Result<HashMap<(ServiceId, u32), PriceModel>, CatalogError> {
-    let query = "SELECT version, effective_at_unix_us, price, created_at, service_id FROM prices";
-    let mut statement = connection.prepare(query)?;
-    let rows = statement.query_map((), |row| {
-        let PriceVersion { version, model, .. } = read_price(row)?.price;
-        Ok(((ServiceId(id_at(row, 4)?), version), model))
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    (service, version): PriceName,
+) -> rusqlite::Result<Option<PriceModel>> {
+    let text: Option<String> = connection
+        .prepare_cached("SELECT price FROM prices WHERE service_id = ?1 AND version = ?2")?
+        .query_row((service.to_string(), version), |row| row.get(0))
+        .optional()?;
+    Ok(text.as_deref().and_then(price_text::read))
 }
 
 /// A service's prices, ascending by time, then by version.

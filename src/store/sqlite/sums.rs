@@ -3,30 +3,26 @@
 //! stops at the largest integer, and is told; a cost is carried over into a second column.
 
 use crate::store::day_sums::{Day, DaySum, DaySums};
+use crate::store::known_prices::KnownPrices;
 use crate::store::texts;
-use rusqlite::{CachedStatement, OptionalExtension, Transaction, params};
-use shard::units::{DAY_US, Period, ServiceId};
-use std::collections::HashMap;
+use rusqlite::{CachedStatement, Transaction, params};
+use shard::units::{DAY_US, Period};
 
 /// One in `cost_carry`, nano-USD.
 const CARRY_NANOUSD: i128 = 1_000_000_000_000_000_000;
-
-/// Fees by price, cached: a price never changes. `None`: it is no subscription.
-#[derive(Default)]
-pub(super) struct Fees(HashMap<(ServiceId, u32), Option<i64>>);
 
 /// Adds everything to the ledger. Returns how many of its sums stand at the largest integer.
 pub(super) fn flush(
     sums: &mut DaySums,
     transaction: &Transaction<'_>,
-    fees: &mut Fees,
+    prices: &KnownPrices,
 ) -> rusqlite::Result<u64> {
     let mut upsert = transaction.prepare_cached(UPSERT)?;
     let (mut saturated, mut due) = (0, Vec::new());
     for ((consumer, service, day), sum) in sums.drain() {
         saturated += u64::from(add_day(&mut upsert, (consumer, service, day), &sum)?);
         for (version, at_unix_us) in sum.prices {
-            if let Some(fee) = fees.of(transaction, service, version)? {
+            if let Some(fee) = prices.fee_nanousd((service, version)) {
                 due.push((at_unix_us, consumer, service, version, fee));
             }
         }
@@ -87,30 +83,4 @@ fn add_day(
         ],
         |row| row.get(0),
     )
-}
-
-impl Fees {
-    fn of(
-        &mut self,
-        transaction: &Transaction<'_>,
-        service: ServiceId,
-        version: u32,
-    ) -> rusqlite::Result<Option<i64>> {
-        if let Some(known) = self.0.get(&(service, version)) {
-            return Ok(*known);
-        }
-        let found: Option<Option<i64>> = transaction
-            .prepare_cached(
-                "SELECT CASE json_extract(price, '$.kind')
-                     WHEN 'subscription' THEN json_extract(price, '$.fee_nanousd') END
-                 FROM prices WHERE service_id = ?1 AND version = ?2",
-            )?
-            .query_row((texts::id(service.0).as_str(), version), |row| row.get(0))
-            .optional()?;
-        // A price that is not there may come yet.
-        if let Some(fee) = found {
-            self.0.insert((service, version), fee);
-        }
-        Ok(found.flatten())
-    }
 }

@@ -47,6 +47,7 @@ fn ledger_of(days: u32, per_day: u32) -> impl FnOnce(&mut Connection) -> Result<
              INSERT INTO usage_rows SELECT CAST(printf('%08d', i) AS BLOB),
                  (1793491200 + i * 86400 / {per_day}) * 1000000, 'q', 'consumer', 'key',
                  'service', 200, 0, 0, 1, 0, 2, 0, 1, 3, 1, 1, 1, 1, 1 FROM n;
+             INSERT INTO usage_places SELECT record_id, 0 FROM usage_rows;
              INSERT INTO usage_daily SELECT consumer_id, service_id, substr(occurred_at, 1, 10),
                  period, count(*), sum(input_tokens), 0, sum(output_tokens), sum(cost_nanousd), 0
              FROM usage_records GROUP BY 3;",
@@ -178,6 +179,9 @@ fn what_was_kept_for_long_enough_goes_and_its_sums_by_day_stay() {
     }
     assert_eq!(slices, 4, "three of 1 000 records and a look that finds none");
     assert_eq!(ledger.totals_before(i64::MAX).unwrap().records, 3_000);
+    let places = "SELECT count(*) FROM usage_places";
+    let places = ledger.connection().query_row(places, (), |row| row.get::<_, i64>(0));
+    assert_eq!(places, Ok(3_000));
     let store = Store::open(dir.path());
     let summed = |span: SumSpan| {
         store.run_here(move |db| sums(db, &[], &span, 1, 0)).map(|summed| summed[0].calls)

@@ -1,10 +1,10 @@
 //! Sums of the ledger. The writer adds to it a batch (about 100 ms) behind the settled records.
 
 use super::columns::unsigned;
+use super::retention;
 use super::wide::{sum_at, wide_sum};
-use super::{ledger, retention};
 use crate::store::error::CatalogError;
-use crate::store::usage::{By, MonthOfConsumer, MonthsUsed, ServiceMonth, Sum, SumSpan};
+use crate::store::usage::{By, ServiceMonth, Sum, SumSpan};
 use crate::wire::time_text::{parse_day, parse_rfc3339};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
@@ -178,45 +178,29 @@ fn narrow(sum: i128) -> i64 {
     i64::try_from(sum).unwrap_or(i64::MAX)
 }
 
-/// Settled records of a journal before this one are in the ledger.
-fn watermark(connection: &Connection, journal_id: u128) -> Result<u64, CatalogError> {
-    Ok(ledger::watermark(connection, journal_id)?.0)
-}
-
 /// Has any call ever been admitted? Its day's sums stay, whatever becomes of its record.
 pub(super) fn has_records(connection: &Connection) -> Result<bool, CatalogError> {
     let query = "SELECT EXISTS (SELECT 1 FROM usage_daily)";
     Ok(connection.query_row(query, (), |row| row.get(0))?)
 }
 
-/// Reads all months as they are at one moment, and how far the ledger reaches into each journal.
+/// Tokens of each month, input and output together, all of them at one moment.
 pub(super) fn months(
     connection: &mut Connection,
-    months: &[MonthOfConsumer],
-    journals: &[u128],
-) -> Result<MonthsUsed, CatalogError> {
+    months: &[(ConsumerId, Period)],
+) -> Result<Vec<u64>, CatalogError> {
     let transaction = connection.transaction()?;
-    let reached = |journal_id: &u128| watermark(&transaction, *journal_id);
-    let reached = journals.iter().map(reached).collect::<Result<_, _>>()?;
-    let tokens = |month: &MonthOfConsumer| month_tokens(&transaction, *month);
-    let tokens = months.iter().map(tokens).collect::<Result<_, _>>()?;
-    Ok(MonthsUsed { tokens, reached })
-}
-
-/// Tokens, input and output together.
-pub(super) fn month_tokens(
-    connection: &Connection,
-    MonthOfConsumer { consumer, service, period }: MonthOfConsumer,
-) -> Result<u64, CatalogError> {
     let [input, output] = ["input_tokens", "output_tokens"].map(wide_sum);
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {input}, {output} FROM usage_daily
-         WHERE period = ?1 AND consumer_id = ?2 AND (?3 IS NULL OR service_id = ?3)"
+    let mut statement = transaction.prepare_cached(&format!(
+        "SELECT {input}, {output} FROM usage_daily WHERE period = ?1 AND consumer_id = ?2"
     ))?;
-    let service = service.map(|service| service.to_string());
-    let month = (period.to_string(), consumer.to_string(), service);
-    let tokens = statement.query_row(month, |row| Ok(sum_at(row, 0)? + sum_at(row, 2)?))?;
-    Ok(u64::try_from(tokens).unwrap_or(u64::MAX))
+    let mut tokens = Vec::with_capacity(months.len());
+    for (consumer, period) in months {
+        let month = (period.to_string(), consumer.to_string());
+        let sum = statement.query_row(month, |row| Ok(sum_at(row, 0)? + sum_at(row, 2)?))?;
+        tokens.push(u64::try_from(sum).unwrap_or(u64::MAX));
+    }
+    Ok(tokens)
 }
 
 /// Cost and calls of a consumer's month, by service.

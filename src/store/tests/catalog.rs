@@ -154,7 +154,6 @@ fn what_is_used_stays_and_what_is_deleted_is_used_by_nobody_any_more(store: &Tes
         Ok::<(), CatalogError>(())
     })
     .unwrap();
-    assert_eq!(store.ledger().prices().unwrap().len(), 2);
 }
 
 fn a_rotated_key_ends_no_later_than_it_would_have(store: &TestStore) {

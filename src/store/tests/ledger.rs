@@ -2,18 +2,16 @@
 
 use super::{ORIGINS, TestStore, done, on_every_store, settled, write};
 use crate::channels::Settled;
-use crate::store::usage::{By, MonthOfConsumer, Sum, SumSpan};
+use crate::store::usage::{By, Sum, SumSpan};
 use crate::store::{Advance, Batch, Catalog, CatalogError, Dead, LedgerError, RecordTotals};
 use shard::record::{Record, Usage};
 use shard::units::{ConsumerId, KeyId, NanoUsd, Period, ServiceId};
-use std::sync::Arc;
 
 on_every_store! {
     what_is_below_the_watermark_is_skipped
     sums_are_apart_by_what_was_asked
     bounds_with_a_time_of_day_cut_their_days_exactly
-    months_are_read_with_how_far_the_ledger_reaches
-    a_recovered_call_is_priced_behind_all_others_and_added_once
+    months_are_read_in_the_order_that_they_were_asked_for
     records_of_before_a_month_are_given_out_and_dropped
 }
 
@@ -138,43 +136,18 @@ fn bounds_with_a_time_of_day_cut_their_days_exactly(store: &TestStore) {
     assert_eq!(calls(SumSpan { from_day: day("02"), ..before("03T02:00:00") }), 24 + 2);
 }
 
-fn months_are_read_with_how_far_the_ledger_reaches(store: &TestStore) {
-    let records = numbered([call(1, 7, NOVEMBER_US, 10), call(1, 8, NOVEMBER_US, 100)]);
+fn months_are_read_in_the_order_that_they_were_asked_for(store: &TestStore) {
+    let records = numbered([
+        call(1, 7, NOVEMBER_US, 10),
+        call(1, 8, NOVEMBER_US, 100),
+        call(3, 7, NOVEMBER_US, 1),
+        call(1, 7, NOVEMBER_US - 1, 9),
+    ]);
     write(&mut store.ledger(), &records).unwrap();
-    let period = Period(202_611);
-    let month = |consumer, service: Option<u64>| MonthOfConsumer {
-        consumer: ConsumerId(consumer),
-        service: service.map(ServiceId),
-        period,
-    };
-    let months = vec![month(1, Some(8)), month(2, None), month(1, None), month(1, Some(9))];
-    let used = done(store.catalog().months(months, Arc::new([5, 1]))).unwrap();
-    assert_eq!(used.tokens, [200, 0, 220, 0]);
-    assert_eq!(*used.reached, [0, 3]);
-}
-
-fn a_recovered_call_is_priced_behind_all_others_and_added_once(store: &TestStore) {
-    let mut ledger = store.ledger();
-    let records = numbered([call(1, 7, NOVEMBER_US, 10)]);
-    let lost = |seq, n| settled(seq, call(1, 7, NOVEMBER_US + 1, n));
-    let price = |_: &Record, before: u64| NanoUsd(before as i64);
-    let mut recover = |lost: &[Settled]| {
-        let recovered: Vec<(Settled, super::super::Price<'_>)> =
-            lost.iter().map(|it| (*it, &price as super::super::Price<'_>)).collect();
-        ledger.write(&Batch {
-            origins: &ORIGINS,
-            records: &records,
-            recovered: &recovered,
-            advances: &[Advance { origin: 0, next_seq: 4, closed: true }],
-        })
-    };
-    let written = recover(&[lost(2, 5), lost(3, 6)]).unwrap();
-    assert_eq!((written.rows, written.recovered), (3, 2));
-    let again = recover(&[lost(2, 5)]).unwrap();
-    assert_eq!((again.rows, again.skipped), (0, 2));
-    let sum = &sums(&store.catalog(), &[], SumSpan::default())[0];
-    // The second was priced behind the first one.
-    assert_eq!((sum.calls, sum.cost), (3, NanoUsd(30 + 20 + 30)));
+    let november = Period(202_611);
+    let months = [(3, november), (2, november), (1, november), (1, Period(202_610))];
+    let months = months.map(|(consumer, period)| (ConsumerId(consumer), period)).to_vec();
+    assert_eq!(done(store.catalog().months(months)).unwrap(), [2, 0, 220, 18]);
 }
 
 fn records_of_before_a_month_are_given_out_and_dropped(store: &TestStore) {

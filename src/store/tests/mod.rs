@@ -3,6 +3,7 @@
 
 mod catalog;
 mod ledger;
+mod places;
 mod postgres;
 #[path = "../../../tests/e2e/support/postgres.rs"]
 #[expect(dead_code, reason = "no test of the store kills its server")]

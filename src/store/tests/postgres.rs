@@ -53,7 +53,12 @@ fn instances_that_start_at_once_make_one_schema() {
         assert_eq!(opened.join().unwrap(), 3, "each finds the plans, once");
     }
     let applied = query(&store, "SELECT name FROM schema_migrations ORDER BY name");
-    let names = ["0001_create_catalog", "0002_create_usage", "0003_narrow_usage_indexes"];
+    let names = [
+        "0001_create_catalog",
+        "0002_create_usage",
+        "0003_narrow_usage_indexes",
+        "0004_place_usage",
+    ];
     assert_eq!(applied, names.map(|name| [name]));
 }
 

@@ -32,6 +32,15 @@ pub struct Row {
     pub instance_id: String,
 }
 
+/// A record's place in the month, and what it was billed there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlacedRow {
+    pub place: u64,
+    /// Input, cached of them, output.
+    pub tokens: (u64, u64, u64),
+    pub cost_nanousd: u64,
+}
+
 /// The ledger of one instance.
 pub enum Ledger {
     /// In its data directory.
@@ -65,6 +74,44 @@ impl Ledger {
         rows.remove(0)
     }
 
+    /// The consumer's rows on the service that have a place in the month, in that order: theirs in
+    /// the ledger, whenever the calls were.
+    pub fn placed(&self, consumer_id: &str, service_id: &str) -> Vec<PlacedRow> {
+        let (rows, id) = match self {
+            Self::File(_) => ("usage_rows JOIN usage_places USING (record_id)", ""),
+            Self::Postgres(_) => ("usage_rows", "tollgate_id"),
+        };
+        let query = format!(
+            "SELECT month_place, input_tokens, cached_tokens, output_tokens, cost_nanousd
+             FROM {rows} WHERE {id}(consumer_id) = '{consumer_id}'
+                AND {id}(service_id) = '{service_id}' AND month_place IS NOT NULL
+             ORDER BY month_place, input_tokens + output_tokens"
+        );
+        let placed = |[place, input, cached, output, cost_nanousd]: [u64; 5]| PlacedRow {
+            place,
+            tokens: (input, cached, output),
+            cost_nanousd,
+        };
+        match self {
+            Self::File(path) => {
+                let connection = read_only(path);
+                let mut statement = connection.prepare(&query).unwrap();
+                let number = |row: &rusqlite::Row<'_>, column| {
+                    u64::try_from(row.get::<_, i64>(column).unwrap()).unwrap()
+                };
+                let columns = [0, 1, 2, 3, 4];
+                let rows = statement.query_map((), |row| Ok(columns.map(|at| number(row, at))));
+                rows.unwrap().map(|row| placed(row.unwrap())).collect()
+            }
+            Self::Postgres(url) => {
+                let rows = postgres::query(url, &query).unwrap();
+                let numbers =
+                    |row: &Vec<String>| [0, 1, 2, 3, 4].map(|at| row[at].parse().unwrap());
+                rows.iter().map(|row| placed(numbers(row))).collect()
+            }
+        }
+    }
+
     fn select(&self, request_id: Option<&str>) -> Vec<Row> {
         let condition = match request_id {
             Some(id) => format!("request_id = '{}'", id.replace('\'', "''")),
@@ -79,9 +126,7 @@ impl Ledger {
         );
         match self {
             Self::File(path) => {
-                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
-                let connection = Connection::open_with_flags(path, flags).unwrap();
-                connection.busy_timeout(Duration::from_secs(10)).unwrap();
+                let connection = read_only(path);
                 let mut statement = connection.prepare(&query).unwrap();
                 let rows = statement.query_map((), read).unwrap();
                 rows.collect::<Result<_, _>>().unwrap()
@@ -91,6 +136,12 @@ impl Ledger {
             }
         }
     }
+}
+
+fn read_only(path: &Path) -> Connection {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    connection.busy_timeout(Duration::from_secs(10)).unwrap();
+    connection
 }
 
 fn read_texts(row: &[String]) -> Row {

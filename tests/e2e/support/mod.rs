@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod poll;
 pub mod postgres;
 pub mod process;
+pub mod reckoning;
 pub mod recorder;
 pub mod redis_server;
 pub mod resolver;

@@ -17,7 +17,6 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 const TOKEN: &str = "0123456789abcdef";
@@ -55,9 +54,7 @@ impl Running {
         let catalog = RefCell::new(Catalog::clone(&opened.catalog()));
         let digest_key = opened.digest_key();
         let metrics = Arc::new(Metrics::new(2));
-        let (instance, journals) = (1, Arc::new([1, 2]));
-        let args =
-            ControlArgs { opened, config, channels, metrics, admin_listener, instance, journals };
+        let args = ControlArgs { opened, config, channels, metrics, admin_listener, instance: 1 };
         let control = Some(spawn(args).unwrap());
         let agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
         Self { control, shards, catalog, url, agent, data_dir, digest_key }
@@ -519,17 +516,9 @@ fn shards_get_tokens_of_rate_and_of_what_the_ledger_leaves() {
 }
 
 #[test]
-fn shards_get_months_counts_and_accounts() {
-    let (running, consumer, service) = with_usage();
+fn shards_get_counts_and_accounts() {
+    let (running, consumer, _) = with_usage();
     let (period, shard) = (Period(202_611), 0);
-    // The service is new: its price depends on the month from here on.
-    for (shard, next_seq) in [(0, 0), (1, 0)] {
-        let cut = ToControl::MonthCut { shard, service, next_seq };
-        running.shards[usize::from(shard)].to_control.send(cut).unwrap();
-    }
-    let month = running.ask(ToControl::Month { shard, consumer, service, period });
-    let ToShard::Month { tokens, .. } = month else { panic!("{month:?}") };
-    assert_eq!(tokens.load(Relaxed), 42);
     let (input, output) = (b"Hello, world!".to_vec(), Vec::new());
     let counted = running.ask(ToControl::Count { shard, ticket: 9, input, output });
     assert!(
