@@ -433,6 +433,11 @@ impl RateLease {
         }
         self.all_on_lease = answer.status == Status::AllOnLease;
         if answer.granted > 0 {
+            if answer.granted > self.last_granted && answer.left > 0 {
+                // Grants double from one token on: until one is large enough, the gap would be time
+                // in which callers are refused what is there.
+                self.next_call_at = now;
+            }
             self.last_granted = answer.granted;
             self.granted_at = now;
         }

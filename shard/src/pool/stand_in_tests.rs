@@ -202,3 +202,27 @@ fn an_authority_that_is_back_is_asked_again_and_told_what_it_missed() {
     let consumed = told.as_ref().and_then(|told| told.split(' ').nth(2)?.parse::<u64>().ok());
     assert_eq!(consumed, Some(CONSUMED_BEFORE + 20 * 40_000), "{told:?}");
 }
+
+/// Whoever calls one after the other has the burst at once, however small his first wants were.
+#[test]
+fn a_new_keys_first_calls_wait_for_no_gap() {
+    let mut fleet = Fleet::new(1, 1_000, 1_000, None);
+    for call in 0..20 {
+        fleet.now = fleet.now.after(Nanos::from_ms(1));
+        let (lease, used, _) = fleet.shards[0];
+        let want = RateWant {
+            shard: 0,
+            bucket: BUCKET,
+            plan: 0,
+            lease,
+            want: 1,
+            need: 1,
+            demand: 1,
+            used,
+            returned: 0,
+        };
+        fleet.pools[0].on_rate(want, &fleet.plan, fleet.now);
+        fleet.settle(0);
+        assert_eq!(fleet.tokens, call + 1, "the call is answered in its turn");
+    }
+}
