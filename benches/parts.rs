@@ -17,7 +17,7 @@ use tollgate::channels::Settled;
 use tollgate::clock;
 use tollgate::config::Config;
 use tollgate::journal::{self, Journal, Pending};
-use tollgate::store::{Advance, Batch, Ledger, Origin};
+use tollgate::store::{Advance, Batch, Ledger, Origin, StoreLocation};
 use tollgate::wire::call::scan_call;
 use tollgate::wire::key_text;
 use tollgate::wire::request::{HeadLimits, RequestHead, parse_request_head};
@@ -167,20 +167,31 @@ fn append(criterion: &mut Criterion) {
     journal.close();
 }
 
+/// Into SQLite, and where `TOLLGATE_BENCH_POSTGRES` is the URL of a database, into that.
 fn batch(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     let mut ledger = Ledger::open(folder.path()).unwrap();
     ledger.tune().unwrap();
-    let origins = [Origin { journal_id: 1, instance_id: 2 }];
+    batch_into(criterion, "SQLite", &mut ledger, BATCH_ROWS);
+    let Ok(url) = std::env::var("TOLLGATE_BENCH_POSTGRES") else { return };
+    for rows in [100, 1_000, BATCH_ROWS] {
+        let mut ledger = Ledger::open(StoreLocation::Postgres(url.clone())).unwrap();
+        batch_into(criterion, "Postgres", &mut ledger, rows);
+    }
+}
+
+fn batch_into(criterion: &mut Criterion, store: &str, ledger: &mut Ledger, rows: u64) {
+    // Nothing that an earlier run has written is below the watermark.
+    let journal_id = uuid::Uuid::now_v7().as_u128();
+    let origins = [Origin { journal_id, instance_id: 2 }];
     let mut next_seq = 1;
     let mut group = criterion.benchmark_group("writer");
-    group.sample_size(10).throughput(Throughput::Elements(BATCH_ROWS));
-    group.bench_function("batch of 4096 into SQLite", |bencher| {
+    group.sample_size(10).throughput(Throughput::Elements(rows));
+    group.bench_function(format!("batch of {rows} into {store}"), |bencher| {
         bencher.iter_batched(
             || {
-                let records: Vec<Settled> =
-                    (next_seq..next_seq + BATCH_ROWS).map(settled).collect();
-                next_seq += BATCH_ROWS;
+                let records: Vec<Settled> = (next_seq..next_seq + rows).map(settled).collect();
+                next_seq += rows;
                 (records, next_seq)
             },
             |(records, end)| {
@@ -190,7 +201,7 @@ fn batch(criterion: &mut Criterion) {
                     recovered: &[],
                     advances: &[Advance { origin: 0, next_seq: end, closed: false }],
                 });
-                assert_eq!(written.unwrap().rows, BATCH_ROWS);
+                assert_eq!(written.unwrap().rows, rows);
             },
             BatchSize::PerIteration,
         );

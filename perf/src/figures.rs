@@ -20,6 +20,15 @@ const REACH: &[(&str, &str, bool, f64)] = &[
     ("memory: idle", "tollgate", true, 25.0),
     ("memory: under load", "tollgate", true, 40.0),
     ("memory: 10 000 idle connections add", "tollgate", true, 60.0),
+    ("redis calls: one key at full speed", "tollgate", true, 0.000_5),
+    ("redis calls: 1 000/s over three", "tollgate", true, 0.06),
+    ("redis calls: a refusal", "tollgate", true, 0.000_8),
+    ("redis calls: many keys, 1/s each", "tollgate", true, 0.25),
+    ("outage: rows drained", "tollgate", false, 50_000.0),
+    ("outage: p99 while draining, to before", "tollgate", true, 2.0),
+    ("ledger: a batch of 100 rows", "tollgate", true, 3.0),
+    ("ledger: a batch of 1 000 rows", "tollgate", true, 10.0),
+    ("ledger: rows of one writer", "tollgate", false, 100_000.0),
 ];
 
 struct Figure {

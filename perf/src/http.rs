@@ -1,5 +1,6 @@
 //! One HTTP request on a connection of its own or a kept one: for looking, never for load.
 
+use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -39,11 +40,31 @@ pub fn exchange(stream: &mut TcpStream, request: &str) -> Result<(String, String
 /// Asks once.
 pub fn get(server: SocketAddr, path: &str, token: &str) -> Result<String, String> {
     let request =
-        format!("GET {path} HTTP/1.1\r\nhost: perf\r\nauthorization: Bearer {token}\r\n\r\n");
+        format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {token}\r\n\r\n");
     let (head, body) = exchange(&mut connect(server)?, &request)?;
     match head.split(' ').nth(1) {
         Some("200") => Ok(body),
         _ => Err(format!("{path}: {head}")),
+    }
+}
+
+/// Posts JSON to the admin API over a kept connection.
+pub fn post(
+    stream: &mut TcpStream,
+    path: &str,
+    token: &str,
+    body: &Value,
+) -> Result<Value, String> {
+    let body = body.to_string();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {token}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (head, answer) = exchange(stream, &request)?;
+    match head.split(' ').nth(1) {
+        Some("200" | "201") => serde_json::from_str(&answer).map_err(|error| error.to_string()),
+        _ => Err(format!("{path}: {head}: {answer}")),
     }
 }
 

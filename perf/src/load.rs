@@ -39,6 +39,31 @@ impl Script {
         Self::write(folder, name, &text)
     }
 
+    /// The same call by one key after another, each connection so long after its last one.
+    pub fn many(
+        folder: &Path,
+        name: &str,
+        path: &str,
+        keys: &[String],
+        between_ms: u64,
+    ) -> Result<Self, String> {
+        let list = folder.join(format!("{name}.keys"));
+        fs::write(&list, keys.join("\n")).map_err(|error| error.to_string())?;
+        let text = format!(
+            "local requests, at = {{}}, 0\n\
+             function init()\n\
+             for key in io.lines(\"{}\") do\n\
+             requests[#requests + 1] = wrk.format(\"POST\", \"{path}\", \
+             {{[\"content-type\"] = \"application/json\", \
+             authorization = \"Bearer \" .. key}}, '{REQUEST_BODY}')\n\
+             end\nend\n\
+             function request()\nat = at % #requests + 1\nreturn requests[at]\nend\n\
+             function delay()\nreturn {between_ms}\nend\n{REPORT}",
+            list.display()
+        );
+        Self::write(folder, name, &text)
+    }
+
     /// A bare GET of a path, with `key`.
     pub fn get(folder: &Path, name: &str, path: &str, key: &str) -> Result<Self, String> {
         let text = format!(

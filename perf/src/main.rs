@@ -6,6 +6,7 @@
 mod count;
 mod figures;
 mod flame;
+mod fleet;
 mod floor;
 mod http;
 mod load;
@@ -14,6 +15,7 @@ mod process;
 mod profile;
 mod servers;
 
+use figures::Figures;
 use flame::View;
 use measure::Extent;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -26,6 +28,8 @@ use std::process::ExitCode;
 const OPEN_FILES_MIN: u64 = 12_000;
 const FULL: Extent = Extent { rounds: 5, span_s: 4 };
 const QUICK: Extent = Extent { rounds: 2, span_s: 2 };
+/// That call once a second, in a fleet.
+const KEYS: usize = 10_000;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
         ["floor", rest @ ..] => serve_floor(rest),
         ["flame", rest @ ..] => draw_flame(rest),
         ["count", rest @ ..] => count::run(rest, &folders()),
+        ["fleet", rest @ ..] => measure_fleet(rest),
         ["look", admin, span_s] => flame::look(admin, span_s),
         _ => measure_all(&words),
     };
@@ -84,6 +89,21 @@ fn folders() -> (&'static Path, PathBuf) {
 }
 
 fn measure_all(args: &[&str]) -> Result<(), String> {
+    let mode = if args.contains(&"--quick") { "quick" } else { "full" };
+    show(args, mode, measure::run)
+}
+
+fn measure_fleet(args: &[&str]) -> Result<(), String> {
+    let (mode, keys) =
+        if args.contains(&"--quick") { ("fleet, quick", KEYS / 10) } else { ("fleet", KEYS) };
+    show(args, mode, |place, program, extent| fleet::run(place, program, extent, keys))
+}
+
+fn show(
+    args: &[&str],
+    mode: &str,
+    measure: impl FnOnce(&Place, &Path, Extent) -> Result<Figures, String>,
+) -> Result<(), String> {
     let given = |name: &str| args.contains(&name);
     let (folder, target) = folders();
     let known = ["--json", "--quick", "--record"];
@@ -92,9 +112,9 @@ fn measure_all(args: &[&str]) -> Result<(), String> {
     }
     let program: PathBuf = target.join("release/tollgate");
     raise_open_files()?;
-    let (mode, extent) = if given("--quick") { ("quick", QUICK) } else { ("full", FULL) };
+    let extent = if given("--quick") { QUICK } else { FULL };
     let place = Place::new(&target)?;
-    let figures = measure::run(&place, &program, extent)?;
+    let figures = measure(&place, &program, extent)?;
     let lines = figures.lines(&figures::circumstances(mode));
     if given("--record") {
         figures::record(&folder.join("results.ndjson"), &lines)?;

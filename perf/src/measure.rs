@@ -339,11 +339,15 @@ fn megabytes(process: &Process) -> Result<f64, String> {
     Ok(process.resident_bytes()? as f64 / 1e6)
 }
 
-/// Rows of the ledger, each of a call that was answered with 200 and metered as the upstream said.
+/// Counts the rows of the ledger, each of a call that was answered with 200 and metered as the
+/// upstream said.
+pub const ROWS: &str = "SELECT count(*) FROM usage_records WHERE status = 200
+    AND outcome = 'completed' AND input_tokens = 17 AND output_tokens = 16
+    AND tokens_source = 'reported'";
+
+/// The same, of the embedded store.
 pub fn rows(ledger: &Path) -> Result<u64, String> {
-    let sql = "SELECT count(*) FROM usage_records WHERE status = 200 AND outcome = 'completed' \
-               AND input_tokens = 17 AND output_tokens = 16 AND tokens_source = 'reported'";
     let connection = Connection::open(ledger).map_err(|error| error.to_string())?;
-    let count: Result<i64, _> = connection.query_row(sql, [], |row| row.get(0));
+    let count: Result<i64, _> = connection.query_row(ROWS, [], |row| row.get(0));
     count.map(i64::unsigned_abs).map_err(|error| error.to_string())
 }

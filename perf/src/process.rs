@@ -28,8 +28,14 @@ pub struct Thread {
 }
 
 impl Process {
-    /// Starts a program on one core; what it says goes to `log`.
-    pub fn start(core: usize, program: &Path, args: &[&str], log: &Path) -> Result<Self, String> {
+    /// Starts a program on one core, with `env` besides what is there; what it says goes to `log`.
+    pub fn start(
+        core: usize,
+        program: &Path,
+        args: &[&str],
+        env: &[(&str, String)],
+        log: &Path,
+    ) -> Result<Self, String> {
         let file = File::create(log).map_err(|error| format!("{}: {error}", log.display()))?;
         let copy = file.try_clone().map_err(|error| error.to_string())?;
         // It goes with this process, however that ends.
@@ -41,6 +47,7 @@ impl Process {
             }
         }
         command.args(["taskset", "-c", &core.to_string()]).arg(program).args(args);
+        command.envs(env.iter().map(|(name, value)| (name, value)));
         let child = command.stdin(Stdio::null()).stdout(file).stderr(copy).spawn();
         let child = child.map_err(|error| format!("{}: {error}", program.display()))?;
         Ok(Self { child })
@@ -119,8 +126,17 @@ impl Process {
     }
 
     /// Asks it to end and waits until it has.
-    pub fn end(mut self) -> Result<(), String> {
-        kill_process(self.pid(), Signal::TERM).map_err(|error| error.to_string())?;
+    pub fn end(self) -> Result<(), String> {
+        self.end_by(Signal::TERM)
+    }
+
+    /// The same by SIGINT.
+    pub fn interrupt(self) -> Result<(), String> {
+        self.end_by(Signal::INT)
+    }
+
+    fn end_by(mut self, signal: Signal) -> Result<(), String> {
+        kill_process(self.pid(), signal).map_err(|error| error.to_string())?;
         until("a process to end", END_PATIENCE, || {
             self.child.try_wait().map(|status| status.map(|_| ())).map_err(|e| e.to_string())
         })

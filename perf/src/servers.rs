@@ -75,8 +75,26 @@ pub struct Gateway {
     pub ledger: PathBuf,
 }
 
+/// How a gateway is set up besides.
+pub struct Setting<'a> {
+    /// Settings in its environment.
+    pub env: &'a [(&'a str, String)],
+    /// Another instance of the same marketplace.
+    pub beside: Option<&'a Gateway>,
+}
+
+/// Gives a new instance the secrets of `other`, and what that one's demo sells.
+fn share(other: &Gateway, data: &Path) -> Result<(), String> {
+    let from = other.ledger.parent().unwrap_or(data);
+    let done = fs::create_dir_all(data).and_then(|()| {
+        let mut names = ["demo.json", "digest.key", "encryption.key"].iter();
+        names.try_for_each(|name| fs::copy(from.join(name), data.join(name)).map(drop))
+    });
+    done.map_err(|error| format!("{}: {error}", data.display()))
+}
+
 /// A port that is free just now.
-fn free_address() -> Result<SocketAddr, String> {
+pub fn free_address() -> Result<SocketAddr, String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| e.to_string())?;
     listener.local_addr().map_err(|error| error.to_string())
 }
@@ -88,9 +106,10 @@ impl Server {
         address: SocketAddr,
         program: &Path,
         args: &[&str],
+        env: &[(&str, String)],
     ) -> Result<Self, String> {
         let log = place.file(&format!("{name}.log"));
-        let process = Process::start(core, program, args, &log)?;
+        let process = Process::start(core, program, args, env, &log)?;
         let connected = || Ok(TcpStream::connect(address).ok());
         until(name, START_PATIENCE, connected)
             .map_err(|why| format!("{why}:\n{}", read(&log).unwrap_or_default()))?;
@@ -121,7 +140,7 @@ impl Server {
         let room = message_bytes.to_string();
         let mut args = vec!["floor", kind, room.as_str(), at.as_str()];
         args.extend(to.as_deref());
-        Self::start(place, named, address, &own, &args)
+        Self::start(place, named, address, &own, &args, &[])
     }
 
     /// nginx with one process, its logs off and connections to the upstream kept.
@@ -151,24 +170,41 @@ http {{
         let path = place.file("nginx.conf");
         fs::write(&path, configuration).map_err(|error| error.to_string())?;
         let args = ["-c", &path.display().to_string(), "-p", &folder.to_string()];
-        Self::start(place, ("nginx", SERVER_CORE), address, Path::new("nginx"), &args)
+        Self::start(place, ("nginx", SERVER_CORE), address, Path::new("nginx"), &args, &[])
     }
 }
 
 impl Gateway {
     /// `tollgate demo` with one shard, journal and ledger on, in front of `upstream`.
     pub fn start(place: &Place, program: &Path, upstream: SocketAddr) -> Result<Self, String> {
+        Self::start_with(place, program, upstream, &Setting { env: &[], beside: None })
+    }
+
+    /// The same, set up otherwise.
+    pub fn start_with(
+        place: &Place,
+        program: &Path,
+        upstream: SocketAddr,
+        setting: &Setting<'_>,
+    ) -> Result<Self, String> {
         let (address, admin) = (free_address()?, free_address()?);
         let data = place.file("tollgate");
         let (at, admin_at) = (address.to_string(), admin.to_string());
         let args = ["demo", "--shards", "1", "--listen", &at, "--admin-listen", &admin_at];
         let (folder, url) = (data.display().to_string(), format!("http://{upstream}"));
         let args = [&args[..], &["--data-dir", &folder, "--upstream", &url]].concat();
-        let server = Server::start(place, ("tollgate", SERVER_CORE), address, program, &args)?;
+        if let Some(other) = setting.beside {
+            share(other, &data)?;
+        }
+        let named = ("tollgate", SERVER_CORE);
+        let server = Server::start(place, named, address, program, &args, setting.env)?;
         // The file comes in one step, once all that it names is there.
         let path = data.join("demo.json");
-        let text = until("demo.json", START_PATIENCE, || Ok(read(&path).ok()))?;
-        let demo = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let demo: Value = until("demo.json", START_PATIENCE, || {
+            let demo = read(&path).ok().and_then(|text| serde_json::from_str(&text).ok());
+            // One that came from another instance names that one.
+            Ok(demo.filter(|demo: &Value| demo["admin_url"] == format!("http://{admin}")))
+        })?;
         let gateway = Self { server, admin, demo, ledger: data.join("tollgate.db") };
         until("readiness", START_PATIENCE, || Ok(http::get(address, "/readyz", "").ok()))?;
         Ok(gateway)

@@ -35,12 +35,23 @@ pub struct Program {
     path: PathBuf,
 }
 
+/// What runs besides the two programs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// Nothing.
+    Nothing,
+    /// nginx and a bare relay, which take turns too.
+    Rivals,
+    /// A Redis and a Postgres, on which the second program stands.
+    Servers,
+}
+
 /// What is asked for.
 struct Options {
     programs: Vec<Program>,
     turns: usize,
     body: String,
-    beside: bool,
+    beside: Beside,
     json: bool,
     record: bool,
 }
@@ -101,7 +112,7 @@ impl Options {
             programs: Vec::new(),
             turns: 1_000,
             body: REQUEST_BODY.to_owned(),
-            beside: false,
+            beside: Beside::Nothing,
             json: false,
             record: false,
         };
@@ -114,7 +125,8 @@ impl Options {
             match *arg {
                 "--turns" => options.turns = number()?.max(4),
                 "--body-bytes" => options.body = prompt::body(number()?.min(BODY_BYTES_MAX)),
-                "--beside" => options.beside = true,
+                "--beside" => options.beside = Beside::Rivals,
+                "--servers" => options.beside = Beside::Servers,
                 "--json" => options.json = true,
                 "--record" => options.record = true,
                 program => {

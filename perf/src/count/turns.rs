@@ -1,10 +1,11 @@
 //! The turns: who runs when, and what each of them cost.
 
-use super::Program;
 use super::load::{Group, Load};
-use crate::measure::rows;
+use super::{Beside, Program};
+use crate::fleet::stores::{Postgres, Redis};
+use crate::measure::{ROWS, rows};
 use crate::process::{Process, pause, until};
-use crate::servers::{Gateway, LOAD_CORE, Place, SERVER_CORE, SHARD, Server};
+use crate::servers::{Gateway, LOAD_CORE, Place, SERVER_CORE, SHARD, Server, Setting};
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, gettid, sched_setaffinity};
 use std::time::Duration;
@@ -12,6 +13,8 @@ use std::time::Duration;
 /// Short, so that little changes between neighbours, and long against the writer's batches.
 const TURN_US: f64 = 100_000.0;
 const WARM_UP_CALLS: usize = 4_096;
+/// A little longer than a Redis grants nothing.
+const QUARANTINE: Duration = Duration::from_secs(6);
 const WRITER: &str = "writer";
 /// Longer than the writer waits for more records before it writes a batch.
 const BATCH_AGE: Duration = Duration::from_millis(60);
@@ -106,6 +109,8 @@ pub struct Bench {
     calls: usize,
     _upstream: Server,
     _beside: Option<Place>,
+    /// Of the second program. They outlive it.
+    stores: Option<(Redis, Postgres)>,
 }
 
 impl Bench {
@@ -114,19 +119,31 @@ impl Bench {
         place: &Place,
         programs: &[Program],
         body: &str,
-        beside: bool,
+        beside: Beside,
         calls: Option<usize>,
     ) -> Result<Self, String> {
         let room = body.len() + HEAD_BYTES;
         let upstream = Server::roomy_floor(place, ("upstream", LOAD_CORE), "answer", None, room)?;
+        let stores = match beside {
+            Beside::Servers => Some((Redis::start(place)?, Postgres::start(place)?)),
+            _ => None,
+        };
         let mut runs = Vec::new();
         for (program, name) in programs.iter().zip(["a", "b"]) {
             let own = place.within(name)?;
-            let gateway = Gateway::start(&own, &program.path, upstream.address)?;
+            let env = stores.iter().filter(|_| name == "b").flat_map(|(redis, postgres)| {
+                [("TOLLGATE_AUTHORITY__URL", redis.url()), ("TOLLGATE_STORE__URL", postgres.url())]
+            });
+            let setting = Setting { env: &env.collect::<Vec<_>>(), beside: None };
+            let gateway = Gateway::start_with(&own, &program.path, upstream.address, &setting)?;
             runs.push(Runs::Gateway(Box::new(gateway), own));
         }
+        if stores.is_some() {
+            // A Redis that is new grants nothing for five seconds.
+            pause(QUARANTINE);
+        }
         let mut beside_place = None;
-        if beside {
+        if beside == Beside::Rivals {
             let own = place.within("beside")?;
             runs.push(Runs::Rival(Server::nginx(&own, upstream.address)?));
             let (raw, to) = (("raw", SERVER_CORE), Some(upstream.address));
@@ -149,8 +166,9 @@ impl Bench {
             contestants.push(Contestant { runs, group, calls: 0 });
         }
         let _beside = beside_place;
+        let calls_at_first = WARM_UP_CALLS;
         let mut bench =
-            Self { load, contestants, calls: WARM_UP_CALLS, _upstream: upstream, _beside };
+            Self { load, contestants, calls: calls_at_first, _upstream: upstream, _beside, stores };
         let fitting = bench.warm_up()?;
         bench.calls = calls.unwrap_or(fitting);
         Ok(bench)
@@ -227,11 +245,17 @@ impl Bench {
 
     /// Every call that was made is a row of its program's ledger, whole and priced.
     pub fn balance(self) -> Result<(), String> {
-        for contestant in self.contestants {
+        for (place, contestant) in self.contestants.into_iter().enumerate() {
             let Runs::Gateway(gateway, _place) = contestant.runs else { continue };
             let Gateway { server, ledger, .. } = *gateway;
             server.process.end()?;
-            let (rows, calls) = (rows(&ledger)?, contestant.calls);
+            let rows = match &self.stores {
+                Some((_, postgres)) if place == 1 => {
+                    postgres.sql(ROWS)?.parse().map_err(|_| "no count of rows")?
+                }
+                _ => rows(&ledger)?,
+            };
+            let calls = contestant.calls;
             if rows != calls {
                 return Err(format!("the books do not balance: {rows} rows of {calls} calls"));
             }
