@@ -47,7 +47,7 @@ pub(super) fn run(args: &SecretsArgs) -> Result<String, CommandError> {
         config.server.data_dir.clone_from(data_dir);
     }
     let data_dir = &config.server.data_dir;
-    let is_embedded = config.store_url == StoreUrl::Embedded;
+    let is_embedded = config.store.url == StoreUrl::Embedded;
     if is_embedded && !data_dir.join(store::FILE_NAME).is_file() {
         let message = format!("{} holds no store: give --data-dir or --config", data_dir.display());
         return Err(CommandError::WrongUse(message));

@@ -175,10 +175,15 @@ keys! {
              A plan may say otherwise for its keys.";
     }
     store {
-        url: Restart, ANY, store_url,
+        url: Restart, ANY, store.url,
             "\"embedded\": SQLite, in data_dir/tollgate.db.\n\
-             \"postgres://user[:password]@host/database\": Postgres 15 or later, in the\n\
-             clear, for any number of instances; the user may create tables in it.";
+             \"postgres://user[:password]@host/database[?sslmode=verify-full]\": Postgres 15 or\n\
+             later, for any number of instances; the user may create tables in it. sslmode:\n\
+             \"disable\" never encrypts. \"prefer\" (or none) encrypts where the server offers\n\
+             it, whoever it is. \"verify-ca\" always encrypts, and the server's certificate has\n\
+             to be of a trusted authority; \"verify-full\" and \"require\": and of that host.";
+        ca_file: Restart, ANY, store.ca_file,
+            "Authorities (PEM) trusted for the store's certificate, beside the public ones.";
     }
     usage {
         durability: Restart, ANY, usage.durability,

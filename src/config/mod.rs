@@ -6,6 +6,7 @@
 //! error that names the place, and all of them are reported at once.
 
 mod authority_url;
+mod ca_file;
 mod example;
 mod field;
 mod key;
@@ -17,13 +18,14 @@ mod reload;
 mod store_url;
 
 pub use authority_url::AuthorityUrl;
+pub use ca_file::{CaFile, trusted_authorities};
 pub use example::example;
 pub use key::Reload;
 pub use key_file::{DIGEST_KEY_FILE, ENCRYPTION_KEY_FILE, KEY_BYTES, KeyFile, read_key};
 pub use log::{Log, LogFormat, LogLevel};
 pub use problem::{ConfigErrors, Problem};
 pub use reload::Change;
-pub use store_url::StoreUrl;
+pub use store_url::{PostgresUrl, ServerProof, StoreUrl};
 
 pub use field::TOKEN_CHARS_MIN;
 use field::{Field as _, Given};
@@ -96,6 +98,15 @@ pub struct Server {
     pub write_timeout_ms: u64,
     /// From SIGTERM to the end, at most.
     pub drain_timeout_ms: u64,
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// Where the catalog and the ledger are kept.
+    pub url: StoreUrl,
+    /// Authorities that are trusted for a server's certificate, beside the public ones.
+    pub ca_file: Option<CaFile>,
 }
 
 /// `[upstream]`
@@ -173,8 +184,8 @@ pub struct Config {
     pub authority_url: AuthorityUrl,
     /// `[authority] when_lost`
     pub when_lost: WhenLost,
-    /// `[store] url`
-    pub store_url: StoreUrl,
+    /// `[store]`
+    pub store: StoreConfig,
     /// `[usage]`
     pub usage: UsageConfig,
     /// `[upstream]`
@@ -201,7 +212,7 @@ impl Default for Config {
             server: default_server(),
             authority_url: AuthorityUrl::Embedded,
             when_lost: WhenLost::Degraded,
-            store_url: StoreUrl::Embedded,
+            store: StoreConfig { url: StoreUrl::Embedded, ca_file: None },
             usage: default_usage(),
             upstream: default_upstream(),
             keys: default_keys(),

@@ -276,7 +276,7 @@ fn shown(found: &str) -> String {
 /// What many instances share must not be counted by a ledger of one of them.
 fn two_ledgers(config: &Config) -> Option<String> {
     let shares_limits = config.authority_url != AuthorityUrl::Embedded;
-    (shares_limits && config.store_url == StoreUrl::Embedded).then(|| {
+    (shares_limits && config.store.url == StoreUrl::Embedded).then(|| {
         format!(
             "authority.url: found \"{}\", allowed: \"embedded\" while store.url is \"embedded\": \
              each instance would have a ledger of its own, and all of them one limit",

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::key::KEYS;
-use super::{Config, Durability, Shards, StoreUrl, example, read, settings_of};
+use super::{Config, Durability, PostgresUrl, Shards, StoreUrl, example, read, settings_of};
 use std::path::Path;
 
 /// Reads `text` as the file `t.toml`, with `variables` for the environment.
@@ -238,13 +238,13 @@ fn stores_of_later_versions_are_known_and_refused() {
          in this version; use redis://, a single server in the clear"
     );
     let url = "postgres://me:hunter2-hunter2-hunter2@db/tollgate";
-    let error = refusal(&format!("[store]\nurl = \"{url}?sslmode=require\""));
-    assert!(error.contains("TLS to Postgres is not in this version"), "{error}");
+    let error = refusal(&format!("[store]\nurl = \"{url}?sslmode=verify\""));
+    assert!(error.contains("allowed: \"embedded\" or \"postgres://"), "{error}");
     assert!(!error.contains("hunter2"), "{error}");
     refusal("[store]\nurl = \"postgres://db/tollgate?password=hunter2\"");
     refusal("[store]\nurl = \"postgres:///tollgate\"");
     let config = load(&format!("[store]\nurl = \"{url}\""), &[]).unwrap();
-    assert_eq!(config.store_url, StoreUrl::Postgres(url.to_owned()));
+    assert_eq!(config.store.url, StoreUrl::Postgres(PostgresUrl::parse(url).unwrap()));
     assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
     assert!(!error.contains("hunter2-hunter2-hunter2"), "{error}");
 }

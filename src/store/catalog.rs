@@ -30,7 +30,7 @@ impl Catalog {
     pub(crate) fn open(at: impl Into<StoreLocation>) -> Result<Self, StoreError> {
         match at.into() {
             StoreLocation::Embedded(data_dir) => SqliteCatalog::open(&data_dir).map(Self::Sqlite),
-            StoreLocation::Postgres(url) => PostgresCatalog::open(&url).map(Self::Postgres),
+            StoreLocation::Postgres(server) => PostgresCatalog::open(&server).map(Self::Postgres),
         }
     }
 

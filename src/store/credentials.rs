@@ -23,8 +23,8 @@ impl Credentials {
             StoreLocation::Embedded(data_dir) => {
                 SqliteCredentials::open(&data_dir).map(Self::Sqlite)
             }
-            StoreLocation::Postgres(url) => {
-                PostgresCredentials::open(&url).map(|store| Self::Postgres(Box::new(store)))
+            StoreLocation::Postgres(server) => {
+                PostgresCredentials::open(&server).map(|store| Self::Postgres(Box::new(store)))
             }
         }
     }

@@ -26,8 +26,8 @@ impl Ledger {
     pub fn open(at: impl Into<StoreLocation>) -> Result<Self, StoreError> {
         match at.into() {
             StoreLocation::Embedded(data_dir) => SqliteLedger::open(&data_dir).map(Self::Sqlite),
-            StoreLocation::Postgres(url) => {
-                PostgresLedger::open(&url).map(|ledger| Self::Postgres(Box::new(ledger)))
+            StoreLocation::Postgres(server) => {
+                PostgresLedger::open(&server).map(|ledger| Self::Postgres(Box::new(ledger)))
             }
         }
     }
@@ -38,7 +38,7 @@ impl Ledger {
             StoreLocation::Embedded(data_dir) => {
                 SqliteLedger::open_for_reading(&data_dir).map(Self::Sqlite)
             }
-            StoreLocation::Postgres(url) => PostgresLedger::open_for_reading(&url)
+            StoreLocation::Postgres(server) => PostgresLedger::open_for_reading(&server)
                 .map(|ledger| Self::Postgres(Box::new(ledger))),
         }
     }

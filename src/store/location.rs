@@ -1,6 +1,6 @@
 //! Where the store is.
 
-use crate::config::{Config, StoreUrl};
+use crate::config::{CaFile, Config, PostgresUrl, StoreConfig, StoreUrl};
 use std::path::{Path, PathBuf};
 
 /// In which database the store lies, and where that is.
@@ -8,15 +8,28 @@ use std::path::{Path, PathBuf};
 pub enum StoreLocation {
     /// The embedded file, in this folder.
     Embedded(PathBuf),
-    /// A Postgres server, by a URL that may hold a password.
-    Postgres(String),
+    /// A Postgres server.
+    Postgres(PostgresServer),
+}
+
+/// A Postgres server.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresServer {
+    /// Where it is, as whom, and what it has to prove.
+    pub url: PostgresUrl,
+    /// Authorities that are trusted for its certificate, beside the public ones.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl From<&Config> for StoreLocation {
     fn from(config: &Config) -> Self {
-        match &config.store_url {
+        let StoreConfig { url, ca_file } = &config.store;
+        match url {
             StoreUrl::Embedded => Self::Embedded(config.server.data_dir.clone()),
-            StoreUrl::Postgres(url) => Self::Postgres(url.clone()),
+            StoreUrl::Postgres(url) => Self::Postgres(PostgresServer {
+                url: url.clone(),
+                ca_file: ca_file.as_ref().map(|CaFile(path)| path.clone()),
+            }),
         }
     }
 }

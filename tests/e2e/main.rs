@@ -44,6 +44,7 @@ mod parting;
 mod passing;
 mod places;
 mod postgres_faults;
+mod postgres_tls;
 mod prices;
 mod rates;
 mod refusals;

@@ -3,6 +3,7 @@
 use super::schema;
 use super::session::{Access, CONNECT_WITHIN, Session};
 use crate::store::error::{CatalogError, LedgerError, StoreError};
+use crate::store::location::PostgresServer;
 use std::cell::RefCell;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -22,18 +23,18 @@ pub(super) struct Blocking {
 
 impl Blocking {
     /// Connects, and brings the schema up to date.
-    pub(super) fn open(url: &str) -> Result<Self, StoreError> {
-        let server = Self::new(url)?;
-        let session = server.runtime.block_on(schema::open(&server.access))?;
-        *server.session.borrow_mut() = Some(session);
-        Ok(server)
+    pub(super) fn open(server: &PostgresServer) -> Result<Self, StoreError> {
+        let opened = Self::new(server)?;
+        let session = opened.runtime.block_on(schema::open(&opened.access))?;
+        *opened.session.borrow_mut() = Some(session);
+        Ok(opened)
     }
 
     /// Connects when it is first used.
-    pub(super) fn new(url: &str) -> Result<Self, StoreError> {
+    pub(super) fn new(server: &PostgresServer) -> Result<Self, StoreError> {
         let runtime =
             Builder::new_current_thread().enable_all().build().map_err(StoreError::Thread)?;
-        let access = Access::new(url, WITHIN)?;
+        let access = Access::new(server, WITHIN)?;
         Ok(Self { runtime, access, session: RefCell::new(None) })
     }
 

@@ -11,6 +11,7 @@ use super::lane::{PostgresLane, Work};
 use super::session::{Access, Session};
 use super::{consumers, keys, news, plans, schema, services, usage};
 use crate::store::error::StoreError;
+use crate::store::location::PostgresServer;
 use crate::store::rows::{
     CatalogNews, CatalogWatch, ConsumerChange, ConsumerRow, Digest, KeyRow, Loaded, NewKey,
     NewService, Page, PlanChange, PlanRow, ServiceChange, ServiceRow,
@@ -43,8 +44,8 @@ pub(crate) struct PostgresCatalog {
 }
 
 impl PostgresCatalog {
-    pub(crate) fn open(url: &str) -> Result<Self, StoreError> {
-        let access = Access::new(url, WITHIN)?;
+    pub(crate) fn open(server: &PostgresServer) -> Result<Self, StoreError> {
+        let access = Access::new(server, WITHIN)?;
         let (thread, ended) = flume::bounded::<()>(1);
         let runtime =
             Builder::new_current_thread().enable_all().build().map_err(StoreError::Thread)?;

@@ -3,6 +3,7 @@
 use super::blocking::Blocking;
 use super::columns::{signed, unsigned};
 use crate::store::error::{CatalogError, StoreError};
+use crate::store::location::PostgresServer;
 use crate::store::rows::SealedCredential;
 use shard::units::ServiceId;
 
@@ -13,8 +14,8 @@ pub(crate) struct PostgresCredentials {
 }
 
 impl PostgresCredentials {
-    pub(crate) fn open(url: &str) -> Result<Self, StoreError> {
-        Ok(Self { server: Blocking::open(url)?, replaced: false })
+    pub(crate) fn open(server: &PostgresServer) -> Result<Self, StoreError> {
+        Ok(Self { server: Blocking::open(server)?, replaced: false })
     }
 
     pub(crate) fn sealed(&self) -> Result<Vec<SealedCredential>, CatalogError> {

@@ -1,6 +1,7 @@
 //! Postgres' errors, as the store's.
 
 use crate::store::error::{CatalogError, LedgerError, StoreError};
+use rustls::CertificateError;
 use std::error::Error as _;
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
@@ -49,7 +50,7 @@ pub(super) fn reason(error: &Error) -> String {
     match error.as_db_error() {
         Some(said) => said.message().to_owned(),
         None => match error.source() {
-            Some(cause) => format!("{error}: {cause}"),
+            Some(cause) => untrusted(cause).unwrap_or_else(|| format!("{error}: {cause}")),
             None => error.to_string(),
         },
     }
@@ -57,4 +58,21 @@ pub(super) fn reason(error: &Error) -> String {
 
 fn told(error: &Error) -> String {
     format!("the store (Postgres) failed: {}", reason(error))
+}
+
+/// What is wrong with the server's certificate, if that is it.
+fn untrusted(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let inner = cause.downcast_ref::<std::io::Error>()?.get_ref()?;
+    let rustls::Error::InvalidCertificate(why) = inner.downcast_ref()? else { return None };
+    Some(match why {
+        CertificateError::UnknownIssuer => "the server's certificate is not trusted: neither a \
+             public authority nor one of store.ca_file has issued it"
+            .to_owned(),
+        CertificateError::BadSignature => {
+            "the server's certificate is not trusted: an authority of \
+             the name that it was issued by is known, and has another key"
+                .to_owned()
+        }
+        why => format!("the server's certificate is not trusted: {why}"),
+    })
 }

@@ -5,7 +5,7 @@
 //! not before a pause, which doubles up to a second.
 
 use super::blocking::TooLong;
-use super::session::{Access, CONNECT_WITHIN, Session};
+use super::session::{Access, CONNECT_WITHIN, Canceller, Session};
 use crate::clock;
 use crate::store::error::CatalogError;
 use shard::units::Nanos;
@@ -16,7 +16,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{error::Elapsed, timeout};
-use tokio_postgres::{CancelToken, NoTls};
 
 const PAUSE_MIN: Nanos = Nanos::from_ms(25);
 const PAUSE_MAX: Nanos = Nanos::from_s(1);
@@ -144,14 +143,14 @@ impl Drop for EndsWithCaller {
 }
 
 /// Where work is cut short, the server is told to leave it.
-struct CancelsUnlessDone(Option<CancelToken>);
+struct CancelsUnlessDone(Option<Canceller>);
 
 impl Drop for CancelsUnlessDone {
     fn drop(&mut self) {
         if let (Some(canceller), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
             runtime.spawn(timeout(CONNECT_WITHIN, async move {
                 // A server that does not hear it ends the statement at its bound.
-                let _ = canceller.cancel_query(NoTls).await;
+                let _ = canceller.cancel().await;
             }));
         }
     }

@@ -10,6 +10,7 @@ use super::{partitions, records, refused, schema};
 use crate::clock;
 use crate::store::batch::{Batch, Dead, Written};
 use crate::store::error::{LedgerError, StoreError};
+use crate::store::location::PostgresServer;
 use crate::store::usage::RecordTotals;
 use shard::units::Period;
 use uuid::Uuid;
@@ -26,12 +27,12 @@ pub struct PostgresLedger {
 }
 
 impl PostgresLedger {
-    pub(crate) fn open(url: &str) -> Result<Self, StoreError> {
-        Blocking::open(url).map(Self::new)
+    pub(crate) fn open(server: &PostgresServer) -> Result<Self, StoreError> {
+        Blocking::open(server).map(Self::new)
     }
 
-    pub(crate) fn open_for_reading(url: &str) -> Result<Self, LedgerError> {
-        let opened = Blocking::new(url).map(Self::new);
+    pub(crate) fn open_for_reading(server: &PostgresServer) -> Result<Self, LedgerError> {
+        let opened = Blocking::new(server).map(Self::new);
         opened.map_err(|error| LedgerError::Unavailable(error.to_string()))
     }
 

@@ -20,6 +20,7 @@ mod schema;
 mod services;
 mod session;
 mod sums;
+mod tls;
 mod usage;
 mod write;
 

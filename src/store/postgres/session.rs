@@ -1,11 +1,15 @@
 //! One connection to Postgres, its statements prepared once. It is good until something of it was
 //! cut short: then it is closed, and the server undoes what was not committed.
 
+use super::tls;
+use crate::store::error::StoreError;
+use crate::store::location::PostgresServer;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls, Row, Statement};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, Error, Row, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// To connect, sign in and set the session up.
 pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -23,6 +27,8 @@ pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
 #[derive(Clone)]
 pub(super) struct Access {
     pub(super) config: Config,
+    /// Encrypts it, where the mode in `config` says so.
+    pub(super) tls: MakeRustlsConnect,
     /// Ends any statement.
     pub(super) statement_within: Duration,
     /// Told of each notification.
@@ -30,27 +36,32 @@ pub(super) struct Access {
 }
 
 impl Access {
-    pub(super) fn new(url: &str, statement_within: Duration) -> Result<Self, Error> {
-        let mut config: Config = url.parse()?;
+    pub(super) fn new(
+        server: &PostgresServer,
+        statement_within: Duration,
+    ) -> Result<Self, StoreError> {
+        let mut config: Config = server.url.for_driver().parse()?;
         config.connect_timeout(CONNECT_WITHIN).tcp_user_timeout(SILENT_MAX);
         config.keepalives_idle(SILENT_MAX).keepalives_interval(SILENT_MAX / 3);
         if config.get_application_name().is_none() {
             config.application_name("tollgate");
         }
-        Ok(Self { config, statement_within, notified: None })
+        let tls = tls::connector(server.url.proof, server.ca_file.as_deref())?;
+        Ok(Self { config, tls, statement_within, notified: None })
     }
 }
 
 /// See the module.
 pub(super) struct Session {
     client: Client,
+    tls: MakeRustlsConnect,
     statements: Mutex<HashMap<String, Statement>>,
 }
 
 impl Session {
     /// Connects. What drives the connection is spawned on the runtime that this runs on.
     pub(super) async fn open(access: &Access) -> Result<Self, Error> {
-        let (client, mut connection) = access.config.connect(NoTls).await?;
+        let (client, mut connection) = access.config.connect(access.tls.clone()).await?;
         let notified = access.notified.clone();
         tokio::spawn(async move {
             while let Some(Ok(message)) =
@@ -67,7 +78,7 @@ impl Session {
         client
             .batch_execute(&format!("{SESSION}; SET statement_timeout = {within}{listen}"))
             .await?;
-        Ok(Self { client, statements: Mutex::default() })
+        Ok(Self { client, tls: access.tls.clone(), statements: Mutex::default() })
     }
 
     /// Is it of no use any more?
@@ -76,8 +87,8 @@ impl Session {
     }
 
     /// Ends what the server is doing for this session, from wherever it is dropped.
-    pub(super) fn canceller(&self) -> tokio_postgres::CancelToken {
-        self.client.cancel_token()
+    pub(super) fn canceller(&self) -> Canceller {
+        Canceller { token: self.client.cancel_token(), tls: self.tls.clone() }
     }
 
     /// For what has a protocol of its own.
@@ -121,5 +132,18 @@ impl Session {
     /// Statements without values or answers.
     pub(super) async fn batch(&self, sql: &str) -> Result<(), Error> {
         self.client.batch_execute(sql).await
+    }
+}
+
+/// Ends what the server is doing for a session.
+pub(super) struct Canceller {
+    token: CancelToken,
+    tls: MakeRustlsConnect,
+}
+
+impl Canceller {
+    /// Tells the server, over a connection of its own.
+    pub(super) async fn cancel(self) -> Result<(), Error> {
+        self.token.cancel_query(self.tls).await
     }
 }

@@ -14,6 +14,8 @@ use super::{
     Written,
 };
 use crate::channels::Settled;
+use crate::config::PostgresUrl;
+use crate::store::location::PostgresServer;
 use server::Database;
 use shard::catalog::{PriceModel, TokenPrices};
 use shard::record::Record;
@@ -51,7 +53,7 @@ impl TestStore {
     fn location(&self) -> StoreLocation {
         match self {
             Self::Sqlite(dir) => StoreLocation::from(dir.path()),
-            Self::Postgres(database) => StoreLocation::Postgres(database.url.clone()),
+            Self::Postgres(database) => server_at(&database.url),
         }
     }
 
@@ -62,6 +64,11 @@ impl TestStore {
     fn ledger(&self) -> Ledger {
         Ledger::open(self.location()).unwrap()
     }
+}
+
+fn server_at(url: &str) -> StoreLocation {
+    let url = PostgresUrl::parse(url).unwrap();
+    StoreLocation::Postgres(PostgresServer { url, ca_file: None })
 }
 
 /// Waits for an operation.

@@ -13,6 +13,7 @@ pub mod instance;
 pub mod ledger;
 pub mod load;
 pub mod metrics;
+pub mod own_postgres;
 pub mod poll;
 pub mod postgres;
 pub mod process;

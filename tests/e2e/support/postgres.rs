@@ -145,7 +145,7 @@ fn shared() -> &'static Server {
 }
 
 /// What `tests/servers` provides, or Debian's package.
-fn programs() -> PathBuf {
+pub(crate) fn programs() -> PathBuf {
     let provided = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/servers/postgres");
     if provided.is_dir() { provided } else { "/usr/lib/postgresql/15/bin".into() }
 }
