@@ -16,6 +16,7 @@ mod input;
 mod journal;
 mod keys;
 mod log;
+mod migrate;
 mod price;
 mod render;
 mod secrets;
@@ -65,6 +66,8 @@ enum Command {
     Usage(usage::UsageArgs),
     /// The usage journal, offline
     Journal(journal::JournalArgs),
+    /// The whole of an embedded store into Postgres, offline
+    Migrate(migrate::MigrateArgs),
     /// Keys of what the store keeps secret, offline
     Secrets(secrets::SecretsArgs),
     /// A simulated model server
@@ -127,6 +130,7 @@ fn run(command: &Command, log: &LogArgs) -> Result<String, CommandError> {
         Command::Price(args) => services::price(args),
         Command::Usage(args) => usage::run(args),
         Command::Journal(args) => journal::run(args),
+        Command::Migrate(args) => migrate::run(args),
         Command::Secrets(args) => secrets::run(args),
         Command::Upstream(args) => upstream::run(args),
         Command::Completions(args) => Ok(completions::script(args, Cli::command())),

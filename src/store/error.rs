@@ -75,6 +75,22 @@ impl fmt::Display for CatalogError {
     }
 }
 
+/// Why a store was not copied.
+#[derive(Debug)]
+pub(crate) struct TransferError(pub(crate) String);
+
+impl fmt::Display for TransferError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<StoreError> for TransferError {
+    fn from(error: StoreError) -> Self {
+        Self(error.to_string())
+    }
+}
+
 /// Why the ledger did not do what it was asked; nothing of it was done. The text is the store's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LedgerError {

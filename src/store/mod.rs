@@ -22,6 +22,8 @@ mod sqlite;
 #[cfg(test)]
 mod tests;
 mod texts;
+mod transfer;
+mod transfer_tables;
 mod usage;
 
 pub use batch::{Advance, Batch, Dead, Origin, Written};
@@ -30,7 +32,7 @@ pub(crate) use credentials::Credentials;
 pub(crate) use error::CatalogError;
 pub use error::{LedgerError, StoreError};
 pub use ledger::Ledger;
-pub use location::StoreLocation;
+pub use location::{PostgresServer, StoreLocation};
 pub(crate) use price_text::to_json as price_to_json;
 pub(crate) use rows::{
     CatalogNews, CatalogWatch, ConsumerChange, ConsumerRow, Digest, KeyName, KeyRow, NewKey,
@@ -40,4 +42,5 @@ pub(crate) use rows::{
 pub use sqlite::FILE_NAME;
 #[cfg(test)]
 pub(crate) use sqlite::open_file;
+pub(crate) use transfer::{Transferred, transfer};
 pub(crate) use usage::{By, RECORD_COLUMNS, RecordTotals, Room, Sum, SumSpan};

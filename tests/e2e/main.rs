@@ -38,6 +38,7 @@ mod known_keys;
 mod leaving;
 mod limits;
 mod metering;
+mod migrate;
 mod models;
 mod openai;
 mod parting;

@@ -30,6 +30,14 @@ impl Blocking {
         Ok(opened)
     }
 
+    /// The same for whoever fills it from an embedded store.
+    pub(super) fn open_half_filled(server: &PostgresServer) -> Result<Self, StoreError> {
+        let opened = Self::new(server)?;
+        let session = opened.runtime.block_on(schema::open_half_filled(&opened.access))?;
+        *opened.session.borrow_mut() = Some(session);
+        Ok(opened)
+    }
+
     /// Connects when it is first used.
     pub(super) fn new(server: &PostgresServer) -> Result<Self, StoreError> {
         let runtime =

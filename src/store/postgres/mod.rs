@@ -21,12 +21,14 @@ mod services;
 mod session;
 mod sums;
 mod tls;
+mod transfer_target;
 mod usage;
 mod write;
 
 pub(crate) use catalog::PostgresCatalog;
 pub(crate) use credentials::PostgresCredentials;
 pub(super) use ledger::PostgresLedger;
+pub(super) use transfer_target::TransferTarget;
 
 /// What an operation of the catalog, or a report, answers.
 type Done<T> = Result<T, crate::store::error::CatalogError>;

@@ -16,7 +16,12 @@ pub(super) async fn make(db: &Session) -> Result<(), Error> {
     let now = clock::unix_us();
     let last = Period::of(Period::of(now).starts_at_unix_us() - 1);
     let months = std::iter::successors(Some(last), |month| Some(month.next()));
-    for month in months.take(2 + AHEAD) {
+    make_for(db, &months.take(2 + AHEAD).collect::<Vec<_>>()).await
+}
+
+/// The same of these months.
+pub(super) async fn make_for(db: &Session, months: &[Period]) -> Result<(), Error> {
+    for &month in months {
         let name = name_of(month);
         let made = "SELECT 1 FROM pg_class WHERE oid = to_regclass($1)";
         if db.row(made, &[&name]).await?.is_some() {

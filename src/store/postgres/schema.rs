@@ -14,6 +14,10 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../../../migrations/postgres/0003_narrow_usage_indexes.sql"),
     ),
     ("0004_place_usage", include_str!("../../../migrations/postgres/0004_place_usage.sql")),
+    (
+        "0005_transfer_from_embedded",
+        include_str!("../../../migrations/postgres/0005_transfer_from_embedded.sql"),
+    ),
 ];
 
 /// The advisory locks of this program are its name's first letters and these.
@@ -38,16 +42,25 @@ fn begin(lock: i32) -> String {
 /// Connects, and brings the schema up to date: instances that start at the same time do it one
 /// after the other. A new store gets the plans of the contract; the months' partitions are made.
 pub(super) async fn open(access: &Access) -> Result<Session, StoreError> {
+    open_for(access, false).await
+}
+
+/// The same for whoever fills it from an embedded store: it is half filled, and gets no plans.
+pub(super) async fn open_half_filled(access: &Access) -> Result<Session, StoreError> {
+    open_for(access, true).await
+}
+
+async fn open_for(access: &Access, is_transfer: bool) -> Result<Session, StoreError> {
     let db = Session::open(access).await?;
     // Another instance may be at it, with as long a migration as there may ever be.
     db.batch("SET lock_timeout = 0; SET statement_timeout = 0").await?;
     db.batch(&begin_schema_change()).await?;
-    let done = match migrate(&db).await {
-        Ok(()) => plans::seed(&db).await.map_err(|failure| as_store_error(&failure)),
-        failed => failed,
-    };
     // A failure's own word matters more than its rollback's; the session is dropped with it.
-    done?;
+    migrate(&db).await?;
+    if !is_transfer {
+        refuse_half_filled(&db).await?;
+        plans::seed(&db).await.map_err(|failure| as_store_error(&failure))?;
+    }
     partitions::make(&db).await?;
     db.batch("COMMIT").await?;
     Session::open(access).await.map_err(StoreError::from)
@@ -71,6 +84,16 @@ async fn migrate(db: &Session) -> Result<(), StoreError> {
         db.execute(insert, &[name, &checksum_of(text)]).await?;
     }
     Ok(())
+}
+
+async fn refuse_half_filled(db: &Session) -> Result<(), StoreError> {
+    let half = "SELECT 1 FROM transfers WHERE NOT is_done LIMIT 1";
+    match db.row(half, &[]).await? {
+        None => Ok(()),
+        Some(_) => Err(StoreError::Failed(
+            "the store (Postgres) is half filled: run `tollgate migrate` again, to its end".into(),
+        )),
+    }
 }
 
 fn as_store_error(failure: &CatalogError) -> StoreError {

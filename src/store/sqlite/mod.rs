@@ -20,6 +20,7 @@ mod services;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod transfer_source;
 mod turns;
 mod usage;
 mod wide;
@@ -30,3 +31,4 @@ pub use file::FILE_NAME;
 #[cfg(test)]
 pub(crate) use file::open as open_file;
 pub(super) use ledger::SqliteLedger;
+pub(super) use transfer_source::TransferSource;

@@ -10,6 +10,7 @@ use crate::channels::Settled;
 use crate::store::batch::{Advance, Batch, Origin};
 use crate::store::error::CatalogError;
 use crate::store::tests::{new_service, newest};
+use crate::store::transfer_tables::TABLES;
 use crate::store::usage::{By, SumSpan};
 use rusqlite::Connection;
 use shard::catalog::{PriceModel, TokenPrices};
@@ -205,4 +206,26 @@ fn what_was_kept_for_long_enough_goes_and_its_sums_by_day_stay() {
     // A shorter time to keep that is made longer again brings nothing back.
     assert!(!ledger.drop_before(0).unwrap());
     assert!(summed(from("02T12:00:00")).is_err());
+}
+
+#[test]
+fn no_table_and_no_column_is_left_behind_by_a_transfer() {
+    /// Columns that another one tells there, or that are empty; the list of migrations stays, and
+    /// places are a column there.
+    const OTHERWISE: [&str; 3] = ["occurred_at_us", "cost_carry", "credential_header"];
+    let dir = tempfile::tempdir().unwrap();
+    let db = super::file::open(dir.path()).unwrap();
+    let columns = "SELECT m.name, c.name FROM sqlite_schema m, pragma_table_info(m.name) c
+         WHERE m.type = 'table' AND m.name NOT IN ('schema_migrations', 'usage_places')";
+    let mut select = db.prepare(columns).unwrap();
+    let pair = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let there: Vec<(String, String)> =
+        select.query_map((), pair).unwrap().collect::<Result<_, _>>().unwrap();
+    assert!(there.len() > 80, "{}", there.len());
+    for (table, column) in &there {
+        let goes = TABLES
+            .iter()
+            .any(|it| it.name == table && it.columns.iter().any(|(name, _)| name == column));
+        assert!(goes || OTHERWISE.contains(&&**column), "{table}.{column}");
+    }
 }

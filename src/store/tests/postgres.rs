@@ -58,6 +58,7 @@ fn instances_that_start_at_once_make_one_schema() {
         "0002_create_usage",
         "0003_narrow_usage_indexes",
         "0004_place_usage",
+        "0005_transfer_from_embedded",
     ];
     assert_eq!(applied, names.map(|name| [name]));
 }

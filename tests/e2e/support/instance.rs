@@ -176,6 +176,14 @@ impl Instance {
         (self.process, self.demo) = start(self.dir.path(), &self.args, &self.env, self.descriptors);
     }
 
+    /// Starts again on the same data directory, with its store and its authority there.
+    pub fn move_to(&mut self, database: Database, redis: &RedisServer) {
+        self.env.push(("TOLLGATE_STORE__URL", database.url.clone().into()));
+        self.env.push(("TOLLGATE_AUTHORITY__URL", redis.url().into()));
+        self._database = Some(database);
+        self.restart();
+    }
+
     /// Writes this into the configuration file that it was started with, and says so.
     pub fn rewrite_config(&self, config: &str) {
         std::fs::write(self.dir.path().join("tollgate.toml"), config).unwrap();
