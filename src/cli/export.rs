@@ -1,11 +1,12 @@
-//! `tollgate usage export DIR --before DAY`: the ledger's records as CSV, one line each, for
-//! keeping them elsewhere before `usage.keep_days` drops them. It only reads the store, which may
-//! be in use. The file has its name only once it has been verified: read back from the disk it is
-//! what was written, and its records, tokens and cost are the ledger's own sums.
+//! `tollgate usage export DIR|--config FILE --before DAY`: the ledger's records as CSV, one line
+//! each, for keeping them elsewhere before `usage.keep_days` drops them. It only reads the store,
+//! which may be in use. The file has its name only once it has been verified: read back from the
+//! disk it is what was written, and its records, tokens and cost are the ledger's own sums.
 
 use super::CommandError;
 use super::render::{csv_line, thousands};
-use crate::store::{Ledger, RECORD_COLUMNS, RecordTotals};
+use crate::config::Config;
+use crate::store::{Ledger, RECORD_COLUMNS, RecordTotals, StoreLocation};
 use crate::wire::time_text::{day, parse_day};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -14,10 +15,15 @@ use std::path::{Path, PathBuf};
 /// What to export.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  \
-    tollgate usage export ./tollgate-data --before 2026-11-01 --out until-october.csv")]
+    tollgate usage export ./tollgate-data --before 2026-11-01 --out until-october.csv\n  \
+    tollgate usage export --config tollgate.toml --before 2026-11-01 --out until-october.csv")]
 pub(super) struct ExportArgs {
     /// The data directory of an embedded store
-    dir: PathBuf,
+    #[arg(required_unless_present = "config")]
+    dir: Option<PathBuf>,
+    /// The configuration that says where the store is, for one in Postgres
+    #[arg(long, value_name = "FILE", conflicts_with = "dir")]
+    config: Option<PathBuf>,
     /// Records of calls before this day (UTC), such as 2026-11-01
     #[arg(long, value_name = "DAY")]
     before: String,
@@ -36,8 +42,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<String, CommandError> {
     if args.out.exists() {
         return Err(CommandError::WrongUse(format!("{} is there already", args.out.display())));
     }
-    let mut ledger = Ledger::open_for_reading(&*args.dir)
-        .map_err(|error| format!("the ledger in {}: {error}", args.dir.display()))?;
+    let mut ledger = Ledger::open_for_reading(location_of(args)?)
+        .map_err(|error| format!("the ledger is not read: {error}"))?;
     let part = part_of(&args.out);
     let (written, digest) = write(&mut ledger, before_us, &part).map_err(failed)?;
     let read_back = digest_of(&part).map_err(failed)?;
@@ -65,6 +71,15 @@ pub(super) fn run(args: &ExportArgs) -> Result<String, CommandError> {
         written.cost_nanousd,
         digest.to_hex(),
     ))
+}
+
+fn location_of(args: &ExportArgs) -> Result<StoreLocation, CommandError> {
+    if let Some(dir) = &args.dir {
+        return Ok(StoreLocation::Embedded(dir.clone()));
+    }
+    let config = Config::load(args.config.as_deref());
+    let config = config.map_err(|errors| CommandError::WrongUse(errors.to_string()))?;
+    Ok(StoreLocation::from(&config))
 }
 
 fn part_of(out: &Path) -> PathBuf {

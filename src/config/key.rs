@@ -184,6 +184,9 @@ keys! {
              to be of a trusted authority; \"verify-full\" and \"require\": and of that host.";
         ca_file: Restart, ANY, store.ca_file,
             "Authorities (PEM) trusted for the store's certificate, beside the public ones.";
+        disk_bytes: Restart, (0, 1 << 60), store.disk_bytes,
+            "What the disk of a Postgres server holds, which no query tells: without it nobody\n\
+             can say in how many days it is full. 0: not known. Of an embedded store it is known.";
     }
     usage {
         durability: Restart, ANY, usage.durability,

@@ -107,6 +107,8 @@ pub struct StoreConfig {
     pub url: StoreUrl,
     /// Authorities that are trusted for a server's certificate, beside the public ones.
     pub ca_file: Option<CaFile>,
+    /// What the disk of a Postgres server holds; 0: not known.
+    pub disk_bytes: u64,
 }
 
 /// `[upstream]`
@@ -212,7 +214,7 @@ impl Default for Config {
             server: default_server(),
             authority_url: AuthorityUrl::Embedded,
             when_lost: WhenLost::Degraded,
-            store: StoreConfig { url: StoreUrl::Embedded, ca_file: None },
+            store: StoreConfig { url: StoreUrl::Embedded, ca_file: None, disk_bytes: 0 },
             usage: default_usage(),
             upstream: default_upstream(),
             keys: default_keys(),

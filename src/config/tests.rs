@@ -65,6 +65,9 @@ fn the_committed_example_is_the_generated_one_and_says_the_defaults() {
 fn every_key_is_read_from_both_places_into_a_field_of_its_own() {
     let key_file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(key_file.path(), [7; 32]).unwrap();
+    let ca_file = tempfile::NamedTempFile::new().unwrap();
+    let ca = rcgen::generate_simple_self_signed(["ca.test".to_owned()]).unwrap();
+    std::fs::write(ca_file.path(), ca.cert.pem()).unwrap();
     let mut seen = Vec::new();
     for key in KEYS {
         let mut defaults = Config::default();
@@ -85,6 +88,7 @@ fn every_key_is_read_from_both_places_into_a_field_of_its_own() {
                 "text" => "json".to_string(),
                 _ => continue, // "embedded" is the only choice there is.
             },
+            None if key.name == "ca_file" => ca_file.path().to_string_lossy().into_owned(),
             None if key.table == "secrets" => key_file.path().to_string_lossy().into_owned(),
             None => "a-token-of-some-length".to_string(),
         };
@@ -167,7 +171,8 @@ fn an_unknown_key_is_named_with_its_place_and_its_likely_name() {
     let error = refusal("# why\n[store]\nurl = \"embedded\"\n  ulr = 1\n");
     assert_eq!(
         error,
-        "t.toml:4:3: store.ulr: no such key (did you mean url?); allowed in [store]: url"
+        "t.toml:4:3: store.ulr: no such key (did you mean url?); allowed in [store]: url, ca_file, \
+         disk_bytes"
     );
     assert!(refusal("[store]\nqqqq = 1").contains("store.qqqq: no such key; allowed"));
     let misplaced = refusal("[server]\nbatch_rows = 1");

@@ -350,6 +350,8 @@ pub(crate) struct WriterMetrics {
     pub gaps: Counter,
     /// In how many seconds the ledger's disk is full, as it grows; 0: nobody can tell.
     pub disk_full_s: Gauge,
+    /// What the ledger takes.
+    pub ledger_bytes: Gauge,
     /// Age of the oldest record of the last batch when it was committed, microseconds.
     pub lag_us: Gauge,
 }

@@ -280,6 +280,13 @@ impl Metrics {
         let name = "tollgate_writer_lag_seconds";
         page.family(name, "gauge", "Age of the last batch's oldest record at its commit.");
         page.sample(name, &[], self.writer.lag_us.get() as f64 / 1e6);
+        let name = "tollgate_ledger_bytes";
+        page.family(
+            name,
+            "gauge",
+            "What the store's file or database takes; 0: not looked at yet.",
+        );
+        page.sample(name, &[], self.writer.ledger_bytes.get());
         let name = "tollgate_ledger_disk_full_days";
         page.family(name, "gauge", "Days until the ledger's disk is full, as it grows now.");
         if let days @ 1.. = self.writer.disk_full_s.get() {

@@ -120,11 +120,11 @@ impl Ledger {
         }
     }
 
-    /// How much room it takes and has; `None`: it cannot tell.
-    pub(crate) fn room(&self) -> Result<Option<Room>, LedgerError> {
+    /// How much room it takes and has.
+    pub(crate) fn room(&self) -> Result<Room, LedgerError> {
         match self {
-            Self::Sqlite(ledger) => ledger.room().map(Some),
-            Self::Postgres(_) => Ok(None),
+            Self::Sqlite(ledger) => ledger.room(),
+            Self::Postgres(ledger) => ledger.room(),
         }
     }
 

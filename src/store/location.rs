@@ -19,16 +19,19 @@ pub struct PostgresServer {
     pub url: PostgresUrl,
     /// Authorities that are trusted for its certificate, beside the public ones.
     pub ca_file: Option<PathBuf>,
+    /// What its disk holds, if that is known.
+    pub disk_bytes: Option<u64>,
 }
 
 impl From<&Config> for StoreLocation {
     fn from(config: &Config) -> Self {
-        let StoreConfig { url, ca_file } = &config.store;
+        let StoreConfig { url, ca_file, disk_bytes } = &config.store;
         match url {
             StoreUrl::Embedded => Self::Embedded(config.server.data_dir.clone()),
             StoreUrl::Postgres(url) => Self::Postgres(PostgresServer {
                 url: url.clone(),
                 ca_file: ca_file.as_ref().map(|CaFile(path)| path.clone()),
+                disk_bytes: Some(*disk_bytes).filter(|bytes| *bytes > 0),
             }),
         }
     }

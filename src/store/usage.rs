@@ -93,7 +93,8 @@ pub(crate) struct RecordTotals {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Room {
     pub(crate) used_bytes: u64,
-    pub(crate) free_bytes: u64,
+    /// `None`: nobody can tell.
+    pub(crate) free_bytes: Option<u64>,
 }
 
 /// One sum.

@@ -40,22 +40,23 @@ impl Upkeep {
                 return ledger.maintain();
             }
         }
-        if let Some(room) = ledger.room()? {
-            let seconds = self.lasts_s(room, now);
-            metrics.disk_full_s.set(seconds.map_or(0, |s| i64::try_from(s).unwrap_or(i64::MAX)));
-        }
+        let room = ledger.room()?;
+        let seconds = self.lasts_s(room, now);
+        metrics.disk_full_s.set(seconds.map_or(0, |s| i64::try_from(s).unwrap_or(i64::MAX)));
+        metrics.ledger_bytes.set(i64::try_from(room.used_bytes).unwrap_or(i64::MAX));
         Ok(())
     }
 
     /// In how many seconds the disk is full if the ledger goes on as since the first look; `None`:
-    /// it has not grown, or has not been looked at for long enough.
+    /// it has not grown, has not been looked at for long enough, or nobody knows its disk.
     fn lasts_s(&mut self, room: Room, now: Nanos) -> Option<u64> {
         let (first_at, first_bytes) = *self.first.get_or_insert((now, room.used_bytes));
         let span = now.since(first_at);
         let grown = room.used_bytes.checked_sub(first_bytes).filter(|grown| *grown > 0)?;
         let span_s = span.0 / 1_000_000_000;
+        let free_bytes = room.free_bytes?;
         (span >= GROWTH_OVER).then(|| {
-            let seconds = u128::from(room.free_bytes) * u128::from(span_s) / u128::from(grown);
+            let seconds = u128::from(free_bytes) * u128::from(span_s) / u128::from(grown);
             u64::try_from(seconds).unwrap_or(u64::MAX)
         })
     }
@@ -74,7 +75,7 @@ mod tests {
     #[test]
     fn the_disk_lasts_for_what_is_free_at_the_rate_of_growth() {
         let mut upkeep = Upkeep::default();
-        let room = |used_bytes| Room { used_bytes, free_bytes: 1_000 };
+        let room = |used_bytes| Room { used_bytes, free_bytes: Some(1_000) };
         assert_eq!(upkeep.lasts_s(room(100), Nanos::from_s(0)), None);
         assert_eq!(upkeep.lasts_s(room(150), Nanos::from_s(599)), None, "too soon to tell");
         assert_eq!(upkeep.lasts_s(room(200), Nanos::from_s(1_000)), Some(10_000));

@@ -72,3 +72,26 @@ fn old_records_are_exported_then_dropped_and_their_sums_stay() {
     let message = answer["error"]["message"].as_str().unwrap_or_default();
     assert!(status == 400 && message.contains("were dropped"), "{status} {answer}");
 }
+
+#[test]
+fn records_in_postgres_are_exported_by_the_configuration() {
+    let instance = Setup::default().shards(1).on_postgres().start();
+    let key = instance.key("premium").to_owned();
+    for n in 0..3 {
+        let call = instance.chat(&json!({})).key(&key).id(&format!("call-{n}"));
+        instance.call(&call).expect(200);
+    }
+    instance.balance_books();
+    let path = |name: &str| instance.data_dir().join(name).to_str().unwrap().to_owned();
+    let config = format!("[store]\nurl = \"{}\"\n", instance.store_url().unwrap());
+    std::fs::write(path("export.toml"), config).unwrap();
+    let (config, out) = (path("export.toml"), path("all.csv"));
+    let export = ["usage", "export", "--config", &config, "--before", "9999-01-01", "--out", &out];
+    let exported = process::run(&export);
+    let said = String::from_utf8_lossy(&exported.stdout).into_owned();
+    assert!(exported.status.success() && said.contains(": 3 records"), "{exported:?}");
+    let csv = std::fs::read_to_string(&out).unwrap();
+    assert!(csv.lines().count() == 4 && csv.contains(",call-0,"), "{csv}");
+    let bytes = instance.metrics().sum("tollgate_ledger_bytes", &[]);
+    assert!(bytes > 1 << 20, "{bytes} bytes");
+}

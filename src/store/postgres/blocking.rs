@@ -13,6 +13,8 @@ use tokio::time::timeout;
 const WITHIN: Duration = Duration::from_secs(30);
 /// What a whole piece of work may: a batch whose records are tried one by one.
 const WORK_WITHIN: Duration = Duration::from_secs(120);
+/// What a look at every record may.
+const LONG_WORK_WITHIN: Duration = Duration::from_secs(24 * 3_600);
 
 /// A connection for a thread that waits for it. It is opened again by whoever finds it closed.
 pub(super) struct Blocking {
@@ -52,6 +54,22 @@ impl Blocking {
         &self,
         work: impl AsyncFnOnce(&Session) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.run_within(WORK_WITHIN, work)
+    }
+
+    /// The same for what has to look at every record there is.
+    pub(super) fn run_long<T, E: From<tokio_postgres::Error> + From<TooLong>>(
+        &self,
+        work: impl AsyncFnOnce(&Session) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.run_within(LONG_WORK_WITHIN, work)
+    }
+
+    fn run_within<T, E: From<tokio_postgres::Error> + From<TooLong>>(
+        &self,
+        within: Duration,
+        work: impl AsyncFnOnce(&Session) -> Result<T, E>,
+    ) -> Result<T, E> {
         let kept = self.session.borrow_mut().take().filter(|session| !session.is_closed());
         let (done, session) = self.runtime.block_on(async {
             let session = match kept {
@@ -61,7 +79,7 @@ impl Blocking {
                     Err(_) => return Err(TooLong.into()),
                 },
             };
-            match timeout(WORK_WITHIN, work(&session)).await {
+            match timeout(within, work(&session)).await {
                 Ok(Err(failure)) => {
                     let undone = timeout(CONNECT_WITHIN, session.batch("ROLLBACK")).await;
                     Ok((Err(failure), Some(session).filter(|_| matches!(undone, Ok(Ok(()))))))

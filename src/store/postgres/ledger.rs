@@ -5,13 +5,14 @@
 //! answer to a commit was lost, the watermarks say whether it happened.
 
 use super::blocking::Blocking;
+use super::columns::unsigned;
 use super::write::{self, BatchTransaction, LookUps};
 use super::{partitions, records, refused, schema};
 use crate::clock;
 use crate::store::batch::{Batch, Dead, Written};
 use crate::store::error::{LedgerError, StoreError};
 use crate::store::location::PostgresServer;
-use crate::store::usage::RecordTotals;
+use crate::store::usage::{RecordTotals, Room};
 use shard::units::Period;
 use uuid::Uuid;
 
@@ -22,22 +23,25 @@ const PAGE_ROWS: i64 = 512;
 pub struct PostgresLedger {
     server: Blocking,
     known: LookUps,
+    /// What its disk holds, if somebody has said so.
+    disk_bytes: Option<u64>,
     /// The month that partitions were last made in.
     partitions_of: Period,
 }
 
 impl PostgresLedger {
     pub(crate) fn open(server: &PostgresServer) -> Result<Self, StoreError> {
-        Blocking::open(server).map(Self::new)
+        Ok(Self::new(Blocking::open(server)?, server.disk_bytes))
     }
 
     pub(crate) fn open_for_reading(server: &PostgresServer) -> Result<Self, LedgerError> {
-        let opened = Blocking::new(server).map(Self::new);
+        let opened = Blocking::new(server).map(|opened| Self::new(opened, server.disk_bytes));
         opened.map_err(|error| LedgerError::Unavailable(error.to_string()))
     }
 
-    fn new(server: Blocking) -> Self {
-        Self { server, known: LookUps::default(), partitions_of: Period::of(clock::unix_us()) }
+    fn new(server: Blocking, disk_bytes: Option<u64>) -> Self {
+        let partitions_of = Period::of(clock::unix_us());
+        Self { server, known: LookUps::default(), disk_bytes, partitions_of }
     }
 
     pub(crate) fn watermark(&self, journal_id: u128) -> Result<(u64, bool), LedgerError> {
@@ -112,11 +116,21 @@ impl PostgresLedger {
         before_us: i64,
         take: impl FnMut(&[String], RecordTotals) -> Result<(), E>,
     ) -> Result<Result<(), E>, LedgerError> {
-        self.server.run(async |db| records::each_before(db, before_us, take).await)
+        self.server.run_long(async |db| records::each_before(db, before_us, take).await)
     }
 
     pub(crate) fn totals_before(&self, before_us: i64) -> Result<RecordTotals, LedgerError> {
-        self.server.run(async |db| Ok(records::totals_before(db, before_us).await?))
+        self.server.run_long(async |db| Ok(records::totals_before(db, before_us).await?))
+    }
+
+    /// How large its database is, and what is left of the disk as configured.
+    pub(crate) fn room(&self) -> Result<Room, LedgerError> {
+        let used_bytes = self.server.run::<_, LedgerError>(async |db| {
+            let size = "SELECT pg_database_size(current_database())";
+            Ok(db.row(size, &[]).await?.map_or(0, |row| unsigned(row.get(0))))
+        })?;
+        let free_bytes = self.disk_bytes.map(|disk| disk.saturating_sub(used_bytes));
+        Ok(Room { used_bytes, free_bytes })
     }
 
     pub(crate) fn count_refused(&self) -> Result<u64, LedgerError> {

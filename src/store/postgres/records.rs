@@ -6,12 +6,17 @@ use super::columns::{UnixUs, unsigned};
 use super::schema;
 use super::session::Session;
 use crate::store::error::LedgerError;
+use crate::store::texts;
 use crate::store::usage::{RECORD_COLUMNS, RecordTotals};
-use shard::units::Period;
+use shard::record::Outcome;
+use shard::units::{ConsumerId, KeyId, Period, ServiceId};
 use tokio_postgres::{Error, Row};
+use uuid::Uuid;
 
 /// Records that are fetched at once.
 const FETCHED_AT_ONCE: u32 = 1_000;
+/// What has to read all records may take longer than anything else.
+const LONG: &str = "SET LOCAL statement_timeout = '1h'";
 
 /// The ledger has every record of the calls admitted from here on, microseconds since 1970.
 pub(super) async fn kept_from_us(db: &Session) -> Result<i64, Error> {
@@ -39,6 +44,14 @@ pub(super) async fn drop_before(db: &Session, before_us: i64) -> Result<bool, Er
     Ok(true)
 }
 
+/// What is read of each record, in the order in which [`columns_of`] reads it.
+const SELECT: &str = "SELECT record_id, occurred_at, request_id, consumer_id, key_id, service_id,
+         services.name, status, outcome, streamed, input_tokens, cached_tokens, output_tokens,
+         estimated, price_version, cost_nanousd, attempts, latency_us, ttft_us, overhead_us,
+         instance_id
+     FROM usage_rows LEFT JOIN services ON services.id = service_id
+         LEFT JOIN usage_instances ON number = instance";
+
 /// Gives each record of a call from before `before_us` to `take`, in the order of the ids, with
 /// what it adds to the totals. `take`'s error ends it.
 pub(super) async fn each_before<E>(
@@ -46,22 +59,16 @@ pub(super) async fn each_before<E>(
     before_us: i64,
     mut take: impl FnMut(&[String], RecordTotals) -> Result<(), E>,
 ) -> Result<Result<(), E>, LedgerError> {
-    let number = |column: &&str| match *column {
-        "streamed" => "streamed::integer::text".to_owned(),
-        column => format!("{column}::text"),
-    };
-    let columns: Vec<String> = RECORD_COLUMNS.iter().map(number).collect();
-    let before = format!("'epoch'::timestamptz + {before_us} * interval '1 microsecond'");
+    // The view would have the server write each text, and leave out no month.
     db.batch(&format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
-         DECLARE records NO SCROLL CURSOR FOR SELECT {}, input_tokens + output_tokens::bigint,
-             cost_nanousd FROM usage_records
-         WHERE occurred_at < to_char(({before}) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS')
-         ORDER BY record_id",
-        columns.join(", ")
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {LONG};
+         DECLARE records NO SCROLL CURSOR FOR {SELECT}
+         WHERE occurred_at < 'epoch'::timestamptz + {before_us} * interval '1 microsecond'
+         ORDER BY record_id"
     ))
     .await?;
     let fetch = format!("FETCH {FETCHED_AT_ONCE} FROM records");
+    let fetch = db.client().prepare(&fetch).await?;
     loop {
         let rows = db.client().query(&fetch, &[]).await.map_err(LedgerError::from)?;
         if rows.is_empty() {
@@ -69,13 +76,7 @@ pub(super) async fn each_before<E>(
             return Ok(Ok(()));
         }
         for row in &rows {
-            let at = RECORD_COLUMNS.len();
-            let texts: Vec<String> = (0..at).map(|column| row.get(column)).collect();
-            let totals = RecordTotals {
-                records: 1,
-                tokens: unsigned(row.get(at)).into(),
-                cost_nanousd: unsigned(row.get(at + 1)).into(),
-            };
+            let (texts, totals) = columns_of(row);
             if let Err(error) = take(&texts, totals) {
                 db.batch("ROLLBACK").await?;
                 return Ok(Err(error));
@@ -84,11 +85,53 @@ pub(super) async fn each_before<E>(
     }
 }
 
+/// A record's columns, as the view `usage_records` shows them, and what it adds to the totals.
+fn columns_of(row: &Row) -> ([String; RECORD_COLUMNS.len()], RecordTotals) {
+    let record_id = row.get::<_, Uuid>(0).to_string();
+    let UnixUs(at_us) = row.get(1);
+    let integer = |at| row.get::<_, i32>(at);
+    let [input, cached, output] = [10, 11, 12].map(integer);
+    let cost: i64 = row.get(15);
+    let service = ServiceId(unsigned(row.get(5))).to_string();
+    let name: Option<&str> = row.get(6);
+    let outcome = Outcome::ALL.get(row.get::<_, i16>(8) as usize).copied().unwrap_or_default();
+    let instance: Option<Uuid> = row.get(20);
+    let columns = [
+        record_id.clone(),
+        texts::time(at_us).as_str().to_owned(),
+        Period::of(at_us).to_string(),
+        row.get::<_, Option<String>>(2).unwrap_or(record_id),
+        ConsumerId(unsigned(row.get(3))).to_string(),
+        KeyId(unsigned(row.get(4))).to_string(),
+        service.clone(),
+        name.map_or(service, str::to_owned),
+        row.get::<_, i16>(7).to_string(),
+        outcome.name().to_owned(),
+        i32::from(row.get::<_, bool>(9)).to_string(),
+        input.to_string(),
+        cached.to_string(),
+        output.to_string(),
+        if row.get(13) { "estimated" } else { "reported" }.to_owned(),
+        integer(14).to_string(),
+        cost.to_string(),
+        row.get::<_, i16>(16).to_string(),
+        integer(17).to_string(),
+        integer(18).to_string(),
+        integer(19).to_string(),
+        instance.map_or_else(String::new, |id| id.to_string()),
+    ];
+    let tokens = unsigned(i64::from(input) + i64::from(output)).into();
+    let totals = RecordTotals { records: 1, tokens, cost_nanousd: unsigned(cost).into() };
+    (columns, totals)
+}
+
 /// The sums of the records of calls from before `before_us`, as Postgres adds them up.
 pub(super) async fn totals_before(db: &Session, before_us: i64) -> Result<RecordTotals, Error> {
     let sql = "SELECT count(*), coalesce(sum(input_tokens::bigint + output_tokens), 0)::text,
          coalesce(sum(cost_nanousd), 0)::text FROM usage_rows WHERE occurred_at < $1";
+    db.batch(&format!("BEGIN READ ONLY; {LONG}")).await?;
     let row = db.row(sql, &[&UnixUs(before_us)]).await?;
+    db.batch("COMMIT").await?;
     let number = |row: &Row, column| row.get::<_, &str>(column).parse().unwrap_or(u128::MAX);
     Ok(row.map_or_else(RecordTotals::default, |row| RecordTotals {
         records: unsigned(row.get(0)),

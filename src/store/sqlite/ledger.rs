@@ -120,7 +120,8 @@ impl SqliteLedger {
         let path = self.connection.path().unwrap_or_default();
         let disk = rustix::fs::statvfs(path)
             .map_err(|error| LedgerError::Unavailable(error.to_string()))?;
-        Ok(Room { used_bytes, free_bytes: spare_bytes + disk.f_bavail * disk.f_frsize })
+        let free_bytes = Some(spare_bytes + disk.f_bavail * disk.f_frsize);
+        Ok(Room { used_bytes, free_bytes })
     }
 
     pub(crate) fn each_record_before<E>(

@@ -68,7 +68,7 @@ impl TestStore {
 
 fn server_at(url: &str) -> StoreLocation {
     let url = PostgresUrl::parse(url).unwrap();
-    StoreLocation::Postgres(PostgresServer { url, ca_file: None })
+    StoreLocation::Postgres(PostgresServer { url, ca_file: None, disk_bytes: Some(1 << 40) })
 }
 
 /// Waits for an operation.

@@ -3,9 +3,9 @@
 use super::ledger::dead;
 use super::{TestStore, done, settled, write};
 use crate::channels::RequestId;
-use crate::store::{Catalog, CatalogError, Ledger, LedgerError, Page};
+use crate::store::{Catalog, CatalogError, Ledger, LedgerError, Page, RECORD_COLUMNS};
 use shard::record::{Record, Usage};
-use shard::units::{ConsumerId, Period, ServiceId};
+use shard::units::{ConsumerId, NanoUsd, Period, ServiceId};
 
 fn database(store: &TestStore) -> &super::Database {
     match store {
@@ -120,6 +120,31 @@ fn a_row_takes_no_more_than_150_bytes_with_its_indexes() {
                 WHERE isleaf AND pg_relation_size(relid) > 0";
     let bytes: u64 = query(&store, size)[0][0].parse().unwrap();
     assert!(bytes <= ROWS * 150, "{} bytes a row", bytes / ROWS);
+}
+
+#[test]
+fn records_are_given_out_as_the_view_shows_them() {
+    let store = TestStore::postgres();
+    let mut ledger = store.ledger();
+    done(store.catalog().insert_service(super::new_service(2, "chat"))).unwrap();
+    let usage = Usage { input_tokens: 5, cached_tokens: 3, output_tokens: 7, estimated: true };
+    let full =
+        Record { status: 504, streamed: true, usage, price_version: 3, attempts: 2, ..call(1) };
+    let other = Record { service: ServiceId(9), cost: NanoUsd(11), ..call(2) };
+    let mut records = [settled(1, full), settled(2, other)];
+    records[1].request_id = RequestId::new(b"mine");
+    write(&mut ledger, &records).unwrap();
+    let mut given = Vec::new();
+    let take = |columns: &[String], _| {
+        given.push(columns.to_vec());
+        Ok::<(), ()>(())
+    };
+    ledger.each_record_before(i64::MAX / 4, take).unwrap().unwrap();
+    let columns = RECORD_COLUMNS.join(", ").replace("streamed", "streamed::integer");
+    let shown = query(&store, &format!("SELECT {columns} FROM usage_records ORDER BY record_id"));
+    assert_eq!(given, shown);
+    let room = ledger.room().unwrap();
+    assert!(room.used_bytes > 1 << 20 && room.free_bytes == Some((1 << 40) - room.used_bytes));
 }
 
 #[test]
