@@ -2,13 +2,14 @@
 //! ends them in the order that loses nothing: no new work, finish, settle, flush, then go.
 
 use crate::channels::{self, ShardChannels};
-use crate::config::{Config, ConfigErrors, KEY_BYTES, Shards};
+use crate::config::{AuthorityUrl, Config, ConfigErrors, KEY_BYTES, Shards};
 use crate::gateway::{self, Parts, ProcessState, ShardArgs};
 use crate::journal::{self, Journal, JournalShared};
 use crate::metrics::Metrics;
 use crate::model_server::{self, Behaviour};
 use crate::net;
-use crate::store::Ledger;
+use crate::store::{Ledger, StoreError};
+use crate::writer::ReplayReport;
 use crate::{control, data_dir, descriptors, writer};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use shard::catalog::Catalog;
@@ -19,7 +20,7 @@ use signal_hook::iterator::Signals;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -29,6 +30,9 @@ use std::time::Duration;
 const CONFIGS_MAX: usize = 4;
 /// A shard that has no room for another one within this is stuck.
 const TAKES_CONFIG_WITHIN: Duration = Duration::from_secs(1);
+
+/// A store that was away at the start is asked for again after this.
+const STORE_ASKED_EVERY: Duration = Duration::from_millis(500);
 
 /// Where an instance serves.
 #[derive(Clone, Debug)]
@@ -123,12 +127,9 @@ impl Instance {
             );
         }
         let config = Arc::new(config);
-        let data_dir = &config.server.data_dir;
-        let mut ledger = Ledger::open(&*config).map_err(|why| RunError(why.to_string()))?;
-        let opened = control::open(&config).map_err(|why| RunError(why.to_string()))?;
+        let (ledger, opened, left) = open_store(&config)?;
         let (catalog, known_ids) = (opened.catalog(), opened.known_ids());
         let digest_key = opened.digest_key();
-        replay(data_dir, &mut ledger)?;
         let (shard_channels, control_channels, writer_channels) = channels::open(cpus.len());
         let metrics = Arc::new(Metrics::new(cpus.len()));
         let state = Arc::new(ProcessState::default());
@@ -173,6 +174,10 @@ impl Instance {
         };
         let shards = start.all(cpus, shard_channels, journals, listeners)?;
         state.ready.store(true, Ordering::Relaxed);
+        if let Some(left) = left {
+            replay_later(config.clone(), state.clone(), left)
+                .map_err(|why| failed("a thread does not start")(&why))?;
+        }
         Ok(Self { config, addresses, state, shards, writer, control })
     }
 
@@ -228,9 +233,73 @@ impl Instance {
     }
 }
 
+/// The ledger, and control with what it knows of the store. Journals of an earlier process are in
+/// the ledger by then; where the store is away they come back instead, and a snapshot stands for
+/// it. That takes an authority of its own: an embedded one has its months from the store.
+fn open_store(
+    config: &Arc<Config>,
+) -> Result<(Ledger, control::Opened, Option<Vec<PathBuf>>), RunError> {
+    let told = |why: &dyn fmt::Display| RunError(why.to_string());
+    let why = match Ledger::open(&**config) {
+        Ok(mut ledger) => {
+            let opened = control::open(config).map_err(|why| told(&why))?;
+            replay(&config.server.data_dir, &mut ledger)?;
+            return Ok((ledger, opened, None));
+        }
+        Err(StoreError::Away(why)) if config.authority_url != AuthorityUrl::Embedded => why,
+        Err(why) => return Err(told(&why)),
+    };
+    let opened = control::open_from_snapshot(config);
+    let opened = opened.map_err(|no| RunError(format!("{why}; and no snapshot of it: {no}")))?;
+    let ledger = Ledger::open_away(&**config).map_err(|why| told(&why))?;
+    let root = config.server.data_dir.join(journal::DIR_NAME);
+    let left = writer::journals_in(&root).map_err(|why| failed("no journals")(&why))?;
+    tracing::error!(why, "the store is away: started from the snapshot of it, until it is back");
+    Ok((ledger, opened, Some(left)))
+}
+
+/// Brings in the journals that an earlier process left once the store is back, and its schema and
+/// partitions up to date before that.
+fn replay_later(
+    config: Arc<Config>,
+    state: Arc<ProcessState>,
+    mut left: Vec<PathBuf>,
+) -> io::Result<()> {
+    let replay = move || {
+        while !state.draining.load(Ordering::Relaxed) {
+            match Ledger::open(&*config) {
+                Ok(mut ledger) => match replay_all(&mut left, &mut ledger) {
+                    Ok(()) => return,
+                    Err(why) => tracing::warn!(%why, "journals are left for later"),
+                },
+                Err(StoreError::Away(_)) => {}
+                Err(why) => tracing::error!(%why, "the store is back, and no use"),
+            }
+            std::thread::park_timeout(STORE_ASKED_EVERY);
+        }
+    };
+    std::thread::Builder::new().name("replay".to_owned()).spawn(replay).map(drop)
+}
+
+fn replay_all(left: &mut Vec<PathBuf>, ledger: &mut Ledger) -> Result<(), RunError> {
+    let mut report = ReplayReport::default();
+    while let Some(dir) = left.last() {
+        writer::replay_journal(dir, ledger, &mut report)
+            .map_err(|why| failed("a usage journal cannot be replayed")(&why))?;
+        left.pop();
+    }
+    tell_replayed(&report);
+    Ok(())
+}
+
 fn replay(data_dir: &Path, ledger: &mut Ledger) -> Result<(), RunError> {
     let report = writer::replay(data_dir, ledger)
         .map_err(|why| failed("the usage journals cannot be replayed")(&why))?;
+    tell_replayed(&report);
+    Ok(())
+}
+
+fn tell_replayed(report: &ReplayReport) {
     if report.journals > 0 {
         tracing::info!(
             journals = report.journals,
@@ -244,7 +313,6 @@ fn replay(data_dir: &Path, ledger: &mut Ledger) -> Result<(), RunError> {
         let journal = uuid::Uuid::from_u128(*journal);
         tracing::error!(%journal, from, to, "records of a journal are damaged; see quarantine");
     }
-    Ok(())
 }
 
 /// The core of each shard; `None`: not pinned.

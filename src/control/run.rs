@@ -9,7 +9,7 @@ use super::ledger_reads::{LedgerAnswer, LedgerReads, answer_months};
 use super::shard_senders::ShardSenders;
 use super::tokenizer::Tokenizer;
 use super::verifier::{Checked, Verifier, VerifyQuestion};
-use super::{account, admin};
+use super::{account, admin, snapshots};
 use crate::clock;
 use crate::config::Config;
 use crate::store::Digest;
@@ -18,6 +18,7 @@ use shard::message::{ToControl, ToShard};
 use shard::units::{KeyId, Nanos};
 use std::io;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;
@@ -79,6 +80,8 @@ pub(super) struct Process {
     pub(super) redis: Option<RedisAddress>,
     /// What keys do while it is out of reach, unless their plan says it.
     pub(super) when_lost: WhenLost,
+    /// Where snapshots of the store are kept.
+    pub(super) data_dir: PathBuf,
 }
 
 /// Runs until told to stop.
@@ -93,6 +96,8 @@ pub(super) async fn run(
     if let Some(watch) = state.store.watch() {
         tokio::spawn(follow::follow(Arc::clone(&state), watch));
     }
+    let data_dir = process.data_dir;
+    tokio::spawn(snapshots::keep(Arc::clone(&state), data_dir.clone()));
     let mut refresh = tokio::time::interval(REFRESH_EVERY);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     refresh.reset();
@@ -131,7 +136,10 @@ pub(super) async fn run(
             command = inbox.commanded.recv_async() => match command {
                 Ok(ControlCommand::Drain) => running.state.senders.tell_all(&ToShard::Drain).await,
                 Ok(ControlCommand::Reload(settings)) => running.reload(settings),
-                Ok(ControlCommand::Stop) | Err(flume::RecvError::Disconnected) => return,
+                Ok(ControlCommand::Stop) => {
+                    return snapshots::keep_last(&running.state, data_dir).await;
+                }
+                Err(flume::RecvError::Disconnected) => return,
             },
             _ = refresh.tick() => running.state.find_hosts(true),
             () = tokio::time::sleep(due) => {}

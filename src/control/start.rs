@@ -12,7 +12,7 @@ use super::{admin_token, catalog, credentials, run};
 use crate::channels::ControlChannels;
 use crate::config::{AuthorityUrl, Config, KEY_BYTES};
 use crate::metrics::Metrics;
-use crate::store::{self, CatalogError, Page};
+use crate::store::{self, CatalogError, Loaded, Page};
 use shard::catalog::Catalog;
 use shard::known_ids::KnownIds;
 use std::io;
@@ -68,7 +68,26 @@ pub(crate) fn open(config: &Config) -> Result<Opened, OpenError> {
     let admin_token = admin_token::load(config)?;
     let vault = credentials::open_vault(config)?;
     let store = store::Catalog::open(config).map_err(OpenError::Store)?;
-    let loaded = store.load()?;
+    let (mut directory, names) = known_by_heart(store.load()?, &vault)?;
+    load_keys(&store, &mut directory)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(Opened { runtime, store, directory, names, vault, admin_token })
+}
+
+/// The same while the store is away, from what was last written down of it.
+pub(crate) fn open_from_snapshot(config: &Config) -> Result<Opened, OpenError> {
+    let admin_token = admin_token::load(config)?;
+    let (store, snapshot) = store::Catalog::from_snapshot(config).map_err(OpenError::Catalog)?;
+    let sealed = snapshot.loaded.services.iter().find_map(|row| row.credential.clone());
+    let vault = Vault::open(config, sealed.as_deref())?;
+    let (mut directory, names) = known_by_heart(snapshot.loaded, &vault)?;
+    snapshot.keys.iter().for_each(|row| directory.set_key(row));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(Opened { runtime, store, directory, names, vault, admin_token })
+}
+
+/// All but the keys.
+fn known_by_heart(loaded: Loaded, vault: &Vault) -> Result<(Directory, HostNames), OpenError> {
     let known_ids = KnownIds::with_room_for(loaded.keys);
     let (mut directory, names) =
         (Directory::new(known_ids, vault.digest_key_name()), HostNames::default());
@@ -76,9 +95,7 @@ pub(crate) fn open(config: &Config) -> Result<Opened, OpenError> {
     for row in loaded.consumers {
         directory.set_consumer(row.id, Consumer { name: row.name.into(), plan: row.plan });
     }
-    load_keys(&store, &mut directory)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(Opened { runtime, store, directory, names, vault, admin_token })
+    Ok((directory, names))
 }
 
 fn load_keys(store: &store::Catalog, directory: &mut Directory) -> Result<(), CatalogError> {
@@ -147,7 +164,12 @@ pub(crate) fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
         AuthorityUrl::Embedded => None,
         AuthorityUrl::Redis(url) => Some(RedisAddress::new(url).map_err(io::Error::other)?),
     };
-    let process = run::Process { instance, redis, when_lost: config.when_lost };
+    let process = run::Process {
+        instance,
+        redis,
+        when_lost: config.when_lost,
+        data_dir: config.server.data_dir.clone(),
+    };
     let (commands, commanded) = flume::bounded(16);
     let (revoked, to_tell) = flume::bounded(REVOKED_MAX);
     let inbox = run::Inbox { from_shards: channels.from_shards, commanded, revoked: to_tell };

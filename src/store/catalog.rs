@@ -12,8 +12,10 @@ use super::rows::{
     CatalogNews, CatalogWatch, ConsumerChange, ConsumerRow, Digest, KeyRow, Loaded, NewKey,
     NewService, Page, PlanChange, PlanRow, ServiceChange, ServiceRow,
 };
+use super::snapshot::{self, Snapshot};
 use super::sqlite::SqliteCatalog;
 use super::usage::{By, ServiceMonth, Sum, SumSpan};
+use crate::config::Config;
 use shard::catalog::{Plan, PriceModel};
 use shard::units::{ConsumerId, KeyId, Period, PlanId, ServiceId};
 
@@ -31,6 +33,36 @@ impl Catalog {
         match at.into() {
             StoreLocation::Embedded(data_dir) => SqliteCatalog::open(&data_dir).map(Self::Sqlite),
             StoreLocation::Postgres(server) => PostgresCatalog::open(&server).map(Self::Postgres),
+        }
+    }
+
+    /// A store that is away for now, and what was last written down of it in the data directory.
+    pub(crate) fn from_snapshot(config: &Config) -> Result<(Self, Snapshot), String> {
+        let StoreLocation::Postgres(server) = StoreLocation::from(config) else {
+            return Err("an embedded store has no snapshot".to_owned());
+        };
+        let mut store = PostgresCatalog::open_away(&server).map_err(|error| error.to_string())?;
+        let read = snapshot::read(&config.server.data_dir, &store.identity())?;
+        store.seen_at_start = read.seen;
+        Ok((Self::Postgres(store), read))
+    }
+
+    /// What its snapshots are told by; `None`: it needs none.
+    pub(crate) fn identity(&self) -> Option<String> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(store) => Some(store.identity()),
+        }
+    }
+
+    /// What goes into a snapshot; `None`: nothing has changed after the change `seen`.
+    pub(crate) async fn snapshot(
+        &self,
+        seen: Option<i64>,
+    ) -> Result<Option<Snapshot>, CatalogError> {
+        match self {
+            Self::Sqlite(_) => Ok(None),
+            Self::Postgres(store) => store.snapshot(seen).await,
         }
     }
 

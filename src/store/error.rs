@@ -8,6 +8,8 @@ use std::io;
 pub enum StoreError {
     /// The database's own word.
     Failed(String),
+    /// It cannot be reached, or not for now.
+    Away(String),
     /// An applied migration is not the one that this program carries.
     MigrationChanged(String),
     /// The store was made by a newer program.
@@ -20,7 +22,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Thread(error) => write!(f, "a thread of the store did not start: {error}"),
-            Self::Failed(why) => f.write_str(why),
+            Self::Failed(why) | Self::Away(why) => f.write_str(why),
             Self::MigrationChanged(name) => write!(
                 f,
                 "migration {name} was applied to this store with another text; start the program \

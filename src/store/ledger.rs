@@ -32,6 +32,16 @@ impl Ledger {
         }
     }
 
+    /// A store that is away for now: each operation tries to reach it.
+    pub(crate) fn open_away(at: impl Into<StoreLocation>) -> Result<Self, StoreError> {
+        match at.into() {
+            StoreLocation::Embedded(data_dir) => SqliteLedger::open(&data_dir).map(Self::Sqlite),
+            StoreLocation::Postgres(server) => {
+                PostgresLedger::open_away(&server).map(|ledger| Self::Postgres(Box::new(ledger)))
+            }
+        }
+    }
+
     /// Opens the store, whatever its schema, to read only.
     pub(crate) fn open_for_reading(at: impl Into<StoreLocation>) -> Result<Self, LedgerError> {
         match at.into() {

@@ -18,6 +18,7 @@ mod postgres;
 mod price_text;
 mod refused;
 mod rows;
+mod snapshot;
 mod sqlite;
 #[cfg(test)]
 mod tests;
@@ -35,10 +36,11 @@ pub use ledger::Ledger;
 pub use location::{PostgresServer, StoreLocation};
 pub(crate) use price_text::to_json as price_to_json;
 pub(crate) use rows::{
-    CatalogNews, CatalogWatch, ConsumerChange, ConsumerRow, Digest, KeyName, KeyRow, NewKey,
-    NewService, Page, PlanChange, PlanRow, PriceRow, ServiceChange, ServiceRow, new_id,
+    CatalogNews, CatalogWatch, ConsumerChange, ConsumerRow, Digest, KeyName, KeyRow, Loaded,
+    NewKey, NewService, Page, PlanChange, PlanRow, PriceRow, ServiceChange, ServiceRow, new_id,
     when_lost_name, when_lost_of,
 };
+pub(crate) use snapshot::{confirm as confirm_snapshot, write as write_snapshot};
 pub use sqlite::FILE_NAME;
 #[cfg(test)]
 pub(crate) use sqlite::open_file;

@@ -13,5 +13,5 @@ mod run;
 mod tests;
 mod upkeep;
 
-pub(crate) use replay::replay;
+pub(crate) use replay::{ReplayReport, journals_in, replay, replay_journal};
 pub(crate) use run::{WriterArgs, WriterHandle, spawn};

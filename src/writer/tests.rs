@@ -204,7 +204,7 @@ fn a_batch_waits_for_its_age_or_its_size() {
     bench.call(0, true);
     assert_eq!(bench.writer.turn(NOW, false), NextStep::Idle);
     assert_eq!(bench.writer.turn(NOW.after(Nanos::from_ms(9)), false), NextStep::Idle);
-    assert_eq!(ids(bench.dir.path()), []);
+    assert_eq!(ids(bench.dir.path()), [0_u128; 0]);
     assert_eq!(bench.writer.turn(NOW.after(Nanos::from_ms(10)), false), NextStep::Busy);
     assert_eq!(ids(bench.dir.path()), [0]);
     for n in 1..=64 {

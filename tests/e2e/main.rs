@@ -56,6 +56,7 @@ mod secrets;
 mod serve;
 mod shared;
 mod slow_clients;
+mod snapshot;
 mod spellings;
 mod stray_answers;
 mod stream_ends;

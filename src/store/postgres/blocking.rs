@@ -1,8 +1,9 @@
 //! A connection for a thread that waits for it: the writer's, and those of commands.
 
+pub(super) use super::errors::TooLong;
 use super::schema;
 use super::session::{Access, CONNECT_WITHIN, Session};
-use crate::store::error::{CatalogError, LedgerError, StoreError};
+use crate::store::error::StoreError;
 use crate::store::location::PostgresServer;
 use std::cell::RefCell;
 use std::time::Duration;
@@ -90,22 +91,5 @@ impl Blocking {
         })?;
         *self.session.borrow_mut() = session;
         done
-    }
-}
-
-/// The server did not answer in time.
-pub(super) struct TooLong;
-
-const TOO_LONG: &str = "the store (Postgres) does not answer";
-
-impl From<TooLong> for LedgerError {
-    fn from(_: TooLong) -> Self {
-        Self::Unavailable(TOO_LONG.to_owned())
-    }
-}
-
-impl From<TooLong> for CatalogError {
-    fn from(_: TooLong) -> Self {
-        Self::Away(TOO_LONG.to_owned())
     }
 }

@@ -16,6 +16,7 @@ use crate::store::rows::{
     CatalogNews, CatalogWatch, ConsumerChange, ConsumerRow, Digest, KeyRow, Loaded, NewKey,
     NewService, Page, PlanChange, PlanRow, ServiceChange, ServiceRow,
 };
+use crate::store::snapshot::Snapshot;
 use crate::store::usage::{By, ServiceMonth, Sum, SumSpan};
 use shard::catalog::{Plan, PriceModel};
 use shard::units::{ConsumerId, KeyId, Period, PlanId, ServiceId};
@@ -37,7 +38,8 @@ pub(crate) struct PostgresCatalog {
     lists: Arc<PostgresLane>,
     reports: Arc<PostgresLane>,
     runtime: Handle,
-    seen_at_start: i64,
+    /// All changes up to this one are in what was loaded.
+    pub(in crate::store) seen_at_start: i64,
     told: flume::Receiver<()>,
     /// The thread ends when the last clone is dropped.
     _thread: flume::Sender<()>,
@@ -45,6 +47,20 @@ pub(crate) struct PostgresCatalog {
 
 impl PostgresCatalog {
     pub(crate) fn open(server: &PostgresServer) -> Result<Self, StoreError> {
+        let away = Self::open_away(server)?;
+        let access = away.changes.access().clone();
+        let (answer, answered) = flume::bounded(1);
+        let opening = access.clone();
+        away.runtime.spawn(async move { answer.send(open(&opening).await) });
+        let (session, seen_at_start) = answered
+            .recv()
+            .unwrap_or_else(|_| Err(StoreError::Failed("the store's thread has ended".into())))?;
+        let changes = PostgresLane::new(access, Some(session), WITHIN, WAITING_MAX);
+        Ok(Self { changes, seen_at_start, ..away })
+    }
+
+    /// The same without a word to the server: each lane connects when it is first used.
+    pub(crate) fn open_away(server: &PostgresServer) -> Result<Self, StoreError> {
         let access = Access::new(server, WITHIN)?;
         let (thread, ended) = flume::bounded::<()>(1);
         let runtime =
@@ -54,23 +70,17 @@ impl PostgresCatalog {
             .name("store-postgres".to_owned())
             .spawn(move || runtime.block_on(async { _ = ended.recv_async().await }))
             .map_err(StoreError::Thread)?;
-        let (answer, answered) = flume::bounded(1);
         // One that is not taken stands for all that come until it is.
         let (notified, told) = flume::bounded(1);
         let for_changes = Access { notified: Some(notified), ..access.clone() };
-        let opening = for_changes.clone();
-        handle.spawn(async move { answer.send(open(&opening).await) });
-        let (session, seen_at_start) = answered
-            .recv()
-            .unwrap_or_else(|_| Err(StoreError::Failed("the store's thread has ended".into())))?;
         let lane = |waiting_max| PostgresLane::new(access.clone(), None, WITHIN, waiting_max);
         Ok(Self {
-            changes: PostgresLane::new(for_changes, Some(session), WITHIN, WAITING_MAX),
+            changes: PostgresLane::new(for_changes, None, WITHIN, WAITING_MAX),
             ledger: lane(WAITING_MAX),
             lists: lane(WAITING_MAX),
             reports: lane(REPORTS_WAITING_MAX),
             runtime: handle,
-            seen_at_start,
+            seen_at_start: 0,
             told,
             _thread: thread,
         })
@@ -122,16 +132,20 @@ impl PostgresCatalog {
     }
 
     pub(crate) fn load(&self) -> Done<Loaded> {
-        self.changes.run_here(&self.runtime, |db| {
-            Box::pin(async move {
-                Ok(Loaded {
-                    keys: keys::count(db).await?,
-                    plans: plans::list(db, Page::EVERYTHING).await?,
-                    services: services::list(db, Page::EVERYTHING).await?,
-                    consumers: consumers::list(db, Page::EVERYTHING).await?,
-                })
-            })
-        })
+        self.changes.run_here(&self.runtime, |db| Box::pin(load(db)))
+    }
+
+    /// Names the store, whoever asks it, and its schema.
+    pub(crate) fn identity(&self) -> String {
+        let config = &self.changes.access().config;
+        let place = (config.get_hosts(), config.get_ports(), config.get_dbname());
+        format!("{place:?} {}", schema::version())
+    }
+
+    /// All that an instance knows by heart, at one moment; `None`: nothing has changed after the
+    /// change `seen`.
+    pub(crate) async fn snapshot(&self, seen: Option<i64>) -> Done<Option<Snapshot>> {
+        self.read(move |db| Box::pin(snapshot(db, seen))).await
     }
 
     pub(crate) fn load_keys(&self, page: Page) -> Done<Vec<KeyRow>> {
@@ -141,6 +155,29 @@ impl PostgresCatalog {
     pub(crate) fn has_records(&self) -> Done<bool> {
         self.changes.run_here(&self.runtime, |db| Box::pin(usage::has_records(db)))
     }
+}
+
+async fn load(db: &Session) -> Done<Loaded> {
+    Ok(Loaded {
+        keys: keys::count(db).await?,
+        plans: plans::list(db, Page::EVERYTHING).await?,
+        services: services::list(db, Page::EVERYTHING).await?,
+        consumers: consumers::list(db, Page::EVERYTHING).await?,
+    })
+}
+
+async fn snapshot(db: &Session, seen: Option<i64>) -> Done<Option<Snapshot>> {
+    db.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let last = news::last(db).await?;
+    let taken = match seen == Some(last) {
+        true => None,
+        false => {
+            let (loaded, keys) = (load(db).await?, keys::unrevoked(db, Page::EVERYTHING).await?);
+            Some(Snapshot { seen: last, loaded, keys })
+        }
+    };
+    db.batch("COMMIT").await?;
+    Ok(taken)
 }
 
 async fn open(access: &Access) -> Result<(Session, i64), StoreError> {

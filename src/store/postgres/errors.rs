@@ -8,7 +8,12 @@ use tokio_postgres::error::SqlState;
 
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
-        Self::Failed(told(&error))
+        let why = told(&error);
+        match error.code() {
+            Some(code) if !is_away(code) => Self::Failed(why),
+            None if error.source().and_then(untrusted).is_some() => Self::Failed(why),
+            _ => Self::Away(why),
+        }
     }
 }
 
@@ -75,4 +80,27 @@ fn untrusted(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         }
         why => format!("the server's certificate is not trusted: {why}"),
     })
+}
+
+/// The server did not answer in time.
+pub(super) struct TooLong;
+
+const TOO_LONG: &str = "the store (Postgres) does not answer";
+
+impl From<TooLong> for LedgerError {
+    fn from(_: TooLong) -> Self {
+        Self::Unavailable(TOO_LONG.to_owned())
+    }
+}
+
+impl From<TooLong> for CatalogError {
+    fn from(_: TooLong) -> Self {
+        Self::Away(TOO_LONG.to_owned())
+    }
+}
+
+impl From<TooLong> for StoreError {
+    fn from(_: TooLong) -> Self {
+        Self::Away(TOO_LONG.to_owned())
+    }
 }

@@ -54,6 +54,11 @@ impl PostgresLane {
         Arc::new(Self { access, within, room, slot: Mutex::new(slot) })
     }
 
+    /// What its connection is opened by.
+    pub(super) fn access(&self) -> &Access {
+        &self.access
+    }
+
     /// Runs `work` to its end, whether or not somebody still waits for it.
     pub(super) async fn run<T: Send + 'static>(
         self: &Arc<Self>,

@@ -34,6 +34,12 @@ impl PostgresLedger {
         Ok(Self::new(Blocking::open(server)?, server.disk_bytes))
     }
 
+    pub(crate) fn open_away(server: &PostgresServer) -> Result<Self, StoreError> {
+        let ledger = Self::new(Blocking::new(server)?, server.disk_bytes);
+        // Nobody has looked after the partitions.
+        Ok(Self { partitions_of: Period(0), ..ledger })
+    }
+
     pub(crate) fn open_for_reading(server: &PostgresServer) -> Result<Self, LedgerError> {
         let opened = Blocking::new(server).map(|opened| Self::new(opened, server.disk_bytes));
         opened.map_err(|error| LedgerError::Unavailable(error.to_string()))

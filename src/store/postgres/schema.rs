@@ -1,9 +1,11 @@
 //! The schema, brought up to date at each start, by one instance at a time.
 
-use super::session::{Access, Session};
+use super::errors::TooLong;
+use super::session::{Access, CONNECT_WITHIN, Session};
 use super::{partitions, plans};
 use crate::store::error::{CatalogError, StoreError};
 use crate::store::migrations::{Migration, checksum_of, pending};
+use tokio::time::timeout;
 
 /// Every migration in order.
 const MIGRATIONS: &[Migration] = &[
@@ -39,6 +41,11 @@ fn begin(lock: i32) -> String {
     format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK_CLASS}, {lock})")
 }
 
+/// Tells this program's schema from that of others.
+pub(super) fn version() -> String {
+    MIGRATIONS.iter().map(|(_, text)| checksum_of(text)).collect()
+}
+
 /// Connects, and brings the schema up to date: instances that start at the same time do it one
 /// after the other. A new store gets the plans of the contract; the months' partitions are made.
 pub(super) async fn open(access: &Access) -> Result<Session, StoreError> {
@@ -51,7 +58,10 @@ pub(super) async fn open_half_filled(access: &Access) -> Result<Session, StoreEr
 }
 
 async fn open_for(access: &Access, is_transfer: bool) -> Result<Session, StoreError> {
-    let db = Session::open(access).await?;
+    let db = match timeout(CONNECT_WITHIN, Session::open(access)).await {
+        Ok(opened) => opened?,
+        Err(_) => return Err(TooLong.into()),
+    };
     // Another instance may be at it, with as long a migration as there may ever be.
     db.batch("SET lock_timeout = 0; SET statement_timeout = 0").await?;
     db.batch(&begin_schema_change()).await?;

@@ -336,7 +336,7 @@ fn services_keep_their_index_and_hide_their_credential() {
     assert!(!first.to_string().contains("sk-1"));
     let service = running.new_catalog().services[0].clone();
     assert_eq!((&*service.authority, &*service.base_path), ("127.0.0.1:81", "/v2"));
-    assert_eq!(service.addrs[..], [([127, 0, 0, 1], 81).into()]);
+    assert_eq!(service.addrs[..], [std::net::SocketAddr::from(([127, 0, 0, 1], 81))]);
     assert_eq!(service.credential_header.as_deref(), Some("authorization: Bearer sk-1"));
     running.post(
         "/services",
