@@ -15,9 +15,9 @@ use std::hint::black_box;
 use std::time::Duration;
 use tollgate::channels::Settled;
 use tollgate::clock;
-use tollgate::config::Config;
+use tollgate::config::{Config, PostgresUrl};
 use tollgate::journal::{self, Journal, Pending};
-use tollgate::store::{Advance, Batch, Ledger, Origin, StoreLocation};
+use tollgate::store::{Advance, Batch, Ledger, Origin, PostgresServer, StoreLocation};
 use tollgate::wire::call::scan_call;
 use tollgate::wire::key_text;
 use tollgate::wire::request::{HeadLimits, RequestHead, parse_request_head};
@@ -175,7 +175,8 @@ fn batch(criterion: &mut Criterion) {
     batch_into(criterion, "SQLite", &mut ledger, BATCH_ROWS);
     let Ok(url) = std::env::var("TOLLGATE_BENCH_POSTGRES") else { return };
     for rows in [100, 1_000, BATCH_ROWS] {
-        let mut ledger = Ledger::open(StoreLocation::Postgres(url.clone())).unwrap();
+        let server = PostgresServer::at(PostgresUrl::parse(&url).unwrap());
+        let mut ledger = Ledger::open(StoreLocation::Postgres(server)).unwrap();
         batch_into(criterion, "Postgres", &mut ledger, rows);
     }
 }

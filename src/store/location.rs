@@ -23,6 +23,13 @@ pub struct PostgresServer {
     pub disk_bytes: Option<u64>,
 }
 
+impl PostgresServer {
+    /// The one of this URL, and no more than that.
+    pub fn at(url: PostgresUrl) -> Self {
+        Self { url, ca_file: None, disk_bytes: None }
+    }
+}
+
 impl From<&Config> for StoreLocation {
     fn from(config: &Config) -> Self {
         let StoreConfig { url, ca_file, disk_bytes } = &config.store;
