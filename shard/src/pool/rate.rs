@@ -66,6 +66,8 @@ pub(super) struct RateLease {
     last_word: Nanos,
     /// Returned after this long without use.
     idle: Nanos,
+    /// A shard waits for an answer for so long.
+    patience: Nanos,
 }
 
 /// What a shard has of the lease.
@@ -120,6 +122,7 @@ impl RateLease {
             granted_at: now,
             last_word: now,
             idle: RATE_IDLE.max(Nanos(rtt.0.saturating_mul(4))),
+            patience: PARK,
         }
     }
 
@@ -187,7 +190,7 @@ impl RateLease {
             let held = self.held();
             // Of a long lease a shard gets what is there: it lasts for seconds.
             let enough = if self.long { pending.need.max(1) } else { target };
-            let may_wait = now < pending.since.after(PARK)
+            let may_wait = now < pending.since.after(self.patience)
                 && if pending.asked {
                     self.flight.is_some()
                 } else {
@@ -342,6 +345,10 @@ impl RateLease {
         }
         self.call_wanted = false;
         self.next_call_at = now.after(config.call_gap);
+        // The gap, and a way there and back that is slow for once: a key is not refused for what
+        // is only late.
+        let late = config.call_gap.after(Nanos(config.rtt.0.saturating_mul(2)));
+        self.patience = PARK.max(late);
         let mut flight = CallInFlight::new(*next_seq, ask);
         *next_seq += 1;
         flight.send(config.rtt, now);
@@ -490,7 +497,7 @@ impl RateLease {
     /// When something else than a call is due.
     pub(super) fn due(&self, call_gap: Nanos, now: Nanos) -> Nanos {
         if let Some(pending) = self.pending.front() {
-            return pending.since.after(PARK);
+            return pending.since.after(self.patience);
         }
         if !self.is_quiet() {
             return NEVER;
