@@ -9,6 +9,7 @@ use super::poll;
 use super::postgres::Database;
 use super::process::{Process, command, with_descriptors};
 use super::redis_server::RedisServer;
+use super::shared_redis::shared_redis;
 use serde_json::{Value, json};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -26,19 +27,20 @@ pub struct Setup {
     descriptors: Option<(u32, u32)>,
     embedded: bool,
     on_postgres: bool,
+    authority_url: Option<String>,
     beside: Option<PathBuf>,
 }
 
 impl Setup {
     /// With the authority in this Redis, and the store in Postgres, whichever the tests run on.
     pub fn redis(self, server: &RedisServer) -> Self {
-        let config = format!("[authority]\nurl = \"{}\"\n", server.url());
-        self.on_postgres().config(&config)
+        self.on_postgres().redis_at(&server.url())
     }
 
     /// With the authority in the Redis at this URL.
-    pub fn redis_at(self, url: &str) -> Self {
-        self.env("TOLLGATE_AUTHORITY__URL", url.as_ref())
+    pub fn redis_at(mut self, url: &str) -> Self {
+        self.authority_url = Some(url.to_owned());
+        self
     }
 
     /// On the store at this URL, whichever the tests run on. It outlives the instance.
@@ -101,10 +103,16 @@ impl Setup {
     /// Starts it.
     pub fn start(mut self) -> Instance {
         let dir = TempDir::new().unwrap();
-        // `TOLLGATE_TEST_STORE=postgres` runs every test on a database of its own.
-        let on_postgres = self.on_postgres
-            || std::env::var("TOLLGATE_TEST_STORE").is_ok_and(|it| it == "postgres");
-        let database = (on_postgres && !self.embedded).then(Database::create);
+        // `TOLLGATE_TEST_ON=servers` runs every test as production runs: with a database of its
+        // own, and the authority in a Redis.
+        let on_servers = std::env::var("TOLLGATE_TEST_ON").is_ok_and(|it| it == "servers");
+        if on_servers && !self.embedded && self.authority_url.is_none() {
+            self.authority_url = Some(shared_redis().to_owned());
+        }
+        if let Some(url) = &self.authority_url {
+            self.env.push(("TOLLGATE_AUTHORITY__URL", url.into()));
+        }
+        let database = ((self.on_postgres || on_servers) && !self.embedded).then(Database::create);
         if let Some(other) = &self.beside {
             copy_identity(other, &dir.path().join("data"));
         }

@@ -23,4 +23,5 @@ pub mod redis_server;
 pub mod resolver;
 pub mod road;
 pub mod scripted;
+pub mod shared_redis;
 pub mod target;
