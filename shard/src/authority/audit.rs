@@ -26,6 +26,16 @@ pub(crate) enum Planted {
     LeftOut,
     /// The holder keeps a long lease that is recalled.
     DeafToRecalls,
+    /// What holders say that they have spent or give back is not taken off their leases.
+    UnheardReports,
+    /// A month's tokens on lease are granted to others too.
+    LeasedTwice,
+    /// The holder calls as often as it likes.
+    NoGap,
+    /// A revoked bucket is granted from.
+    RevokedInVain,
+    /// An authority that may have forgotten what it granted goes on at once.
+    NoFence,
 }
 
 /// Every token that came or went.
@@ -66,6 +76,7 @@ impl Books {
 
 /// See the module.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Audit {
     #[cfg(test)]
     pub planted: Planted,

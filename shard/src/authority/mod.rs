@@ -36,6 +36,7 @@ const NO_ROOM_DENY: Nanos = Nanos::from_s(1);
 
 /// See the module.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Authority {
     /// Tokens may have been spent before this instant that it knows nothing of: a bucket that it
     /// sees for the first time is taken as having been empty then, and nothing is granted before
@@ -176,6 +177,10 @@ impl Authority {
 impl Authority {
     pub(crate) fn probe(&mut self, bucket: BucketId, now: Nanos) -> Option<audit::Books> {
         self.buckets.get_mut(&bucket).map(|bucket| bucket.probe(now))
+    }
+
+    pub(crate) fn probe_closed(&self, now: Nanos) -> bool {
+        self.closed_for(now).is_some()
     }
 
     pub(crate) fn probe_granted(&self, bucket: BucketId) -> u64 {

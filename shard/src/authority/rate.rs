@@ -24,6 +24,7 @@ const TTL_MIN: Nanos = Nanos::from_ms(100);
 const FAR_BELOW: u64 = 3;
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Bucket {
     /// When the authority that it belongs to was opened.
     pub(super) open_at: Option<Nanos>,
@@ -143,7 +144,7 @@ impl Bucket {
         } else if holder.put_off_since.is_none() {
             holder.active_until = now;
         }
-        let mut answer = if self.revoked {
+        let mut answer = if self.revoked && !self.audit.has(Planted::RevokedInVain) {
             RateAnswer { status: Status::Revoked, ..denied(ask.bucket, REVOKED_DENY) }
         } else if ask.want == 0 {
             RateAnswer { status: Status::Done, ..denied(ask.bucket, Nanos(0)) }
@@ -347,6 +348,9 @@ impl Bucket {
             true => (ask.used.saturating_add(ask.returned), 0),
             false => (ask.used, ask.returned),
         };
+        if self.audit.has(Planted::UnheardReports) {
+            return;
+        }
         let used = used.min(holder.outstanding);
         let returned = returned.min(holder.outstanding - used);
         holder.outstanding -= used + returned;

@@ -277,6 +277,10 @@ impl Pool {
 
     /// The next call to send, if any.
     pub fn poll_call(&mut self, now: Nanos) -> Option<LeaseCall> {
+        #[cfg(test)]
+        if self.planted == Planted::NoGap {
+            self.config.call_gap = Nanos(0);
+        }
         while let Some(key) = self.calls.pop_front() {
             let sent = match key {
                 CallKey::Rate(bucket) => self.rates.get_mut(&bucket).and_then(|(place, lease)| {

@@ -1,8 +1,26 @@
 //! A seeded simulation of instances with their shards, a lossy network and the authority.
 //!
-//! One seed is one history: budgets, demand, delays, losses, repeats, crashes, pauses and clock
-//! faults all come from it. `SEED=n cargo test -p tollgate-shard simulation` replays one;
-//! `SEEDS=n` runs that many, from `SEED_FROM` on.
+//! One seed is one history: budgets, demand, delays, losses, repeats, crashes, pauses, clock
+//! faults, lost recalls, and replicas that take over without the last writes all come from it.
+//! `SEED=n cargo test -p tollgate-shard simulation` replays one; `SEEDS=n` runs that many, from
+//! `SEED_FROM` on.
+//!
+//! The invariants, each with the check that a fault's message begins with:
+//!
+//! 1. `bound`: an ideal bucket in one place would have admitted every call that was admitted, in
+//!    their true order; only a forward step of the authority's clock may let it fill once more.
+//! 2. `conservation`, `L + O <= B` and `accrual`: what accrued was granted or is left, what was
+//!    granted was spent, given back, burned or is on lease, and it does not matter who looks when.
+//! 3. `lease`: what an instance could still spend is on lease at the authority.
+//! 4. `dedupe`: a call of a holder takes tokens once at the most.
+//! 5. `quota`: of a month no more is promised and spent than it has, but for overruns and for what
+//!    was on lease when an authority forgot it.
+//! 6. `served` and `use`: once the faults have stopped each holder that wants tokens gets some
+//!    within `n/r + 2E`, and together they get the rate. `recall`: what is called back is given up.
+//! 7. `calls`: no more of them than one for each gap.
+//! 8. `revoked`: nothing is spent after a revocation and the longest lease.
+//!
+//! `every_planted_fault_is_found` shows that each of them bites.
 
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
@@ -62,6 +80,11 @@ fn every_planted_fault_is_found() {
         (Planted::OverGrant, "bound"),
         (Planted::LeftOut, "served"),
         (Planted::DeafToRecalls, "recall"),
+        (Planted::UnheardReports, "use"),
+        (Planted::LeasedTwice, "quota"),
+        (Planted::NoGap, "calls"),
+        (Planted::RevokedInVain, "revoked"),
+        (Planted::NoFence, "lease"),
     ] {
         let found = (0..SEEDS_TO_FIND)
             .find(|seed| run(*seed, planted).is_err_and(|fault| fault.starts_with(check)));

@@ -12,6 +12,7 @@ pub(super) struct Totals {
     pub calls: u64,
     pub words: u64,
     pub recalls: u64,
+    pub failovers: u64,
     /// The worst of the budgets, once the faults had stopped.
     pub calm_share_permille: u64,
     pub calm_calls: u64,
@@ -30,6 +31,7 @@ impl Totals {
         self.calls += other.calls;
         self.words += other.words;
         self.recalls += other.recalls;
+        self.failovers += other.failovers;
     }
 }
 
@@ -131,11 +133,14 @@ pub(super) struct Month {
     pub overrun: u64,
     /// Reserved by instances that died, and so never settled.
     pub lost: u64,
+    /// On lease when the authority forgot it, and unknown to it until the holders call again.
+    pub forgotten: u64,
 }
 
 impl Month {
     pub(super) fn check(&self) -> Result<(), String> {
-        if self.reserved + self.consumed + self.lost > self.limit + self.overrun {
+        let most = self.limit + self.overrun + self.forgotten;
+        if self.reserved + self.consumed + self.lost > most {
             return Err(format!("quota: more promised than the month has: {self:?}"));
         }
         Ok(())

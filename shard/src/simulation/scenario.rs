@@ -76,6 +76,8 @@ pub(super) struct Scenario {
     pub steps_back: bool,
     pub steps_forward: bool,
     pub drift_ppm: u64,
+    /// A replica that has missed the last writes takes the authority's place.
+    pub fails_over: bool,
     pub revokes: bool,
     pub changes_plan: bool,
     /// Between two calls of a caller while it is measured; `None`: so little that all of them want
@@ -107,6 +109,7 @@ impl Scenario {
         let recallable = embedded || random.chance(60);
         let push_drop_percent = if faulty { random.pick(&[0, 0, 30, 100]) } else { 0 };
         let quiet_ms = if recallable { random.pick(&[0, 0, 500, 4_000]) } else { 0 };
+        let fails_over = faulty && random.chance(15);
         let slowest = budgets.iter().map(|budget| budget.rate_per_s).min().unwrap_or(1);
         Self {
             rtt: if embedded { Nanos(0) } else { Nanos(random.within(100_000, 8_000_000)) },
@@ -124,7 +127,8 @@ impl Scenario {
             steps_back,
             steps_forward,
             drift_ppm: random.pick(&[0, 0, 100, 4_000]),
-            revokes: random.chance(10),
+            fails_over,
+            revokes: !fails_over && random.chance(10),
             changes_plan: random.chance(10),
             pace: None,
             faults_for: Nanos::from_ms(quiet_ms + random.within(500, 2_500)),
@@ -179,6 +183,7 @@ impl Scenario {
             steps_back: false,
             steps_forward: false,
             drift_ppm: 0,
+            fails_over: false,
             revokes: false,
             changes_plan: false,
             pace: None,

@@ -108,7 +108,7 @@ impl World {
             ideal?;
         }
         if self.revoked_from[budget].is_some_and(|from| self.now > from) {
-            return Err(format!("budget {budget} spent after its lease was revoked"));
+            return Err(format!("revoked: budget {budget} was spent after its last lease"));
         }
         if self.measuring {
             self.calm_admitted[budget] += 1;

@@ -24,6 +24,7 @@ impl World {
             }
             let consumer = ConsumerId(budget as u64);
             if let Some((limit, consumed, on_lease)) = self.authority.probe_quota(consumer, PERIOD)
+                && self.months[budget].forgotten == 0
                 && consumed + on_lease > limit + self.months[budget].overrun
             {
                 return Err(format!("quota: {consumed} + {on_lease} of {limit} at the authority"));
@@ -35,7 +36,8 @@ impl World {
     /// What an instance could still spend is on lease at the authority.
     pub(super) fn check_on_lease(&mut self, instance: usize) -> Result<(), String> {
         let at_authority = self.authority_now();
-        if self.scenario.steps_forward {
+        // One that has forgotten what is on lease grants nothing before that has lapsed.
+        if self.scenario.steps_forward || self.authority.probe_closed(at_authority) {
             return Ok(());
         }
         let now = self.local(instance);

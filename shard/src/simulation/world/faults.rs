@@ -1,6 +1,7 @@
 //! What goes wrong, and the calm after it.
 
 use super::*;
+use crate::lease::QUARANTINE;
 
 impl World {
     pub(super) fn fault(&mut self) {
@@ -20,6 +21,11 @@ impl World {
             let until = self.now.after(span);
             self.instances[instance].cut_until = until;
         }
+        if self.scenario.fails_over && self.random.chance(20) {
+            let (authority, watched) = (self.authority.clone(), self.watched.clone());
+            let at = self.now.after(span).min(self.scenario.faults_for);
+            self.at(at, Event::Promote(Box::new(Replica { authority, watched })));
+        }
         if self.random.chance(10) {
             let step = self.random.within(1_000_000, 2_000_000_000) as i64;
             if self.scenario.steps_back && self.random.chance(50) {
@@ -29,6 +35,25 @@ impl World {
                 self.ideals.iter_mut().for_each(Ideal::allow_step);
             }
         }
+    }
+
+    /// It has missed what was written since it was copied, and knows that it may have.
+    pub(super) fn promote(&mut self, replica: Replica) {
+        for (budget, month) in self.months.iter_mut().enumerate() {
+            let consumer = ConsumerId(budget as u64);
+            let on_lease = self.authority.probe_quota(consumer, PERIOD).map_or(0, |it| it.2);
+            month.forgotten += on_lease;
+        }
+        (self.authority, self.watched) = (replica.authority, replica.watched);
+        self.totals.failovers += 1;
+        if self.planted == Planted::NoFence {
+            return;
+        }
+        let now = self.authority_now();
+        self.authority.fence(now);
+        self.watched.fence(now);
+        // What it did for a call whose answer got lost it has forgotten with the rest.
+        self.debited.clear();
     }
 
     pub(super) fn crash(&mut self, instance: usize, down_for: Nanos) {
@@ -87,7 +112,10 @@ impl World {
         let behind = Nanos((-self.authority_stepped).max(0).unsigned_abs());
         let at = self.now.after(Nanos(3 * longest.0)).after(Nanos::from_ms(500)).after(behind);
         // A recall that got lost is not made up for before the lease ends.
-        let at = at.after(self.long_lease_max);
+        let mut at = at.after(self.long_lease_max);
+        if self.scenario.fails_over {
+            at = at.after(QUARANTINE).after(Nanos(QUARANTINE.0 / 50));
+        }
         self.at(at, Event::Measure);
     }
 }

@@ -7,7 +7,7 @@ mod pushes;
 
 use super::oracle::{Ideal, Month, OnePlace, Totals, lease_max, long_lease_max};
 use super::scenario::{Random, Scenario};
-use crate::authority::{Authority, LeaseCall, LeaseReply, Planted};
+use crate::authority::{Authority, LeaseAnswer, LeaseCall, LeaseReply, Planted, Status};
 use crate::bucket::{Buckets, Take};
 use crate::catalog::{Plan, WhenLost};
 use crate::lease::{LeaseAsk, PARK, Recall};
@@ -73,6 +73,8 @@ enum Event {
         told_at: Nanos,
     },
     Fault,
+    /// The replica takes the authority's place, as it was some time ago.
+    Promote(Box<Replica>),
     Change {
         budget: usize,
     },
@@ -81,6 +83,13 @@ enum Event {
     },
     Calm,
     Measure,
+}
+
+/// An authority as it was, and the one that is watched.
+#[derive(Debug)]
+struct Replica {
+    authority: Authority,
+    watched: Authority,
 }
 
 #[derive(Debug)]
@@ -367,6 +376,7 @@ impl World {
                 self.check_given_back(instance, life, bucket, told_at)?;
             }
             Event::Fault => self.fault(),
+            Event::Promote(replica) => self.promote(*replica),
             Event::Change { budget } => self.change(budget),
             Event::Revoke { budget } => self.revoke(budget),
             Event::Calm => self.calm_down(),
@@ -532,10 +542,13 @@ impl World {
         let before = self.debits(&call);
         let mut reply = self.authority.call(&call, now);
         self.watched.call(&call, now);
-        if let LeaseAsk::Quota(ask) = &call.ask {
-            // Control reads the ledger, which is empty, and calls again.
-            self.authority.seed_quota((ask.consumer, ask.period), 0);
-            self.watched.seed_quota((ask.consumer, ask.period), 0);
+        if let (LeaseAsk::Quota(ask), LeaseAnswer::Quota(answer)) = (&call.ask, &reply.answer)
+            && answer.status == Status::NeedSeed
+        {
+            // Control reads the ledger, which has all that was settled, and calls again.
+            let consumed = self.months[ask.consumer.0 as usize].consumed;
+            self.authority.seed_quota((ask.consumer, ask.period), consumed);
+            self.watched.seed_quota((ask.consumer, ask.period), consumed);
             reply = self.authority.call(&call, now);
             self.watched.call(&call, now);
         }
