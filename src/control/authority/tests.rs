@@ -9,6 +9,9 @@ use crate::control::leases::Leases;
 use crate::control::shard_senders::ShardSenders;
 use crate::metrics::ControlMetrics;
 use shard::catalog::{Catalog, Plan, WhenLost};
+use shard::lease::{
+    LONG_LEASE, LeaseAnswer, LeaseAsk, LeaseCall, LeaseReply, RateAnswer, RateAsk, Status,
+};
 use shard::message::{QuotaWant, RateWant, ToShard};
 use shard::units::{BucketId, ConsumerId, KeyId, Nanos, Period, PlanId};
 use std::time::Duration;
@@ -319,6 +322,86 @@ fn what_redis_says_unasked_is_heard_in_its_order() {
                 event => drop(authority.on_event(event)),
             }
         }
+    });
+}
+
+/// A holder's way to Redis without a pool, which asks what the test wants.
+struct Holder {
+    id: u128,
+    authority: ChosenAuthority,
+    events: flume::Receiver<Event>,
+    calls: u64,
+}
+
+impl Holder {
+    fn new(server: &RedisServer, id: u128) -> Self {
+        let at = RedisAddress::new(&server.url()).unwrap();
+        let (authority, events) = ChosenAuthority::redis(at, id);
+        Self { id, authority, events, calls: 0 }
+    }
+
+    /// The answer to a call for tokens, as soon as Redis grants any at all.
+    async fn ask(&mut self, want: u64, long_want: u64) -> RateAnswer {
+        loop {
+            self.calls += 1;
+            let ask = LeaseAsk::Rate(RateAsk {
+                bucket: BucketId(1),
+                rate_per_s: RATE,
+                burst: BURST,
+                lease: 0,
+                want,
+                long_want,
+                demand_per_s: 1,
+                used: 0,
+                returned: 0,
+                rtt: Nanos::from_ms(1),
+            });
+            let call = LeaseCall { holder: self.id, seq: self.calls, sent_at: clock::now(), ask };
+            if let Some(answer) = self.answer(&call).await
+                && answer.status == Status::Done
+            {
+                return answer;
+            }
+        }
+    }
+
+    /// `None`: the connection is not there yet.
+    async fn answer(&mut self, call: &LeaseCall) -> Option<RateAnswer> {
+        self.authority.call(call, clock::now());
+        self.authority.send();
+        loop {
+            let event = tokio::time::timeout(Duration::from_millis(50), self.events.recv_async());
+            let (answered, _) = self.authority.on_event(event.await.ok()?.unwrap());
+            for (_, LeaseReply { seq, answer, .. }) in answered {
+                if let (LeaseAnswer::Rate(answer), true) = (answer, seq == call.seq) {
+                    return Some(answer);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_long_lease_is_called_back_by_whoever_wants_more_than_is_left() {
+    let server = RedisServer::start();
+    runtime().block_on(async {
+        let (mut quiet, mut hungry) = (Holder::new(&server, 1), Holder::new(&server, 2));
+        quiet.ask(1, 0).await;
+        // It fills, from empty at the quarantine's end, beside that token.
+        while quiet.ask(0, 0).await.left < BURST as i64 - 1 {}
+        let long = quiet.ask(1, BURST).await;
+        assert!(long.long && long.ttl >= LONG_LEASE, "{long:?}");
+        assert_eq!(long.granted, BURST / 2 - 1, "half of the burst is left for others");
+        let little = hungry.ask(10, 0).await;
+        let recalled = |event| matches!(event, Event::Recalled(_));
+        assert_eq!((little.granted, quiet.events.try_iter().any(recalled)), (10, false));
+        assert!(hungry.ask(BURST, 0).await.granted < BURST);
+        let recalled = async {
+            while !matches!(quiet.events.recv_async().await.unwrap(), Event::Recalled(BucketId(1)))
+            {
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), recalled).await.unwrap();
     });
 }
 
