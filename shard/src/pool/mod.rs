@@ -346,7 +346,7 @@ impl Pool {
                         continue;
                     }
                     lease.serve(month, now, &mut self.out);
-                    lease.return_if_idle(now);
+                    lease.return_if_idle(self.config.call_gap, now);
                 }
             }
             self.settle(key, now);
@@ -375,7 +375,7 @@ impl Pool {
                 None => return,
             },
             CallKey::Quota(consumer, period) => match self.months.get_mut(&(consumer, period)) {
-                Some((place, lease)) => (place, lease.call_at(), lease.due()),
+                Some((place, lease)) => (place, lease.call_at(), lease.due(self.config.call_gap)),
                 None => return,
             },
         };

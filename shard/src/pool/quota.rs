@@ -11,6 +11,12 @@ use std::collections::VecDeque;
 const ASK_AGAIN_AFTER: Nanos = Nanos::from_ms(5);
 /// The same where the authority is known to need some seconds.
 const FENCED_AGAIN_AFTER: Nanos = Nanos::from_ms(100);
+/// Where calls cost something, tokens gone sooner than this are followed by twice as many.
+const STOCK_GROWS_BELOW: Nanos = Nanos::from_s(20);
+/// Those that lasted longer than this are followed by half as many.
+const STOCK_SHRINKS_ABOVE: Nanos = Nanos::from_s(60);
+/// And what no shard has asked about for so long goes back, while the month has plenty.
+const STOCK_IDLE: Nanos = Nanos::from_s(10);
 
 #[derive(Debug)]
 pub(super) struct QuotaLease {
@@ -28,6 +34,10 @@ pub(super) struct QuotaLease {
     call_wanted: bool,
     next_call_at: Nanos,
     left: u64,
+    last_granted: u64,
+    granted_at: Nanos,
+    /// Calls cost something: none is made for what can be done without.
+    spares_calls: bool,
     last_word: Nanos,
     when_lost: Option<WhenLost>,
     /// What may still be granted while the authority is out of reach, once that has been looked at.
@@ -67,6 +77,9 @@ impl QuotaLease {
             call_wanted: false,
             next_call_at: now,
             left: 0,
+            last_granted: 0,
+            granted_at: now,
+            spares_calls: false,
             last_word: now,
             when_lost: plan.when_lost,
             spare: None,
@@ -129,7 +142,8 @@ impl QuotaLease {
             let enough = self.slack >= pending.need.max(1);
             let may_wait = now < pending.since.after(PARK);
             if self.slack < target && may_wait && (!pending.asked || self.flight.is_some()) {
-                self.call_wanted |= !pending.asked;
+                let is_low = !enough || self.slack < self.last_granted / 4;
+                self.call_wanted |= !pending.asked && (is_low || !self.spares_calls);
                 if !enough {
                     return;
                 }
@@ -162,9 +176,33 @@ impl QuotaLease {
     /// Half of an even share while there is plenty; near the end no more than is needed.
     fn slice(&self, pending: &QuotaWaiter) -> u64 {
         let free = self.slack.saturating_add(self.left());
-        let plenty =
-            if free > self.limit / 50 { free / (2 * self.held.len().max(1) as u64) } else { 0 };
+        let plenty = if self.has_plenty() { free / (2 * self.held.len().max(1) as u64) } else { 0 };
         pending.want.min(plenty).max(pending.need)
+    }
+
+    fn has_plenty(&self) -> bool {
+        self.slack.saturating_add(self.left()) > self.limit / 50
+    }
+
+    /// What should last until the next call but one, where calls cost something: it spares a quiet
+    /// month most of its calls. Near the end of a month nothing is put by.
+    fn stock(&self, now: Nanos) -> u64 {
+        if !self.spares_calls || !self.has_plenty() {
+            return 0;
+        }
+        let lasted = now.since(self.granted_at);
+        if lasted < STOCK_GROWS_BELOW {
+            self.last_granted.saturating_mul(2)
+        } else if lasted > STOCK_SHRINKS_ABOVE {
+            self.last_granted / 2
+        } else {
+            self.last_granted
+        }
+    }
+
+    fn idle_at(&self, call_gap: Nanos) -> Nanos {
+        let stays = call_gap > Nanos(0) && self.has_plenty();
+        self.last_word.after(if stays { STOCK_IDLE } else { QUOTA_IDLE })
     }
 
     fn recall(
@@ -203,6 +241,7 @@ impl QuotaLease {
             return None;
         }
         let idle = self.pending.is_empty();
+        self.spares_calls = config.call_gap > Nanos(0);
         // A caller may ask for 2⁶⁴ - 1 tokens, on each shard: more than there are is still more
         // than there are.
         let sum =
@@ -211,6 +250,7 @@ impl QuotaLease {
         self.left = self.left();
         self.overrun = 0;
         let (want, need) = (want.saturating_sub(self.slack), need.saturating_sub(self.slack));
+        let want = if want > 0 { want.max(self.stock(now)) } else { 0 };
         if idle {
             self.slack = 0;
         }
@@ -255,6 +295,9 @@ impl QuotaLease {
         self.flight = None;
         self.slack = self.slack.saturating_add(answer.granted);
         self.left = answer.left;
+        if answer.granted > 0 {
+            (self.last_granted, self.granted_at) = (answer.granted, now);
+        }
         true
     }
 
@@ -284,8 +327,8 @@ impl QuotaLease {
     }
 
     /// Wants a call that gives everything back if no shard has asked for a while.
-    pub(super) fn return_if_idle(&mut self, now: Nanos) {
-        if self.holds() && self.is_quiet() && now >= self.last_word.after(QUOTA_IDLE) {
+    pub(super) fn return_if_idle(&mut self, call_gap: Nanos, now: Nanos) {
+        if self.holds() && self.is_quiet() && now >= self.idle_at(call_gap) {
             self.call_wanted = true;
         }
     }
@@ -299,7 +342,7 @@ impl QuotaLease {
     }
 
     /// When something else than a call is due.
-    pub(super) fn due(&self) -> Nanos {
+    pub(super) fn due(&self, call_gap: Nanos) -> Nanos {
         if let Some(pending) = self.pending.front() {
             return pending.since.after(PARK);
         }
@@ -307,7 +350,7 @@ impl QuotaLease {
             return NEVER;
         }
         if self.holds() {
-            self.last_word.after(QUOTA_IDLE)
+            self.idle_at(call_gap)
         } else if self.owed > 0 || self.held.iter().any(|held| held.tokens != 0) {
             NEVER
         } else {

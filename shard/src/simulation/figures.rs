@@ -34,8 +34,13 @@ fn a_quiet_key_costs_a_call_every_few_seconds() {
             let long = totals(quiet.clone());
             let short = totals(Scenario { recallable: false, ..quiet });
             let calls = permyriad(long.calm_calls, long.calm_admitted);
+            let months = permyriad(long.calm_month_calls, long.calm_admitted);
             let before = permyriad(short.calm_calls, short.calm_admitted);
-            println!("{rate}/s, {shards:?}: {calls} of 10 000, {before} with short leases");
+            println!(
+                "{rate}/s, {shards:?}: {calls} of 10 000, {before} with short leases; \
+                 {months} of its month"
+            );
+            assert!(months <= 1_500, "{months} of 10 000");
             assert!(long.calm_denied == 0 && long.calm_admitted > 90, "{long:?}");
             assert!(calls <= most && calls * 2 <= before, "{calls} and {before} of 10 000");
         }

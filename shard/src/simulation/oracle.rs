@@ -16,6 +16,8 @@ pub(super) struct Totals {
     /// The worst of the budgets, once the faults had stopped.
     pub calm_share_permille: u64,
     pub calm_calls: u64,
+    /// Of months.
+    pub calm_month_calls: u64,
     pub calm_words: u64,
     pub calm_admitted: u64,
     pub calm_denied: u64,

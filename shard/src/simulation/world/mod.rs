@@ -473,7 +473,9 @@ impl World {
         }
         while let Some(call) = self.instances[instance].pool.poll_call(now) {
             self.totals.calls += 1;
-            self.calm_calls += u64::from(self.measuring && matches!(call.ask, LeaseAsk::Rate(_)));
+            let of_rate = matches!(call.ask, LeaseAsk::Rate(_));
+            self.calm_calls += u64::from(self.measuring && of_rate);
+            self.totals.calm_month_calls += u64::from(self.measuring && !of_rate);
             if self.scenario.rtt == Nanos(0) {
                 self.call(instance, call)?;
             } else {
