@@ -12,22 +12,34 @@ const PRICES_MAX: usize = 65_536;
 /// A service and the version of its price.
 pub(super) type PriceName = (ServiceId, u32);
 
+fn name_of(record: &Record) -> PriceName {
+    (record.service, record.price_version)
+}
+
+/// The prices of these records, each once. Neighbours mostly share theirs.
+pub(super) fn names_of<'a>(records: impl IntoIterator<Item = &'a Record>) -> BTreeSet<PriceName> {
+    let (mut names, mut last) = (BTreeSet::new(), None);
+    for name in records.into_iter().map(name_of) {
+        if last != Some(name) {
+            names.insert(name);
+            last = Some(name);
+        }
+    }
+    names
+}
+
 /// See the module. What is not in it is not in the store either, once a transaction has read what
 /// its records lacked.
 #[derive(Default)]
 pub(super) struct KnownPrices(HashMap<PriceName, PriceModel>);
 
 impl KnownPrices {
-    /// Which prices of these records are to be read.
-    pub(super) fn missing<'a>(
-        &mut self,
-        records: impl IntoIterator<Item = &'a Record>,
-    ) -> BTreeSet<PriceName> {
+    /// Which of these prices are to be read.
+    pub(super) fn missing(&mut self, names: &BTreeSet<PriceName>) -> BTreeSet<PriceName> {
         if self.0.len() >= PRICES_MAX {
             self.0.clear();
         }
-        let names = records.into_iter().map(|it| (it.service, it.price_version));
-        names.filter(|name| !self.0.contains_key(name)).collect()
+        names.iter().filter(|name| !self.0.contains_key(name)).copied().collect()
     }
 
     /// Takes in a price.
@@ -37,16 +49,24 @@ impl KnownPrices {
 
     /// The record's.
     fn of(&self, record: &Record) -> Option<&PriceModel> {
-        self.0.get(&(record.service, record.price_version))
+        self.0.get(&name_of(record))
     }
 
     /// The months that decide on these records' costs, in the order in which everybody locks them.
+    /// `names`: of their prices.
     pub(super) fn months<'a>(
         &self,
+        names: &BTreeSet<PriceName>,
         records: impl IntoIterator<Item = &'a Record>,
     ) -> BTreeSet<MonthOnService> {
-        let depends = |it: &&Record| self.of(it).is_some_and(|model| model.depends_on_month());
-        records.into_iter().filter(depends).map(MonthOnService::of).collect()
+        let depends = |name| self.0.get(name).is_some_and(PriceModel::depends_on_month);
+        let depending: Vec<PriceName> =
+            names.iter().filter(|name| depends(name)).copied().collect();
+        if depending.is_empty() {
+            return BTreeSet::new();
+        }
+        let is_due = |it: &&Record| depending.contains(&name_of(it));
+        records.into_iter().filter(is_due).map(MonthOnService::of).collect()
     }
 
     /// What the ledger writes of the record's price. A price that is not in the store, which can't

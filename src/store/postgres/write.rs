@@ -10,7 +10,7 @@ use crate::channels::Settled;
 use crate::store::batch::{Batch, Origin, Written};
 use crate::store::day_sums::DaySums;
 use crate::store::error::LedgerError;
-use crate::store::known_prices::KnownPrices;
+use crate::store::known_prices::{KnownPrices, PriceName, names_of};
 use shard::month_places::{MonthOnService, MonthPlaces};
 use shard::record::Record;
 use std::collections::{BTreeSet, HashMap};
@@ -98,8 +98,9 @@ impl<'a> BatchTransaction<'a> {
         let marks = self.lock_marks().await?;
         let new = self.not_below(&marks);
         self.instances = self.instances().await?;
-        self.read_prices(&new).await?;
-        self.lock_months(&new, by_halves).await?;
+        let names = names_of(self.candidates(&new));
+        self.read_prices(&names).await?;
+        self.lock_months(&new, &names, by_halves).await?;
         match by_halves {
             true => self.insert_by_halves(&new).await?,
             false => self.insert(&new).await?,
@@ -171,8 +172,8 @@ impl<'a> BatchTransaction<'a> {
         new.iter().copied().chain(self.batch.recovered).map(|settled| &settled.record)
     }
 
-    async fn read_prices(&mut self, new: &[&Settled]) -> Result<(), Error> {
-        let missing = self.known.prices.missing(self.candidates(new));
+    async fn read_prices(&mut self, names: &BTreeSet<PriceName>) -> Result<(), Error> {
+        let missing = self.known.prices.missing(names);
         if !missing.is_empty() {
             for (name, model) in services::prices(self.db, &missing).await? {
                 self.known.prices.learn(name, model);
@@ -184,10 +185,15 @@ impl<'a> BatchTransaction<'a> {
     /// Where a record is priced by its month, nobody else may add to it until this is over. Months
     /// are locked in one order, so all are locked here if any has to be, or if there will be more
     /// than one flush; else the flush locks them.
-    async fn lock_months(&mut self, new: &[&Settled], by_halves: bool) -> Result<(), Error> {
+    async fn lock_months(
+        &mut self,
+        new: &[&Settled],
+        names: &BTreeSet<PriceName>,
+        by_halves: bool,
+    ) -> Result<(), Error> {
         let is_due = by_halves
             || !self.batch.recovered.is_empty()
-            || !self.known.prices.months(self.candidates(new)).is_empty();
+            || !self.known.prices.months(names, self.candidates(new)).is_empty();
         if !is_due {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use crate::channels::Settled;
 use crate::store::batch::{Batch, Dead, Origin, Written};
 use crate::store::day_sums::DaySums;
 use crate::store::error::{LedgerError, StoreError};
-use crate::store::known_prices::KnownPrices;
+use crate::store::known_prices::{KnownPrices, names_of};
 use crate::store::texts;
 use crate::store::usage::{RecordTotals, Room};
 use rusqlite::TransactionBehavior;
@@ -77,13 +77,14 @@ impl SqliteLedger {
             let is_new = |it: &&Settled| it.seq >= marks[usize::from(it.shard)];
             batch.records.iter().filter(is_new).chain(batch.recovered).map(|it| &it.record)
         };
-        for name in self.prices.missing(new()) {
+        let names = names_of(new());
+        for name in self.prices.missing(&names) {
             if let Some(model) = services::price(&transaction, name)? {
                 self.prices.learn(name, model);
             }
         }
         let mut places = MonthPlaces::default();
-        for month in self.prices.months(new()) {
+        for month in self.prices.months(&names, new()) {
             places.begin(month, month_tokens(&transaction, month)?);
         }
         let mut adding = Adding {
