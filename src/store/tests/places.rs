@@ -12,6 +12,7 @@ on_every_store! {
     what_the_ledger_refuses_takes_no_place
     records_by_a_price_without_places_move_the_others_on
     the_dead_are_priced_behind_their_batch
+    writers_at_once_wait_for_each_other_and_never_in_a_circle
 }
 
 /// 2026-11-01T00:00:00Z
@@ -195,4 +196,59 @@ fn the_dead_are_priced_behind_their_batch(store: &TestStore) {
     assert_eq!(placed(store, 1), expected);
     let all = expected.iter().map(|[.., cost]| cost).sum::<u64>();
     assert_eq!(sum(store, 1), (270, all + 60 * 11), "the one by the token is priced here too");
+}
+
+/// Two writers who share their consumers: what the one has places for, the other has not, and each
+/// waits for the other. Now and then all of a batch does without, or a record is refused.
+fn writers_at_once_wait_for_each_other_and_never_in_a_circle(store: &TestStore) {
+    const BATCHES: u64 = 24;
+    const ROWS: u64 = 40;
+    drop(priced(store));
+    done(store.catalog().insert_service(new_service(8, "flat"))).unwrap();
+    let batch = |shard: u16, number: u64| -> Vec<Settled> {
+        let seqs = number * ROWS..(number + 1) * ROWS;
+        let mut records: Vec<_> = seqs.map(|seq| call(shard, seq, seq % 8, 3)).collect();
+        let all_flat = number.is_multiple_of(3);
+        for it in &mut records {
+            let is_other = (it.record.consumer.0 + u64::from(shard)).is_multiple_of(2);
+            if all_flat && is_other {
+                it.record.service = ServiceId(8);
+            } else if all_flat || is_other {
+                it.record.price_version = 2;
+            }
+        }
+        if number % 8 == 7 {
+            records[20].record.record_id = records[2].record.record_id;
+            records[20].request_id = RequestId::new(b"a\0b");
+        }
+        records
+    };
+    std::thread::scope(|scope| {
+        for shard in [0, 1] {
+            scope.spawn(move || {
+                let mut ledger = store.ledger();
+                for number in 0..BATCHES {
+                    let mut records = batch(shard, number);
+                    // Of its own journal alone: else the watermarks would keep them apart.
+                    records.iter_mut().for_each(|it| it.shard = 0);
+                    let origins = &JOURNALS[usize::from(shard)..][..1];
+                    let next_seq = (number + 1) * ROWS;
+                    let advances = &[Advance { origin: 0, next_seq, closed: false }];
+                    let batch = Batch { origins, records: &records, recovered: &[], advances };
+                    let written = ledger.write(&batch).unwrap();
+                    assert_eq!(written.refused, u64::from(number % 8 == 7));
+                }
+            });
+        }
+    });
+    for consumer in 0..8 {
+        let (mut next, mut holes) = (0, 0);
+        for [place, tokens, cost] in placed(store, consumer) {
+            assert!(place >= next, "{place} overlaps {next}");
+            holes += place - next;
+            next = place + tokens;
+            assert_eq!(cost, (place..next).map(price_at).sum::<u64>());
+        }
+        assert!(holes > 0, "those without a place move the others on");
+    }
 }
