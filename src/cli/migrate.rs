@@ -42,7 +42,7 @@ pub(super) fn run(args: &MigrateArgs) -> Result<String, CommandError> {
         return Err(CommandError::WrongUse(message));
     }
     let _lock = journal::lock(&args.from).map_err(|why| why.to_string())?;
-    let server = PostgresServer { url, ca_file: args.ca_file.clone(), disk_bytes: None };
+    let server = PostgresServer { ca_file: args.ca_file.clone(), ..PostgresServer::at(url) };
     let mut told_at = clock::now();
     let tell = |it: &Transferred| {
         if clock::now().since(told_at) > TELL_EVERY {

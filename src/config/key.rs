@@ -184,6 +184,12 @@ keys! {
              to be of a trusted authority; \"verify-full\" and \"require\": and of that host.";
         ca_file: Restart, ANY, store.ca_file,
             "Authorities (PEM) trusted for the store's certificate, beside the public ones.";
+        read_url: Restart, ANY, store.read_url,
+            "A replica of the Postgres server: the admin API's lists and reports are read there.\n\
+             How far it is behind: tollgate_store_replica_lag_seconds. Left out: there is none.";
+        connections_max: Restart, (2, 1024), store.connections_max,
+            "Connections of the admin API and of what shards ask for, to each server; the writer\n\
+             has one more. They are four: with 3 lists wait for reports, with 2 for changes too.";
         disk_bytes: Restart, (0, 1 << 60), store.disk_bytes,
             "What the disk of a Postgres server holds, which no query tells: without it nobody\n\
              can say in how many days it is full. 0: not known. Of an embedded store it is known.";

@@ -107,6 +107,10 @@ pub struct StoreConfig {
     pub url: StoreUrl,
     /// Authorities that are trusted for a server's certificate, beside the public ones.
     pub ca_file: Option<CaFile>,
+    /// A replica that the admin API's lists and reports are read from.
+    pub read_url: Option<PostgresUrl>,
+    /// Connections of the control plane's to each server, at most.
+    pub connections_max: u32,
     /// What the disk of a Postgres server holds; 0: not known.
     pub disk_bytes: u64,
 }
@@ -214,7 +218,7 @@ impl Default for Config {
             server: default_server(),
             authority_url: AuthorityUrl::Embedded,
             when_lost: WhenLost::Degraded,
-            store: StoreConfig { url: StoreUrl::Embedded, ca_file: None, disk_bytes: 0 },
+            store: default_store(),
             usage: default_usage(),
             upstream: default_upstream(),
             keys: default_keys(),
@@ -296,6 +300,16 @@ fn default_server() -> Server {
         idle_timeout_ms: 75_000,
         write_timeout_ms: 30_000,
         drain_timeout_ms: 30_000,
+    }
+}
+
+fn default_store() -> StoreConfig {
+    StoreConfig {
+        url: StoreUrl::Embedded,
+        ca_file: None,
+        read_url: None,
+        connections_max: 4,
+        disk_bytes: 0,
     }
 }
 

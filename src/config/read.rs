@@ -142,6 +142,7 @@ impl ConfigReader {
             ));
         }
         messages.extend(two_ledgers(&self.read.config));
+        messages.extend(replica_of_nothing(&self.read.config));
         messages.extend(unusable_keys(&self.read.config));
         let source = path.map_or("configuration".to_string(), |path| path.display().to_string());
         self.problems.extend(messages.into_iter().map(|message| Problem {
@@ -282,6 +283,13 @@ fn two_ledgers(config: &Config) -> Option<String> {
              each instance would have a ledger of its own, and all of them one limit",
             config.authority_url.shown()
         )
+    })
+}
+
+/// A replica is a server's.
+fn replica_of_nothing(config: &Config) -> Option<String> {
+    (config.store.read_url.is_some() && config.store.url == StoreUrl::Embedded).then(|| {
+        "store.read_url: found a server, allowed: none while store.url is \"embedded\"".to_owned()
     })
 }
 

@@ -99,6 +99,17 @@ impl Field for StoreUrl {
     }
 }
 
+impl Field for Option<PostgresUrl> {
+    fn assign(&mut self, given: &Given<'_>, _: Range) -> Result<(), String> {
+        *self = Some(PostgresUrl::parse(given.text().unwrap_or_default())?);
+        Ok(())
+    }
+
+    fn render(&self) -> Option<String> {
+        self.as_ref().map(|url| quoted(&url.text))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]

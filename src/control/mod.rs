@@ -19,6 +19,7 @@ mod leases;
 mod ledger_reads;
 mod names;
 mod open_error;
+mod replica;
 mod run;
 mod secret;
 mod shard_senders;

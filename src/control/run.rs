@@ -9,7 +9,7 @@ use super::ledger_reads::{LedgerAnswer, LedgerReads, answer_months};
 use super::shard_senders::ShardSenders;
 use super::tokenizer::Tokenizer;
 use super::verifier::{Checked, Verifier, VerifyQuestion};
-use super::{account, admin, snapshots};
+use super::{account, admin, replica, snapshots};
 use crate::clock;
 use crate::config::Config;
 use crate::store::Digest;
@@ -96,6 +96,7 @@ pub(super) async fn run(
     if let Some(watch) = state.store.watch() {
         tokio::spawn(follow::follow(Arc::clone(&state), watch));
     }
+    tokio::spawn(replica::watch(Arc::clone(&state)));
     let data_dir = process.data_dir;
     tokio::spawn(snapshots::keep(Arc::clone(&state), data_dir.clone()));
     let mut refresh = tokio::time::interval(REFRESH_EVERY);

@@ -320,6 +320,10 @@ pub(crate) struct ControlMetrics {
     pub authority_calls: Counter,
     /// 1 while keys go on without the authority.
     pub authority_lost: Gauge,
+    /// Connections to the store's servers.
+    pub store_connections: Gauge,
+    /// How far the store's replica is behind, plus one; 0 and less: nobody knows, or there is none.
+    pub replica_lag_us: Gauge,
     /// Keys looked at and found valid.
     pub verified_granted: Counter,
     /// Keys looked at, or known without looking, and refused.

@@ -280,6 +280,18 @@ impl Metrics {
         let name = "tollgate_writer_lag_seconds";
         page.family(name, "gauge", "Age of the last batch's oldest record at its commit.");
         page.sample(name, &[], self.writer.lag_us.get() as f64 / 1e6);
+        self.write_store(page);
+    }
+
+    fn write_store(&self, page: &mut MetricsPage) {
+        let name = "tollgate_store_connections";
+        page.family(name, "gauge", "Connections to Postgres, the writer's among them.");
+        page.sample(name, &[], self.control.store_connections.get());
+        let name = "tollgate_store_replica_lag_seconds";
+        page.family(name, "gauge", "How far the replica of store.read_url is behind.");
+        if let lag_us @ 1.. = self.control.replica_lag_us.get() {
+            page.sample(name, &[], (lag_us - 1) as f64 / 1e6);
+        }
         let name = "tollgate_ledger_bytes";
         page.family(
             name,

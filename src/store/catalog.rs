@@ -47,6 +47,23 @@ impl Catalog {
         Ok((Self::Postgres(store), read))
     }
 
+    /// Connections of this process to its servers.
+    pub(crate) fn connections(&self) -> i64 {
+        match self {
+            Self::Sqlite(_) => 0,
+            Self::Postgres(store) => store.connections(),
+        }
+    }
+
+    /// How far the replica is behind that lists and reports are read from, in microseconds; `None`:
+    /// there is none.
+    pub(crate) async fn replica_lag_us(&self) -> Result<Option<i64>, CatalogError> {
+        match self {
+            Self::Sqlite(_) => Ok(None),
+            Self::Postgres(store) => store.replica_lag_us().await,
+        }
+    }
+
     /// What its snapshots are told by; `None`: it needs none.
     pub(crate) fn identity(&self) -> Option<String> {
         match self {

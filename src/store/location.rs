@@ -19,6 +19,10 @@ pub struct PostgresServer {
     pub url: PostgresUrl,
     /// Authorities that are trusted for its certificate, beside the public ones.
     pub ca_file: Option<PathBuf>,
+    /// A replica of it that lists and reports are read from.
+    pub read_url: Option<PostgresUrl>,
+    /// Connections of the catalog's to each of them, at most.
+    pub connections_max: u32,
     /// What its disk holds, if that is known.
     pub disk_bytes: Option<u64>,
 }
@@ -26,18 +30,20 @@ pub struct PostgresServer {
 impl PostgresServer {
     /// The one of this URL, and no more than that.
     pub fn at(url: PostgresUrl) -> Self {
-        Self { url, ca_file: None, disk_bytes: None }
+        Self { url, ca_file: None, read_url: None, connections_max: 4, disk_bytes: None }
     }
 }
 
 impl From<&Config> for StoreLocation {
     fn from(config: &Config) -> Self {
-        let StoreConfig { url, ca_file, disk_bytes } = &config.store;
+        let StoreConfig { url, ca_file, read_url, connections_max, disk_bytes } = &config.store;
         match url {
             StoreUrl::Embedded => Self::Embedded(config.server.data_dir.clone()),
             StoreUrl::Postgres(url) => Self::Postgres(PostgresServer {
                 url: url.clone(),
                 ca_file: ca_file.as_ref().map(|CaFile(path)| path.clone()),
+                read_url: read_url.clone(),
+                connections_max: *connections_max,
                 disk_bytes: Some(*disk_bytes).filter(|bytes| *bytes > 0),
             }),
         }

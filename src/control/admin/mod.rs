@@ -138,6 +138,7 @@ fn has_token(request: &Request, token: &str) -> bool {
 }
 
 async fn metrics(State(state): State<Arc<AdminState>>) -> impl IntoResponse {
+    state.metrics.control.store_connections.set(state.store.connections());
     let page = state.metrics.page(state.directory().catalog());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page)
 }

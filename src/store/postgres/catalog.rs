@@ -1,6 +1,6 @@
-//! The catalog's and the ledger's tables as control uses them, over four lanes, each a connection
-//! of its own: changes, the lease loop's reads, the admin API's lists, its reports. None waits for
-//! another. The connections live on a thread of their own.
+//! The catalog's and the ledger's tables as control uses them, over lanes, each a connection of its
+//! own: changes, the lease loop's reads, the admin API's lists, its reports. None waits for
+//! another, unless there are to be fewer connections. They live on a thread of their own.
 //!
 //! Changes come one after another, over all instances: each begins by taking the one lock that
 //! they have in common. A change whose commit was not answered may have been made all the same;
@@ -8,8 +8,8 @@
 
 use super::Done;
 use super::lane::{PostgresLane, Work};
-use super::session::{Access, Session};
-use super::{consumers, keys, news, plans, schema, services, usage};
+use super::session::{self, Access, Session};
+use super::{consumers, keys, news, plans, replica, schema, services, usage};
 use crate::store::error::StoreError;
 use crate::store::location::PostgresServer;
 use crate::store::rows::{
@@ -35,8 +35,12 @@ const WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct PostgresCatalog {
     changes: Arc<PostgresLane>,
     ledger: Arc<PostgresLane>,
+    /// Single objects, and what changed.
+    reads: Arc<PostgresLane>,
+    /// Where there is a replica, these two are there.
     lists: Arc<PostgresLane>,
     reports: Arc<PostgresLane>,
+    has_replica: bool,
     runtime: Handle,
     /// All changes up to this one are in what was loaded.
     pub(in crate::store) seen_at_start: i64,
@@ -48,15 +52,21 @@ pub(crate) struct PostgresCatalog {
 impl PostgresCatalog {
     pub(crate) fn open(server: &PostgresServer) -> Result<Self, StoreError> {
         let away = Self::open_away(server)?;
-        let access = away.changes.access().clone();
+        let changes = away.changes.clone();
         let (answer, answered) = flume::bounded(1);
-        let opening = access.clone();
-        away.runtime.spawn(async move { answer.send(open(&opening).await) });
-        let (session, seen_at_start) = answered
-            .recv()
-            .unwrap_or_else(|_| Err(StoreError::Failed("the store's thread has ended".into())))?;
-        let changes = PostgresLane::new(access, Some(session), WITHIN, WAITING_MAX);
-        Ok(Self { changes, seen_at_start, ..away })
+        away.runtime.spawn(async move {
+            let opened = match open(changes.access()).await {
+                Ok((session, seen)) => {
+                    changes.begin_with(session).await;
+                    Ok(seen)
+                }
+                Err(failure) => Err(failure),
+            };
+            answer.send(opened)
+        });
+        let ended = |_| Err(StoreError::Failed("the store's thread has ended".into()));
+        let seen_at_start = answered.recv().unwrap_or_else(ended)?;
+        Ok(Self { seen_at_start, ..away })
     }
 
     /// The same without a word to the server: each lane connects when it is first used.
@@ -73,12 +83,27 @@ impl PostgresCatalog {
         // One that is not taken stands for all that come until it is.
         let (notified, told) = flume::bounded(1);
         let for_changes = Access { notified: Some(notified), ..access.clone() };
-        let lane = |waiting_max| PostgresLane::new(access.clone(), None, WITHIN, waiting_max);
+        let lane =
+            |access: &Access, waiting_max| PostgresLane::new(access.clone(), WITHIN, waiting_max);
+        let replica = Access::to_replica(server, WITHIN)?;
+        let connections_max = server.connections_max;
+        let changes = PostgresLane::new(for_changes, WITHIN, WAITING_MAX);
+        // What shards wait for waits for nobody. The others share where there are too few.
+        let reads = if connections_max > 2 { lane(&access, WAITING_MAX) } else { changes.clone() };
+        let lists = replica.as_ref().map(|at| lane(at, WAITING_MAX));
+        let lists = lists.unwrap_or_else(|| reads.clone());
+        let reports = match &replica {
+            Some(at) => lane(at, REPORTS_WAITING_MAX),
+            None if connections_max > 3 => lane(&access, REPORTS_WAITING_MAX),
+            None => reads.clone(),
+        };
         Ok(Self {
-            changes: PostgresLane::new(for_changes, None, WITHIN, WAITING_MAX),
-            ledger: lane(WAITING_MAX),
-            lists: lane(WAITING_MAX),
-            reports: lane(REPORTS_WAITING_MAX),
+            ledger: lane(&access, WAITING_MAX),
+            has_replica: replica.is_some(),
+            changes,
+            reads,
+            lists,
+            reports,
             runtime: handle,
             seen_at_start: 0,
             told,
@@ -104,8 +129,16 @@ impl PostgresCatalog {
         in_transaction.await
     }
 
-    /// Reads an object or a page of them.
+    /// Reads an object, as it is now.
     async fn read<T: Send + 'static>(
+        &self,
+        work: impl for<'a> FnOnce(&'a Session) -> Work<'a, T> + Send + 'static,
+    ) -> Done<T> {
+        self.reads.run_for_caller(&self.runtime, work).await
+    }
+
+    /// Reads a page of objects, as a replica has them by now.
+    async fn list<T: Send + 'static>(
         &self,
         work: impl for<'a> FnOnce(&'a Session) -> Work<'a, T> + Send + 'static,
     ) -> Done<T> {
@@ -133,6 +166,22 @@ impl PostgresCatalog {
 
     pub(crate) fn load(&self) -> Done<Loaded> {
         self.changes.run_here(&self.runtime, |db| Box::pin(load(db)))
+    }
+
+    /// Connections of this process to the servers.
+    pub(crate) fn connections(&self) -> i64 {
+        session::open_count()
+    }
+
+    /// How far the replica is behind, in microseconds; `None`: there is none.
+    pub(crate) async fn replica_lag_us(&self) -> Done<Option<i64>> {
+        if !self.has_replica {
+            return Ok(None);
+        }
+        let position = self.read(|db| Box::pin(replica::position(db))).await?;
+        let lag =
+            self.list(move |db| Box::pin(async move { replica::lag_us(db, &position).await }));
+        lag.await.map(Some)
     }
 
     /// Names the store, whoever asks it, and its schema.
@@ -202,7 +251,7 @@ macro_rules! operations {
 
 operations! {
     read plan(id: PlanId) -> PlanRow { |db| plans::get(db, id) }
-    read plans(page: Page) -> Vec<PlanRow> { |db| plans::list(db, page) }
+    list plans(page: Page) -> Vec<PlanRow> { |db| plans::list(db, page) }
     read find_plan(text: String) -> Option<PlanId> { |db| plans::find(db, &text) }
     change insert_plan(plan: Plan) -> PlanRow { |db| plans::insert(db, &plan) }
     change update_plan(id: PlanId, change: PlanChange) -> PlanRow {
@@ -211,7 +260,7 @@ operations! {
     change delete_plan(id: PlanId) -> PlanRow { |db| plans::delete(db, id) }
 
     read consumer(id: ConsumerId) -> ConsumerRow { |db| consumers::get(db, id) }
-    read consumers(page: Page) -> Vec<ConsumerRow> { |db| consumers::list(db, page) }
+    list consumers(page: Page) -> Vec<ConsumerRow> { |db| consumers::list(db, page) }
     change insert_consumer(id: ConsumerId, name: String, plan: PlanId) -> ConsumerRow {
         |db| consumers::insert(db, id, &name, plan)
     }
@@ -221,7 +270,7 @@ operations! {
     change delete_consumer(id: ConsumerId) -> ConsumerRow { |db| consumers::delete(db, id) }
 
     read key(id: KeyId) -> KeyRow { |db| keys::get(db, id) }
-    read keys(of: Option<ConsumerId>, page: Page) -> Vec<KeyRow> { |db| keys::list(db, of, page) }
+    list keys(of: Option<ConsumerId>, page: Page) -> Vec<KeyRow> { |db| keys::list(db, of, page) }
     change insert_key(key: NewKey) -> KeyRow { |db| keys::insert(db, &key) }
     change rotate_key(old: KeyId, successor: NewKey, old_ends_at_unix_us: Option<i64>)
         -> [KeyRow; 2]
@@ -234,7 +283,7 @@ operations! {
     }
 
     read service(id: ServiceId) -> ServiceRow { |db| services::get(db, id) }
-    read services(page: Page) -> Vec<ServiceRow> { |db| services::list(db, page) }
+    list services(page: Page) -> Vec<ServiceRow> { |db| services::list(db, page) }
     change insert_service(new: NewService) -> ServiceRow { |db| services::insert(db, &new) }
     change update_service(id: ServiceId, change: ServiceChange) -> ServiceRow {
         |db| services::update(db, id, &change)

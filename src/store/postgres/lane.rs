@@ -40,18 +40,22 @@ struct LaneConnection {
 }
 
 impl PostgresLane {
-    /// A lane over `session`. Any work ends `within`, waiting for its turn included; `waiting_max`
-    /// may wait.
-    pub(super) fn new(
-        access: Access,
-        session: Option<Session>,
-        within: Duration,
-        waiting_max: usize,
-    ) -> Arc<Self> {
-        let slot =
-            LaneConnection { session, pause: PAUSE_MIN, again_at: Nanos(0), why: String::new() };
+    /// A lane that connects when it is first used. Any work ends `within`, waiting for its turn
+    /// included; `waiting_max` may wait.
+    pub(super) fn new(access: Access, within: Duration, waiting_max: usize) -> Arc<Self> {
+        let slot = LaneConnection {
+            session: None,
+            pause: PAUSE_MIN,
+            again_at: Nanos(0),
+            why: String::new(),
+        };
         let room = Arc::new(Semaphore::new(waiting_max));
         Arc::new(Self { access, within, room, slot: Mutex::new(slot) })
+    }
+
+    /// Gives it its first session.
+    pub(super) async fn begin_with(&self, session: Session) {
+        self.slot.lock().await.session = Some(session);
     }
 
     /// What its connection is opened by.

@@ -16,6 +16,7 @@ mod partitions;
 mod plans;
 mod records;
 mod refused;
+mod replica;
 mod schema;
 mod services;
 mod session;

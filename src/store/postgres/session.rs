@@ -2,9 +2,11 @@
 //! cut short: then it is closed, and the server undoes what was not committed.
 
 use super::tls;
+use crate::config::PostgresUrl;
 use crate::store::error::StoreError;
 use crate::store::location::PostgresServer;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio_postgres::types::ToSql;
@@ -40,13 +42,30 @@ impl Access {
         server: &PostgresServer,
         statement_within: Duration,
     ) -> Result<Self, StoreError> {
-        let mut config: Config = server.url.for_driver().parse()?;
+        Self::to(&server.url, server, statement_within)
+    }
+
+    /// The same to a replica of it, if there is one.
+    pub(super) fn to_replica(
+        server: &PostgresServer,
+        statement_within: Duration,
+    ) -> Result<Option<Self>, StoreError> {
+        let url = server.read_url.as_ref();
+        url.map(|url| Self::to(url, server, statement_within)).transpose()
+    }
+
+    fn to(
+        url: &PostgresUrl,
+        server: &PostgresServer,
+        statement_within: Duration,
+    ) -> Result<Self, StoreError> {
+        let mut config: Config = url.for_driver().parse()?;
         config.connect_timeout(CONNECT_WITHIN).tcp_user_timeout(SILENT_MAX);
         config.keepalives_idle(SILENT_MAX).keepalives_interval(SILENT_MAX / 3);
         if config.get_application_name().is_none() {
             config.application_name("tollgate");
         }
-        let tls = tls::connector(server.url.proof, server.ca_file.as_deref())?;
+        let tls = tls::connector(url.proof, server.ca_file.as_deref())?;
         Ok(Self { config, tls, statement_within, notified: None })
     }
 }
@@ -55,6 +74,7 @@ impl Access {
 pub(super) struct Session {
     client: Client,
     tls: MakeRustlsConnect,
+    _counted: CountedSession,
     statements: Mutex<HashMap<String, Statement>>,
 }
 
@@ -78,7 +98,12 @@ impl Session {
         client
             .batch_execute(&format!("{SESSION}; SET statement_timeout = {within}{listen}"))
             .await?;
-        Ok(Self { client, tls: access.tls.clone(), statements: Mutex::default() })
+        Ok(Self {
+            client,
+            tls: access.tls.clone(),
+            _counted: CountedSession::new(),
+            statements: Mutex::default(),
+        })
     }
 
     /// Is it of no use any more?
@@ -145,5 +170,29 @@ impl Canceller {
     /// Tells the server, over a connection of its own.
     pub(super) async fn cancel(self) -> Result<(), Error> {
         self.token.cancel_query(self.tls).await
+    }
+}
+
+/// How many there are in this process.
+static OPEN: AtomicI64 = AtomicI64::new(0);
+
+/// Connections to servers that are open, of the whole process.
+pub(super) fn open_count() -> i64 {
+    OPEN.load(Ordering::Relaxed)
+}
+
+/// Counts a session for as long as it is there.
+struct CountedSession;
+
+impl CountedSession {
+    fn new() -> Self {
+        OPEN.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for CountedSession {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
     }
 }

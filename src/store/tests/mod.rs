@@ -68,7 +68,7 @@ impl TestStore {
 
 fn server_at(url: &str) -> StoreLocation {
     let url = PostgresUrl::parse(url).unwrap();
-    StoreLocation::Postgres(PostgresServer { url, ca_file: None, disk_bytes: Some(1 << 40) })
+    StoreLocation::Postgres(PostgresServer { disk_bytes: Some(1 << 40), ..PostgresServer::at(url) })
 }
 
 /// Waits for an operation.

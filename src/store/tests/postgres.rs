@@ -3,9 +3,10 @@
 use super::ledger::dead;
 use super::{TestStore, done, settled, write};
 use crate::channels::RequestId;
-use crate::store::{Catalog, CatalogError, Ledger, LedgerError, Page, RECORD_COLUMNS};
+use crate::store::{Catalog, CatalogError, Ledger, LedgerError, Page, PostgresServer};
+use crate::store::{RECORD_COLUMNS, StoreLocation, SumSpan};
 use shard::record::{Record, Usage};
-use shard::units::{ConsumerId, NanoUsd, Period, ServiceId};
+use shard::units::{ConsumerId, NanoUsd, Nanos, Period, ServiceId};
 
 fn database(store: &TestStore) -> &super::Database {
     match store {
@@ -145,6 +146,29 @@ fn records_are_given_out_as_the_view_shows_them() {
     assert_eq!(given, shown);
     let room = ledger.room().unwrap();
     assert!(room.used_bytes > 1 << 20 && room.free_bytes == Some((1 << 40) - room.used_bytes));
+}
+
+#[test]
+fn control_holds_no_more_connections_than_it_may() {
+    for (connections_max, held) in [(2, "2"), (3, "3"), (4, "4"), (9, "4")] {
+        let store = TestStore::postgres();
+        let StoreLocation::Postgres(server) = store.location() else { panic!("not Postgres") };
+        let server = PostgresServer { connections_max, ..server };
+        let catalog = Catalog::open(StoreLocation::Postgres(server)).unwrap();
+        done(async {
+            let plans = catalog.plans(Page::EVERYTHING).await.unwrap();
+            catalog.plan(plans[0].plan.id).await.unwrap();
+            catalog.month_costs(ConsumerId(1), Period(202_611)).await.unwrap();
+            catalog.sums(Vec::new(), SumSpan::default(), 1, 0).await.unwrap();
+        });
+        let count = "SELECT count(*) FROM pg_stat_activity
+                     WHERE datname = current_database() AND application_name = 'tollgate'";
+        // The one that brought the schema up to date may still be about to end.
+        let until = crate::clock::now().after(Nanos::from_s(10));
+        while query(&store, count) != [[held]] {
+            assert!(crate::clock::now() < until, "{:?} of {connections_max}", query(&store, count));
+        }
+    }
 }
 
 #[test]

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
-/// `$1`: the folder; `$2`: where the programs are; `$3`: the port; then settings. As for the shared
-/// one.
+/// `$1`: the folder; `$2`: where the programs are; `$3`: the port; `$4`: the folder of the one that
+/// it is a replica of, or nothing, and `$5` its port; then settings. As for the shared one.
 const SERVE: &str = r#"
     trap '' INT TERM HUP
     as=
@@ -19,9 +19,15 @@ const SERVE: &str = r#"
         as='setpriv --reuid=nobody --regid=nogroup --clear-groups'
     fi
     cd "$1" || exit
-    bin=$2 port=$3
-    shift 3
-    $as "$bin/initdb" -D data -A trust -U tollgate -E UTF8 --locale=C --no-sync >log 2>&1 || exit
+    bin=$2 port=$3 from=$4 from_port=$5
+    shift 5
+    if [ -n "$from" ]; then
+        $as "$bin/pg_basebackup" -D data -R -h "$from" -p "$from_port" -U tollgate -c fast \
+            --no-sync >log 2>&1 || exit
+    else
+        $as "$bin/initdb" -D data -A trust -U tollgate -E UTF8 --locale=C --no-sync >log 2>&1 \
+            || exit
+    fi
     $as "$bin/postgres" -D data -k "$PWD" -p "$port" -c listen_addresses=127.0.0.1 -c fsync=off \
         -c shared_buffers=32MB "$@" >>log 2>&1 &
     server=$!
@@ -43,6 +49,15 @@ impl OwnPostgres {
     /// Starts one. `files` (name, content) are its own, and nobody else's, in its folder; there
     /// `settings` (`name=value`) find them by `../name`.
     pub fn start(files: &[(&str, &str)], settings: &[&str]) -> Self {
+        Self::start_from(None, files, settings)
+    }
+
+    /// Starts a replica of this one, which follows it.
+    pub fn replica(&self) -> Self {
+        Self::start_from(Some(self), &[], &[])
+    }
+
+    fn start_from(from: Option<&Self>, files: &[(&str, &str)], settings: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
         for (name, content) in files {
             let path = folder.path().join(name);
@@ -55,6 +70,8 @@ impl OwnPostgres {
             .args(["-c", SERVE, "sh"])
             .args([folder.path(), &programs()])
             .arg(port.to_string())
+            .arg(from.map_or_else(PathBuf::new, |it| it.folder.path().to_owned()))
+            .arg(from.map_or_else(String::new, |it| it.port.to_string()))
             .args(settings.iter().flat_map(|setting| ["-c", setting]))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
