@@ -22,6 +22,7 @@ mod render;
 mod secrets;
 mod serve;
 mod services;
+mod store;
 mod upstream;
 mod usage;
 
@@ -68,6 +69,8 @@ enum Command {
     Journal(journal::JournalArgs),
     /// The whole of an embedded store into Postgres, offline
     Migrate(migrate::MigrateArgs),
+    /// The tables of a store in Postgres
+    Store(store::StoreArgs),
     /// Keys of what the store keeps secret, offline
     Secrets(secrets::SecretsArgs),
     /// A simulated model server
@@ -131,6 +134,7 @@ fn run(command: &Command, log: &LogArgs) -> Result<String, CommandError> {
         Command::Usage(args) => usage::run(args),
         Command::Journal(args) => journal::run(args),
         Command::Migrate(args) => migrate::run(args),
+        Command::Store(args) => store::run(args),
         Command::Secrets(args) => secrets::run(args),
         Command::Upstream(args) => upstream::run(args),
         Command::Completions(args) => Ok(completions::script(args, Cli::command())),

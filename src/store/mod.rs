@@ -34,6 +34,7 @@ pub(crate) use error::CatalogError;
 pub use error::{LedgerError, StoreError};
 pub use ledger::Ledger;
 pub use location::{PostgresServer, StoreLocation};
+pub(crate) use postgres::split as split_by_consumer;
 pub(crate) use price_text::to_json as price_to_json;
 pub(crate) use rows::{
     CatalogNews, CatalogWatch, ConsumerChange, ConsumerRow, Digest, KeyName, KeyRow, Loaded,

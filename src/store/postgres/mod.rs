@@ -20,6 +20,9 @@ mod replica;
 mod schema;
 mod services;
 mod session;
+mod split;
+#[cfg(test)]
+mod split_tests;
 mod sums;
 mod tls;
 mod transfer_target;
@@ -29,6 +32,7 @@ mod write;
 pub(crate) use catalog::PostgresCatalog;
 pub(crate) use credentials::PostgresCredentials;
 pub(super) use ledger::PostgresLedger;
+pub(crate) use split::split;
 pub(super) use transfer_target::TransferTarget;
 
 /// What an operation of the catalog, or a report, answers.

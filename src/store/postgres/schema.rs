@@ -20,6 +20,10 @@ const MIGRATIONS: &[Migration] = &[
         "0005_transfer_from_embedded",
         include_str!("../../../migrations/postgres/0005_transfer_from_embedded.sql"),
     ),
+    (
+        "0006_split_by_consumer",
+        include_str!("../../../migrations/postgres/0006_split_by_consumer.sql"),
+    ),
 ];
 
 /// The advisory locks of this program are its name's first letters and these.

@@ -10,6 +10,19 @@ use std::collections::HashMap;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+/// Tokens of consumers' months.
+pub(super) const MONTHS: &str = "SELECT coalesce((SELECT sum(input_tokens::numeric + output_tokens)
+            FROM usage_monthly AS months WHERE months.consumer_id = asked.consumer
+                AND months.period = asked.period), 0)::text
+        FROM unnest($1::bigint[], $2::integer[]) WITH ORDINALITY
+            AS asked (consumer, period, place) ORDER BY place";
+/// What an account shows of a consumer's month, by service.
+pub(super) const MONTH_COSTS: &str =
+    "SELECT cost_nanousd::text, (input_tokens::numeric + output_tokens)::text, calls,
+             coalesce(fee_nanousd, 0)
+         FROM usage_monthly LEFT JOIN usage_fees USING (consumer_id, service_id, period)
+         WHERE consumer_id = $1 AND period = $2 ORDER BY service_id";
+
 /// Values of a query whose text depends on what is asked.
 type OwnedValues = Vec<Box<dyn ToSql + Sync + Send>>;
 
@@ -224,12 +237,7 @@ pub(super) async fn has_records(db: &Session) -> Done<bool> {
 pub(super) async fn months(db: &Session, months: &[(ConsumerId, Period)]) -> Done<Vec<u64>> {
     let consumers: Vec<i64> = months.iter().map(|(consumer, _)| signed(consumer.0)).collect();
     let periods: Vec<i32> = months.iter().map(|(_, period)| period.0 as i32).collect();
-    let tokens = "SELECT coalesce((SELECT sum(input_tokens::numeric + output_tokens)
-            FROM usage_monthly AS months WHERE months.consumer_id = asked.consumer
-                AND months.period = asked.period), 0)::text
-        FROM unnest($1::bigint[], $2::integer[]) WITH ORDINALITY
-            AS asked (consumer, period, place) ORDER BY place";
-    let rows = db.rows(tokens, &[&consumers, &periods]).await?;
+    let rows = db.rows(MONTHS, &[&consumers, &periods]).await?;
     let count = |row: &Row| row.get::<_, &str>(0).parse().unwrap_or(u64::MAX);
     Ok(rows.iter().map(count).collect())
 }
@@ -240,11 +248,7 @@ pub(super) async fn month_costs(
     consumer: ConsumerId,
     period: Period,
 ) -> Done<Vec<ServiceMonth>> {
-    let select = "SELECT cost_nanousd::text, (input_tokens::numeric + output_tokens)::text, calls,
-             coalesce(fee_nanousd, 0)
-         FROM usage_monthly LEFT JOIN usage_fees USING (consumer_id, service_id, period)
-         WHERE consumer_id = $1 AND period = $2 ORDER BY service_id";
-    let rows = db.rows(select, &[&signed(consumer.0), &(period.0 as i32)]).await?;
+    let rows = db.rows(MONTH_COSTS, &[&signed(consumer.0), &(period.0 as i32)]).await?;
     let month = |row: &Row| ServiceMonth {
         cost: NanoUsd(wide_at(row, 0)),
         fee: NanoUsd(row.get(3)),

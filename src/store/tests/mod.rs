@@ -19,7 +19,7 @@ use crate::store::location::PostgresServer;
 use server::Database;
 use shard::catalog::{PriceModel, TokenPrices};
 use shard::record::Record;
-use shard::units::ServiceId;
+use shard::units::{ConsumerId, ServiceId};
 use tempfile::TempDir;
 
 /// Writes each test once for every database.
@@ -36,7 +36,7 @@ macro_rules! on_every_store {
 use on_every_store;
 
 /// An empty store, gone at the end of the test.
-enum TestStore {
+pub(super) enum TestStore {
     Sqlite(TempDir),
     Postgres(Database),
 }
@@ -46,11 +46,11 @@ impl TestStore {
         Self::Sqlite(tempfile::tempdir().unwrap())
     }
 
-    fn postgres() -> Self {
+    pub(super) fn postgres() -> Self {
         Self::Postgres(Database::create())
     }
 
-    fn location(&self) -> StoreLocation {
+    pub(super) fn location(&self) -> StoreLocation {
         match self {
             Self::Sqlite(dir) => StoreLocation::from(dir.path()),
             Self::Postgres(database) => server_at(&database.url),
@@ -61,7 +61,7 @@ impl TestStore {
         Catalog::open(self.location()).unwrap()
     }
 
-    fn ledger(&self) -> Ledger {
+    pub(super) fn ledger(&self) -> Ledger {
         Ledger::open(self.location()).unwrap()
     }
 }
@@ -84,11 +84,20 @@ fn settled(seq: u64, record: Record) -> Settled {
 }
 
 /// Writes records of one journal, all that come behind the last ones.
-fn write(ledger: &mut Ledger, records: &[Settled]) -> Result<Written, LedgerError> {
+pub(super) fn write(ledger: &mut Ledger, records: &[Settled]) -> Result<Written, LedgerError> {
     let next_seq = records.last().map_or(0, |last| last.seq + 1);
     let advances = [Advance { origin: 0, next_seq, closed: false }];
     ledger.write(&Batch { origins: &ORIGINS, records, recovered: &[], advances: &advances })
 }
+
+/// So many calls of now by so many consumers, each with one input token.
+pub(super) fn numbered_calls(count: u64, consumers: u64) -> Vec<Settled> {
+    let call =
+        |n| settled(n, Record { consumer: ConsumerId(1 + n % consumers), ..postgres::call(n) });
+    (1..=count).map(call).collect()
+}
+
+pub(super) use postgres::query;
 
 /// The newest version of a service's price.
 pub(super) fn newest(row: ServiceRow) -> u32 {

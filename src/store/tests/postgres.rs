@@ -16,7 +16,7 @@ fn database(store: &TestStore) -> &super::Database {
 }
 
 /// Does `sql` in the store's database.
-fn query(store: &TestStore, sql: &str) -> Vec<Vec<String>> {
+pub(in crate::store) fn query(store: &TestStore, sql: &str) -> Vec<Vec<String>> {
     super::server::query(&database(store).url, sql).unwrap()
 }
 
@@ -24,7 +24,7 @@ fn now_us() -> i64 {
     crate::clock::unix_us()
 }
 
-fn call(n: u64) -> Record {
+pub(super) fn call(n: u64) -> Record {
     Record {
         record_id: n.into(),
         occurred_at_unix_us: now_us(),
@@ -60,6 +60,7 @@ fn instances_that_start_at_once_make_one_schema() {
         "0003_narrow_usage_indexes",
         "0004_place_usage",
         "0005_transfer_from_embedded",
+        "0006_split_by_consumer",
     ];
     assert_eq!(applied, names.map(|name| [name]));
 }
