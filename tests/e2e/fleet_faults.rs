@@ -34,7 +34,7 @@ fn last(span: Duration) {
     });
 }
 
-/// Three instances and a key, once Redis has begun to grant: a new one does so after five seconds.
+/// Three instances and a key, once Redis has begun to grant: a new one does so after seven seconds.
 /// `when_lost`: what the key's plan says of a Redis that is out of reach.
 fn with_key(when_lost: &str, test: impl FnOnce(&Fleet, &Caller<'_>)) {
     let fleet = Fleet::start(3);

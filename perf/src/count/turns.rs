@@ -14,7 +14,7 @@ use std::time::Duration;
 const TURN_US: f64 = 100_000.0;
 const WARM_UP_CALLS: usize = 4_096;
 /// A little longer than a Redis grants nothing.
-const QUARANTINE: Duration = Duration::from_secs(6);
+const QUARANTINE: Duration = Duration::from_secs(8);
 const WRITER: &str = "writer";
 /// Longer than the writer waits for more records before it writes a batch.
 const BATCH_AGE: Duration = Duration::from_millis(60);
@@ -139,7 +139,7 @@ impl Bench {
             runs.push(Runs::Gateway(Box::new(gateway), own));
         }
         if stores.is_some() {
-            // A Redis that is new grants nothing for five seconds.
+            // A Redis that is new grants nothing for seven seconds.
             pause(QUARANTINE);
         }
         let mut beside_place = None;

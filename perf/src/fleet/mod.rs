@@ -17,7 +17,7 @@ use stores::{Postgres, Redis};
 const INSTANCES: usize = 3;
 const CHAT: &str = "/v1/chat/completions";
 const CONNECTIONS: u32 = 8;
-/// A Redis that is new grants nothing for five seconds.
+/// A Redis that is new grants nothing for seven seconds.
 const GRANTS_WITHIN: Duration = Duration::from_secs(20);
 /// Calls a second of all the many keys together, over so many connections.
 const MANY_CONNECTIONS: u32 = 200;

@@ -38,7 +38,7 @@ pub fn shared_redis() -> &'static str {
             (&said == b"+PONG\r\n").then_some(())
         });
         let url = format!("redis://{address}/0");
-        // A Redis that is new grants nothing for its first five seconds: no test is about those.
+        // A Redis that is new grants nothing for its first seven seconds: no test is about those.
         let first = Setup::default().redis_at(&url).on_postgres().start();
         let call = first.chat(&json!({})).key(first.key("bench"));
         poll::until("a Redis that grants", || (first.call(&call).status() == 200).then_some(()));
