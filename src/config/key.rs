@@ -168,7 +168,15 @@ keys! {
         url: Restart, ANY, authority_url,
             "\"embedded\": this process counts by itself.\n\
              \"redis://[[user]:password@]host[:port][/database]\": a Redis 7 server that all\n\
-             instances share counts for all. It needs a store that they share as well.";
+             instances share counts for all. It needs a store that they share as well.\n\
+             \"redis-cluster://[[user]:password@]host[:port],host[:port]\": a Redis Cluster that\n\
+             these are a part of.\n\
+             \"redis-sentinel://[[user]:password@]host[:port],host[:port]/NAME\": the server that\n\
+             these Sentinels call the master of that name; user and password are its own.\n\
+             With rediss in place of redis all of it is encrypted (TLS).";
+        ca_file: Restart, ANY, authority_ca_file,
+            "Authorities (PEM) that are trusted for the certificates of Redis, in place of the\n\
+             public ones.";
         when_lost: Restart, ANY, when_lost,
             "While the authority is out of reach: \"closed\" spends what was granted and then\n\
              refuses, \"degraded\" goes on at half of the safe rate, \"open\" admits every call.\n\

@@ -17,7 +17,7 @@ mod read;
 mod reload;
 mod store_url;
 
-pub use authority_url::AuthorityUrl;
+pub use authority_url::{AuthorityUrl, RedisKind, RedisUrl};
 pub use ca_file::{CaFile, trusted_authorities};
 pub use example::example;
 pub use key::Reload;
@@ -188,6 +188,8 @@ pub struct Config {
     pub server: Server,
     /// `[authority] url`
     pub authority_url: AuthorityUrl,
+    /// `[authority] ca_file`
+    pub authority_ca_file: Option<CaFile>,
     /// `[authority] when_lost`
     pub when_lost: WhenLost,
     /// `[store]`
@@ -217,6 +219,7 @@ impl Default for Config {
         Self {
             server: default_server(),
             authority_url: AuthorityUrl::Embedded,
+            authority_ca_file: None,
             when_lost: WhenLost::Degraded,
             store: default_store(),
             usage: default_usage(),

@@ -10,7 +10,7 @@ use super::shard_senders::ShardSenders;
 use super::vault::Vault;
 use super::{admin_token, catalog, credentials, run};
 use crate::channels::ControlChannels;
-use crate::config::{AuthorityUrl, Config, KEY_BYTES};
+use crate::config::{AuthorityUrl, CaFile, Config, KEY_BYTES, RedisUrl};
 use crate::metrics::Metrics;
 use crate::store::{self, CatalogError, Loaded, Page};
 use shard::catalog::Catalog;
@@ -154,6 +154,11 @@ impl ControlHandle {
     }
 }
 
+fn address(url: &RedisUrl, ca_file: Option<&CaFile>) -> io::Result<RedisAddress> {
+    let authorities = ca_file.map(|CaFile(path)| std::fs::read(path)).transpose()?;
+    RedisAddress::new(url, authorities).map_err(io::Error::other)
+}
+
 /// Starts the thread.
 pub(crate) fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
     let ControlArgs { opened, config, channels, metrics, admin_listener, instance } = args;
@@ -162,7 +167,7 @@ pub(crate) fn spawn(args: ControlArgs) -> io::Result<ControlHandle> {
     let senders = ShardSenders::new(channels.to_shards);
     let redis = match &config.authority_url {
         AuthorityUrl::Embedded => None,
-        AuthorityUrl::Redis(url) => Some(RedisAddress::new(url).map_err(io::Error::other)?),
+        AuthorityUrl::Redis(url) => Some(address(url, config.authority_ca_file.as_ref())?),
     };
     let process = run::Process {
         instance,

@@ -1,6 +1,6 @@
 //! What comes from Redis.
 
-use super::script::ScriptAsk;
+use super::script::{GROUPS, ScriptAsk};
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value};
 use shard::units::{BucketId, KeyId, Nanos};
@@ -11,13 +11,13 @@ const HEARD_WITHIN: Nanos = Nanos::from_ms(600);
 
 /// See the module.
 pub(crate) enum Event {
-    /// The connection is there.
-    Opened(OpenLink),
+    /// The connections are there.
+    Opened(Box<OpenLink>),
     /// A pipeline has come back, or has not.
     Answered { link: u64, calls: Vec<Vec<ScriptAsk>>, values: ScriptValues, round_trip: Nanos },
-    /// All that Redis had said by this instant was heard.
-    Heard { link: u64, sent_at: Nanos },
-    /// The connection is of no use any more.
+    /// All that the master had said by this instant was heard.
+    Heard { link: u64, master: usize, sent_at: Nanos },
+    /// A connection is of no use any more.
     Failed { link: u64, cause: String },
     /// Somebody else needs what is on lease here.
     Recalled(BucketId),
@@ -28,36 +28,34 @@ pub(crate) enum Event {
 /// An answer to each call of the script.
 pub(super) type ScriptValues = Result<Vec<Value>, RedisError>;
 
-/// A connection to a Redis that can do what the link asks of it.
-pub(crate) struct OpenLink {
-    /// To the one that has all groups.
+/// A connection to a master that can do what the link asks of it.
+pub(super) struct Master {
     pub(super) connection: MultiplexedConnection,
+    /// When the last ping that it answered was sent.
+    pub(super) heard_at: Nanos,
+}
+
+/// Connections to all masters.
+pub(crate) struct OpenLink {
+    pub(super) masters: Vec<Master>,
+    /// Which master has the group.
+    pub(super) of_group: [usize; GROUPS as usize],
     /// Names the script.
     pub(super) sha1: String,
-    /// When the last ping that was answered was sent.
-    heard_at: Nanos,
-    /// Ends with the link.
-    _pings: JoinSet<()>,
+    /// End with the link.
+    pub(super) pings: JoinSet<()>,
 }
 
 impl OpenLink {
-    /// One that answered what was sent at `heard_at`. `pings` go on telling when it did.
-    pub(super) fn new(
-        connection: MultiplexedConnection,
-        sha1: String,
-        heard_at: Nanos,
-        pings: JoinSet<()>,
-    ) -> Self {
-        Self { connection, sha1, heard_at, _pings: pings }
+    /// A ping to the master that was sent at this instant was answered.
+    pub(super) fn heard(&mut self, master: usize, sent_at: Nanos) {
+        if let Some(master) = self.masters.get_mut(master) {
+            master.heard_at = sent_at;
+        }
     }
 
-    /// A ping that was sent at this instant was answered.
-    pub(super) fn heard(&mut self, sent_at: Nanos) {
-        self.heard_at = sent_at;
-    }
-
-    /// Would what Redis says now be heard?
+    /// Would what Redis says now be heard, whichever master says it?
     pub(super) fn is_alive(&self, now: Nanos) -> bool {
-        now.since(self.heard_at) < HEARD_WITHIN
+        self.masters.iter().all(|master| now.since(master.heard_at) < HEARD_WITHIN)
     }
 }

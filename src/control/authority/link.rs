@@ -1,12 +1,15 @@
-//! The way to the authority in Redis. All asks of a turn of control's loop go out as one pipeline,
-//! one call of the script for each group of keys, and come back as one [`Event`].
+//! The way to the authority in Redis. All asks of a turn of control's loop go out as one pipeline
+//! to each master, one call of the script for each group of keys, and come back as one [`Event`].
+//!
+//! One master lost is all lost: the link is opened anew, to whoever is a master then. A cluster
+//! without one of its masters answers nobody anyhow, unless it is told to.
 //!
 //! Redis lost: asks are dropped, not kept. The pool repeats each under its number until it is
 //! answered, so what an answer that got lost has done is done once. Nobody waits here: a
 //! connection is made, and a pipeline answered, in a task of its own, within a bound.
 
 use super::address::RedisAddress;
-use super::event::{Event, OpenLink};
+use super::event::{Event, Master, OpenLink};
 use super::open::{OPEN_WITHIN, open};
 use super::push::{self, Ear};
 use super::script::{self, ScriptAsk};
@@ -35,7 +38,7 @@ pub(crate) struct Link {
     at: RedisAddress,
     holder: u128,
     /// `None`: a task is about to open it.
-    open: Option<OpenLink>,
+    open: Option<Box<OpenLink>>,
     lost_at: Option<Nanos>,
     /// Counts connections: what an earlier one still says is of no interest.
     link: u64,
@@ -79,8 +82,9 @@ impl Link {
 
     /// Tells all instances, this one too.
     pub(super) fn tell_revoked(&self, key: KeyId) {
-        if let Some(open) = &self.open {
-            tokio::spawn(push::tell_revoked(open.connection.clone(), key));
+        // Each tells the others.
+        if let Some(master) = self.open.as_ref().and_then(|open| open.masters.first()) {
+            tokio::spawn(push::tell_revoked(master.connection.clone(), key));
         }
     }
 
@@ -102,25 +106,29 @@ impl Link {
     }
 
     pub(super) fn send(&mut self) {
-        let Some(OpenLink { connection, sha1, .. }) = &self.open else { return };
-        if self.queued.is_empty() {
-            return;
-        }
-        let (mut pipeline, mut calls) = (Pipeline::new(), Vec::new());
+        let Some(open) = &self.open else { return };
+        let OpenLink { masters, of_group, sha1, .. } = &**open;
+        let mut batches: BTreeMap<usize, (Pipeline, Vec<Vec<ScriptAsk>>)> = BTreeMap::new();
         for (group, asks) in std::mem::take(&mut self.queued) {
+            let (pipeline, calls) = batches.entry(of_group[usize::from(group)]).or_default();
             for asks in asks.chunks(CALL_ASKS_MAX) {
                 pipeline.add_command(script::command(sha1, self.holder, group, asks));
                 calls.push(asks.to_vec());
             }
         }
-        let (mut connection, events, link) = (connection.clone(), self.events.clone(), self.link);
-        tokio::spawn(async move {
-            let sent_at = clock::now();
-            let values = connection.send_packed_commands(&pipeline, 0, calls.len()).await;
-            let round_trip = clock::now().since(sent_at);
-            // The loop has ended where it takes no event.
-            let _ = events.send_async(Event::Answered { link, calls, values, round_trip }).await;
-        });
+        for (master, (pipeline, calls)) in batches {
+            let Some(Master { connection, .. }) = masters.get(master) else { continue };
+            let (mut connection, link) = (connection.clone(), self.link);
+            let events = self.events.clone();
+            tokio::spawn(async move {
+                let sent_at = clock::now();
+                let values = connection.send_packed_commands(&pipeline, 0, calls.len()).await;
+                let round_trip = clock::now().since(sent_at);
+                let answered = Event::Answered { link, calls, values, round_trip };
+                // The loop has ended where it takes no event.
+                let _ = events.send_async(answered).await;
+            });
+        }
     }
 
     pub(super) fn on_event(&mut self, event: Event) -> (Vec<Answered>, Option<Nanos>) {
@@ -167,9 +175,9 @@ impl Link {
                 self.open = Some(open);
                 self.lost_at = None;
             }
-            Event::Heard { link, sent_at } if link == self.link => {
+            Event::Heard { link, master, sent_at } if link == self.link => {
                 if let Some(open) = &mut self.open {
-                    open.heard(sent_at);
+                    open.heard(master, sent_at);
                 }
             }
             Event::Failed { link, cause } if link == self.link && self.is_open() => {
@@ -193,17 +201,21 @@ impl Link {
         let (at, holder, events) = (self.at.clone(), self.holder, self.events.clone());
         let link = self.link;
         tokio::spawn(async move {
-            let mut wait = after;
+            let (mut wait, mut is_told) = (after, false);
             loop {
                 tokio::time::sleep(wait).await;
                 let ear = Ear::new(link, events.clone());
-                match tokio::time::timeout(OPEN_WITHIN, open(&at, holder, ear)).await {
+                let cause = match tokio::time::timeout(OPEN_WITHIN, open(&at, holder, ear)).await {
                     Ok(Ok(open)) => {
-                        let _ = events.send_async(Event::Opened(open)).await;
+                        let _ = events.send_async(Event::Opened(Box::new(open))).await;
                         return;
                     }
-                    Ok(Err(error)) => tracing::debug!(%error, "Redis was not reached"),
-                    Err(_) => tracing::debug!("Redis was not reached in time"),
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => "it took too long".to_owned(),
+                };
+                // A password that is wrong stays wrong: said once, not twice a second.
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::error!(cause, "Redis is not reached; it is tried again and again");
                 }
                 wait = (wait * 2).clamp(OPEN_AGAIN_MIN, OPEN_AGAIN_MAX);
             }

@@ -49,8 +49,8 @@ impl Ear {
         Self { link, events, room: Arc::new(Semaphore::new(PUSHES_MAX)) }
     }
 
-    /// Pings the connection for as long as it answers.
-    pub(super) async fn ping(self, mut connection: MultiplexedConnection) {
+    /// Pings the link's connection to this master for as long as it answers.
+    pub(super) async fn ping(self, mut connection: MultiplexedConnection, master: usize) {
         let mut times = tokio::time::interval(PING_EVERY);
         times.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -59,7 +59,7 @@ impl Ear {
             let cause = match redis::cmd("PING").exec_async(&mut connection).await {
                 Ok(()) if self.room.is_closed() => "it says more than is read".to_owned(),
                 Ok(()) => {
-                    let heard = Event::Heard { link, sent_at };
+                    let heard = Event::Heard { link, master, sent_at };
                     if self.events.send_async(heard).await.is_err() {
                         return;
                     }

@@ -123,6 +123,11 @@ pub(super) fn marker_key(group: u8) -> String {
     format!("tollgate:marker:{{{group}}}")
 }
 
+/// Written where a link begins, and never read.
+pub(super) fn opened_key(group: u8) -> String {
+    format!("tollgate:opened:{{{group}}}")
+}
+
 /// Where a bucket's state is.
 pub(super) fn bucket_key(group: u8, bucket: BucketId) -> String {
     format!("tollgate:rate:{{{group}}}:{bucket}")

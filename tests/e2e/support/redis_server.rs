@@ -10,18 +10,31 @@ use std::thread;
 
 /// See the module.
 pub(crate) struct RedisServer {
-    port: u16,
+    /// Where it listens, on the loopback.
+    pub(crate) port: u16,
+    /// Further words of its command line.
+    args: Vec<String>,
     folder: tempfile::TempDir,
     child: Option<Child>,
+}
+
+/// A port that nobody listens on.
+pub(crate) fn free_port() -> u16 {
+    let any = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    any.local_addr().unwrap().port()
 }
 
 impl RedisServer {
     /// One that is empty, and keeps nothing on disk.
     pub(crate) fn start() -> Self {
-        let any = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = any.local_addr().unwrap().port();
-        drop(any);
-        let mut server = Self { port, folder: tempfile::tempdir().unwrap(), child: None };
+        let port = free_port();
+        Self::start_at(port, &["--port", &port.to_string()])
+    }
+
+    /// One with these words at the beginning of its command line, which make it listen there.
+    pub(crate) fn start_at(port: u16, args: &[&str]) -> Self {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let mut server = Self { port, args, folder: tempfile::tempdir().unwrap(), child: None };
         server.begin();
         server
     }
@@ -29,6 +42,11 @@ impl RedisServer {
     /// How it is reached.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Kills it.
+    pub(crate) fn kill(&mut self) {
+        self.end();
     }
 
     /// Kills it and starts it anew: empty.
@@ -55,16 +73,20 @@ impl RedisServer {
     fn begin(&mut self) {
         let mut command = Command::new(binary());
         command
+            .args(&self.args)
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-            .args(["--port", &self.port.to_string()])
             .arg("--dir")
             .arg(self.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         let child = self.child.insert(command.spawn().unwrap());
         let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let begun = said.find(|line| line.contains("Ready to accept connections"));
-        assert!(begun.is_some(), "no Redis on port {}", self.port);
+        let mut log = String::new();
+        let begun = said.find(|line| {
+            log.extend([line, "\n"]);
+            is_ready(line)
+        });
+        assert!(begun.is_some(), "no Redis on port {}\n{log}", self.port);
         thread::spawn(move || said.for_each(drop));
     }
 
@@ -80,6 +102,11 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// A Sentinel says that it is one, and nothing more.
+fn is_ready(line: &str) -> bool {
+    line.contains("Ready to accept connections") || line.contains("+monitor master")
 }
 
 fn binary() -> PathBuf {

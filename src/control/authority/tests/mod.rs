@@ -2,9 +2,13 @@
 //! the server.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod deployments;
+mod redis_group;
+
 use super::redis_server::RedisServer;
 use super::{ChosenAuthority, Event, RedisAddress};
 use crate::clock;
+use crate::config::RedisUrl;
 use crate::control::leases::Leases;
 use crate::control::shard_senders::ShardSenders;
 use crate::metrics::ControlMetrics;
@@ -41,9 +45,17 @@ struct Instance {
     read: u32,
 }
 
+/// A Redis of this URL.
+fn address(url: &str) -> RedisAddress {
+    RedisAddress::new(&RedisUrl::parse(url).unwrap(), None).unwrap()
+}
+
 impl Instance {
     fn new(server: &RedisServer, holder: u128) -> Self {
-        let at = RedisAddress::new(&server.url()).unwrap();
+        Self::at(address(&server.url()), holder)
+    }
+
+    fn at(at: RedisAddress, holder: u128) -> Self {
         let (authority, events) = ChosenAuthority::redis(at, holder);
         let (to_shard, mail) = flume::unbounded();
         let plan = Plan {
@@ -299,7 +311,7 @@ fn what_redis_says_unasked_is_heard_in_its_order() {
     let server = RedisServer::start();
     let holder = 0x0a0b;
     runtime().block_on(async {
-        let at = RedisAddress::new(&server.url()).unwrap();
+        let at = address(&server.url());
         let (mut authority, events) = ChosenAuthority::redis(at, holder);
         assert!(!authority.is_recallable(clock::now()), "nothing is heard yet");
         while !authority.is_recallable(clock::now()) {
@@ -335,7 +347,7 @@ struct Holder {
 
 impl Holder {
     fn new(server: &RedisServer, id: u128) -> Self {
-        let at = RedisAddress::new(&server.url()).unwrap();
+        let at = address(&server.url());
         let (authority, events) = ChosenAuthority::redis(at, id);
         Self { id, authority, events, calls: 0 }
     }
@@ -410,7 +422,7 @@ fn a_long_lease_is_called_back_by_whoever_wants_more_than_is_left() {
 fn a_silent_redis_recalls_nothing() {
     let server = RedisServer::start();
     runtime().block_on(async {
-        let at = RedisAddress::new(&server.url()).unwrap();
+        let at = address(&server.url());
         let (mut authority, events) = ChosenAuthority::redis(at, 1);
         while !authority.is_recallable(clock::now()) {
             authority.on_event(events.recv_async().await.unwrap());
