@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::store::{self, CatalogError, ConsumerRow, KeyRow, PlanRow, ServiceRow};
 use shard::catalog::{Item, Service};
 use shard::message::ToShard;
-use shard::units::{ConsumerId, KeyId, ServiceId};
+use shard::units::{BucketId, ConsumerId, KeyId, ServiceId};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -34,6 +34,15 @@ pub(crate) struct Settings {
     pub(crate) admin_token: String,
 }
 
+/// What is refused from now on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Revoked {
+    /// A key.
+    Key(KeyId),
+    /// A bucket that no key is left of.
+    Bucket(BucketId),
+}
+
 /// See the module.
 pub(crate) struct AdminState {
     pub(crate) metrics: Arc<Metrics>,
@@ -41,8 +50,8 @@ pub(crate) struct AdminState {
     pub(crate) senders: ShardSenders,
     pub(crate) vault: Vault,
     pub(crate) hashes: Arc<Semaphore>,
-    /// Keys that other instances are to be told of, by control's loop.
-    revoked: flume::Sender<KeyId>,
+    /// What other instances are to be told of, by control's loop.
+    revoked: flume::Sender<Revoked>,
     names: HostNames,
     directory: Mutex<Directory>,
     settings: Mutex<Arc<Settings>>,
@@ -59,7 +68,7 @@ impl AdminState {
         (directory, names): (Directory, HostNames),
         senders: ShardSenders,
         vault: Vault,
-        revoked: flume::Sender<KeyId>,
+        revoked: flume::Sender<Revoked>,
     ) -> Self {
         Self {
             metrics,
@@ -256,12 +265,33 @@ impl AdminState {
     /// store takes to keep that; on a failure, until the processes end.
     pub(crate) async fn revoke_key(&self, id: KeyId) -> Result<KeyRow, CatalogError> {
         self.refuse_key(id).await;
-        if self.revoked.try_send(id).is_err() {
-            tracing::warn!(key = %id, "other instances hear of a revocation from the store alone");
-        }
+        self.tell_others(Revoked::Key(id));
         // A key that was only being made was not in the directory yet: shards are told once more.
-        let [row] = self.change_keys(async { Ok([self.store.revoke_key(id).await?]) }).await?;
+        let mut is_last = false;
+        let revoke = async {
+            let (row, last) = self.store.revoke_key(id).await?;
+            is_last = last;
+            Ok([row])
+        };
+        let [row] = self.change_keys(revoke).await?;
+        if is_last {
+            self.tell_others(Revoked::Bucket(row.bucket));
+        }
         Ok(row)
+    }
+
+    fn tell_others(&self, revoked: Revoked) {
+        if self.revoked.try_send(revoked).is_err() {
+            tracing::warn!(?revoked, "other instances hear of a revocation from the store alone");
+        }
+    }
+
+    /// From now on all keys of the bucket are refused: the authority says that it has none.
+    pub(crate) async fn refuse_bucket(&self, bucket: BucketId) {
+        let keys = self.directory().keys_of(bucket);
+        for key in keys {
+            self.refuse_key(key).await;
+        }
     }
 
     /// From now on the key is refused, if it was not.

@@ -136,6 +136,12 @@ impl Directory {
         key.is_some_and(|key| !std::mem::replace(&mut key.is_revoked, true))
     }
 
+    /// The living keys of a bucket. Looks at all keys: revocations are rare.
+    pub(crate) fn keys_of(&self, bucket: BucketId) -> Vec<KeyId> {
+        let is_of = |key: &DirectoryKey| key.bucket == bucket && !key.is_revoked;
+        self.keys.iter().filter(|(_, key)| is_of(key)).map(|(id, _)| *id).collect()
+    }
+
     /// The key's text was verified: what the store is to keep of it, if the key is still here.
     pub(crate) fn set_digest(&mut self, id: KeyId, digest: KeyDigest) -> Option<Digest> {
         self.keys.get_mut(&id)?.digest = Some(digest);

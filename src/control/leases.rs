@@ -9,7 +9,7 @@ use shard::catalog::{Catalog, WhenLost};
 use shard::lease::{LeaseAnswer, LeaseAsk, LeaseCall, Recall, Status};
 use shard::message::{QuotaWant, RateWant};
 use shard::pool::{Pool, PoolConfig};
-use shard::units::{ConsumerId, KeyId, Nanos, Period};
+use shard::units::{BucketId, ConsumerId, KeyId, Nanos, Period};
 use std::collections::HashMap;
 
 /// How long a call of the authority in Redis is taken to last until one is measured.
@@ -29,6 +29,8 @@ pub(crate) struct Leases {
     authority: ChosenAuthority,
     /// The authority is out of reach, and has been for long enough to go on without it.
     is_lost: bool,
+    /// Buckets that the authority has called revoked.
+    revoked: Vec<BucketId>,
     /// Months that have to be read.
     unknown: Vec<MonthToRead>,
     /// Months being read, each with the call that waits for it.
@@ -59,6 +61,7 @@ impl Leases {
             }),
             authority,
             is_lost: false,
+            revoked: Vec::new(),
             unknown: Vec::new(),
             seeding: HashMap::new(),
         }
@@ -100,6 +103,16 @@ impl Leases {
         answered.into_iter().for_each(|answered| self.on_answer(answered, now));
     }
 
+    /// From now on the authority grants nothing of the bucket, to nobody.
+    pub(crate) fn revoke(&mut self, bucket: BucketId) {
+        self.authority.revoke(bucket);
+    }
+
+    /// Buckets of which the authority grants nothing any more, by its last answers.
+    pub(crate) fn take_revoked(&mut self) -> Vec<BucketId> {
+        std::mem::take(&mut self.revoked)
+    }
+
     /// Tells other instances that the key is refused from now on.
     pub(crate) fn tell_revoked(&self, key: KeyId) {
         self.authority.tell_revoked(key);
@@ -121,6 +134,10 @@ impl Leases {
                 if self.seeding.insert(month, call).is_none() {
                     self.unknown.push(month);
                 }
+            }
+            LeaseAnswer::Rate(answer) if answer.status == Status::Revoked => {
+                self.revoked.push(answer.bucket);
+                self.pool.on_reply(reply, now);
             }
             _ => self.pool.on_reply(reply, now),
         }
@@ -188,7 +205,7 @@ mod tests {
     use super::*;
     use shard::catalog::Plan;
     use shard::message::{QuotaGrant, ToShard};
-    use shard::units::{BucketId, PlanId};
+    use shard::units::PlanId;
 
     const MONTH: MonthToRead = (ConsumerId(1), Period(202_611));
 

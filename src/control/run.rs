@@ -1,7 +1,7 @@
 //! Control's loop: one message, one finished check or one due timer at a time, and after each the
 //! leases. The loop waits for nothing else.
 
-use super::admin_state::{AdminState, Settings};
+use super::admin_state::{AdminState, Revoked, Settings};
 use super::authority::{ChosenAuthority, Event, RedisAddress};
 use super::follow;
 use super::leases::Leases;
@@ -43,8 +43,8 @@ pub(super) enum ControlCommand {
 pub(super) struct Inbox {
     pub(super) from_shards: flume::Receiver<ToControl>,
     pub(super) commanded: flume::Receiver<ControlCommand>,
-    /// Keys that other instances are to be told of.
-    pub(super) revoked: flume::Receiver<KeyId>,
+    /// What other instances are to be told of.
+    pub(super) revoked: flume::Receiver<Revoked>,
 }
 
 /// The threads that work for the loop.
@@ -133,7 +133,10 @@ pub(super) async fn run(
             Ok(checked) = checks.recv_async() => running.on_checked(checked),
             Ok(read) = read.recv_async() => running.on_read(read),
             Ok(event) = from_redis.recv_async() => running.on_event(event),
-            Ok(key) = inbox.revoked.recv_async() => running.leases.tell_revoked(key),
+            Ok(revoked) = inbox.revoked.recv_async() => match revoked {
+                Revoked::Key(key) => running.leases.tell_revoked(key),
+                Revoked::Bucket(bucket) => running.leases.revoke(bucket),
+            },
             command = inbox.commanded.recv_async() => match command {
                 Ok(ControlCommand::Drain) => running.state.senders.tell_all(&ToShard::Drain).await,
                 Ok(ControlCommand::Reload(settings)) => running.reload(settings),
@@ -196,6 +199,10 @@ impl Loop {
             tokio::spawn(async move { state.refuse_key(key).await });
         } else {
             self.leases.on_event(event, clock::now());
+            for bucket in self.leases.take_revoked() {
+                let state = Arc::clone(&self.state);
+                tokio::spawn(async move { state.refuse_bucket(bucket).await });
+            }
         }
     }
 

@@ -163,10 +163,12 @@ operations! {
     /// A new key.
     insert_key(key: NewKey) -> KeyRow;
     /// Makes `successor`, and lets the key `old` live until `old_ends_at_unix_us` at the most;
-    /// `None`: it is revoked at once. Answers the old and the new row.
+    /// `None`: it is revoked at once. Answers the old and the new row. Of a key that is revoked
+    /// there is no successor.
     rotate_key(old: KeyId, successor: NewKey, old_ends_at_unix_us: Option<i64>) -> [KeyRow; 2];
-    /// Revokes a key, for good.
-    revoke_key(id: KeyId) -> KeyRow;
+    /// Revokes a key, for good. And is it the last of its bucket, in which no other can live from
+    /// now on?
+    revoke_key(id: KeyId) -> (KeyRow, bool);
     /// Keeps the digests of keys that have been verified.
     set_digests(digests: Vec<(KeyId, Digest)>) -> ();
 

@@ -1,12 +1,14 @@
 //! Several instances on one store: what one changes holds on the others.
 
-use crate::support::admin::Admin;
+use crate::support::admin::{Admin, Key};
+use crate::support::fleet::Fleet;
 use crate::support::http::{Connection, Request};
-use crate::support::instance::{Setup, Upstream};
+use crate::support::instance::{Instance, Setup, Upstream};
 use crate::support::poll;
 use crate::support::process::{Process, command};
 use serde_json::json;
-use std::time::Duration;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use ureq::http::Method;
 
@@ -64,4 +66,58 @@ fn what_one_instance_changes_holds_on_the_other_within_a_second() {
     let revoked = admin.call(Method::DELETE, &format!("keys/{}", key.id), None);
     assert_eq!(revoked.0, 200);
     all_say("a revoked key", old_model, &key.text, 401);
+}
+
+/// Keys that all instances have seen.
+fn known_keys(fleet: &Fleet, count: usize) -> Vec<Key> {
+    let keys: Vec<Key> =
+        fleet.first(|first| (0..count).map(|_| first.admin().key("bench")).collect());
+    keys.iter().for_each(|key| all_say(fleet, poll::PATIENCE, &key.text, 200));
+    keys
+}
+
+/// On every shard, as far as connections of their own come to all of them.
+fn all_say(fleet: &Fleet, within: Duration, key: &str, status: u16) {
+    let request = Request::get("/v1/models").key(key);
+    let says = |instance: &Mutex<Instance>| {
+        let instance = instance.lock().unwrap();
+        (0..8).all(|_| instance.call(&request).status() == status)
+    };
+    poll::within(within, &format!("{status} of all instances"), || {
+        fleet.instances.iter().all(says).then_some(())
+    });
+}
+
+fn revoke(fleet: &Fleet, key: &Key) -> u16 {
+    let path = format!("keys/{}", key.id);
+    fleet.first(|first| first.admin().call(Method::DELETE, &path, None).0)
+}
+
+#[test]
+fn a_revoked_key_is_refused_by_three_instances_whoever_can_tell_them() {
+    let fleet = Fleet::start(3);
+    let keys = known_keys(&fleet, 4);
+    let refused = |key: &Key, told_at: Instant| {
+        all_say(&fleet, HOLDS_WITHIN, &key.text, 401);
+        println!("refused by all {} ms after the answer", told_at.elapsed().as_millis());
+    };
+    assert_eq!(revoke(&fleet, &keys[0]), 200);
+    refused(&keys[0], Instant::now());
+
+    // By Redis alone: the store keeps it once it is back, if it is asked again.
+    fleet.postgres.stop();
+    assert_eq!(revoke(&fleet, &keys[1]), 503);
+    refused(&keys[1], Instant::now());
+    fleet.postgres.begin();
+    poll::until("the store to keep it", || (revoke(&fleet, &keys[1]) == 200).then_some(()));
+
+    // Without a push, though Redis is there.
+    fleet.redis.lock().unwrap().command("ACL SETUSER default -publish");
+    assert_eq!(revoke(&fleet, &keys[2]), 200);
+    refused(&keys[2], Instant::now());
+
+    // By the store alone.
+    fleet.redis.lock().unwrap().kill();
+    assert_eq!(revoke(&fleet, &keys[3]), 200);
+    refused(&keys[3], Instant::now());
 }

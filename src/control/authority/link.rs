@@ -16,7 +16,7 @@ use super::script::{self, ScriptAsk};
 use crate::clock;
 use redis::{Pipeline, Value};
 use shard::lease::{LeaseCall, LeaseReply};
-use shard::units::{ConsumerId, KeyId, Nanos, Period};
+use shard::units::{BucketId, ConsumerId, KeyId, Nanos, Period};
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
@@ -98,6 +98,12 @@ impl Link {
     pub(super) fn seed(&mut self, (consumer, period): (ConsumerId, Period), tokens: u64) {
         if self.is_open() {
             self.queue(ScriptAsk::Seed { consumer, period, tokens });
+        }
+    }
+
+    pub(super) fn revoke(&mut self, bucket: BucketId) {
+        if self.is_open() {
+            self.queue(ScriptAsk::Revoke(bucket));
         }
     }
 

@@ -14,7 +14,7 @@ pub(crate) use event::Event;
 pub(crate) use link::{Answered, Link};
 
 use shard::lease::{LeaseCall, LeaseReply, Recall};
-use shard::units::{ConsumerId, KeyId, Nanos, Period};
+use shard::units::{BucketId, ConsumerId, KeyId, Nanos, Period};
 
 /// See the module.
 pub(crate) enum ChosenAuthority {
@@ -72,6 +72,13 @@ impl ChosenAuthority {
         }
     }
 
+    /// From now on nothing is granted of the bucket. Embedded nobody else could be granted any.
+    pub(crate) fn revoke(&mut self, bucket: BucketId) {
+        if let Self::Redis(link) = self {
+            link.revoke(bucket);
+        }
+    }
+
     /// Tells all instances that the key is refused from now on.
     pub(crate) fn tell_revoked(&self, key: KeyId) {
         if let Self::Redis(link) = self {
@@ -105,7 +112,7 @@ impl ChosenAuthority {
 
 #[cfg(test)]
 #[path = "../../../tests/e2e/support/redis_server.rs"]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#[expect(clippy::unwrap_used, dead_code, reason = "a test fails by panicking; e2e uses more")]
 mod redis_server;
 #[cfg(test)]
 mod script_tests;

@@ -24,7 +24,6 @@ pub(crate) enum ScriptAsk {
     /// The ledger's word on what a month has consumed.
     Seed { consumer: ConsumerId, period: Period, tokens: u64 },
     /// Nothing is to be granted of the bucket any more.
-    #[cfg_attr(not(test), expect(dead_code, reason = "shards forget a revoked key first"))]
     Revoke(BucketId),
 }
 

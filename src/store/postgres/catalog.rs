@@ -277,7 +277,7 @@ operations! {
     {
         |db| keys::rotate(db, old, &successor, old_ends_at_unix_us)
     }
-    change revoke_key(id: KeyId) -> KeyRow { |db| keys::revoke(db, id) }
+    change revoke_key(id: KeyId) -> (KeyRow, bool) { |db| keys::revoke(db, id) }
     change set_digests(digests: Vec<(KeyId, Digest)>) -> () {
         |db| keys::set_digests(db, &digests)
     }

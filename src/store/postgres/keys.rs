@@ -95,6 +95,9 @@ pub(super) async fn rotate(
     successor: &NewKey,
     old_ends_at_unix_us: Option<i64>,
 ) -> Done<[KeyRow; 2]> {
+    if get(db, old).await?.revoked_at.is_some() {
+        return Err(CatalogError::Deleted("id"));
+    }
     let successor = insert(db, successor).await?;
     match old_ends_at_unix_us {
         Some(ends_at) => {
@@ -110,10 +113,14 @@ pub(super) async fn rotate(
     Ok([get(db, old).await?, successor])
 }
 
-/// Revokes a key, for good.
-pub(super) async fn revoke(db: &Session, id: KeyId) -> Done<KeyRow> {
+/// Revokes a key, for good. And is it the last of its bucket?
+pub(super) async fn revoke(db: &Session, id: KeyId) -> Done<(KeyRow, bool)> {
     set_revoked(db, id).await?;
-    get(db, id).await
+    let row = get(db, id).await?;
+    let another = "SELECT 1 FROM keys
+        WHERE consumer_id = $1 AND bucket_id = $2 AND revoked_at IS NULL LIMIT 1";
+    let another = db.row(another, &[&signed(row.consumer.0), &signed(row.bucket.0)]).await?;
+    Ok((row, another.is_none()))
 }
 
 async fn set_revoked(db: &Session, id: KeyId) -> Done<()> {

@@ -167,7 +167,7 @@ impl SqliteCatalog {
         self.change(move |db| keys::rotate(db, old, &successor, old_ends_at_unix_us)).await
     }
 
-    pub(crate) async fn revoke_key(&self, id: KeyId) -> Done<KeyRow> {
+    pub(crate) async fn revoke_key(&self, id: KeyId) -> Done<(KeyRow, bool)> {
         self.change(move |db| keys::revoke(db, id)).await
     }
 

@@ -95,6 +95,9 @@ pub(super) fn rotate(
     old_ends_at_unix_us: Option<i64>,
 ) -> Result<[KeyRow; 2], CatalogError> {
     let transaction = connection.transaction()?;
+    if get(&transaction, old)?.revoked_at.is_some() {
+        return Err(CatalogError::Deleted("id"));
+    }
     let successor = insert(&transaction, successor)?;
     match old_ends_at_unix_us {
         Some(ends_at) => transaction.execute(
@@ -109,10 +112,17 @@ pub(super) fn rotate(
     Ok([old, successor])
 }
 
-/// Revokes a key, for good.
-pub(super) fn revoke(connection: &Connection, id: KeyId) -> Result<KeyRow, CatalogError> {
+/// Revokes a key, for good. And is it the last of its bucket?
+pub(super) fn revoke(connection: &Connection, id: KeyId) -> Result<(KeyRow, bool), CatalogError> {
     set_revoked(connection, id)?;
-    get(connection, id)
+    let row = get(connection, id)?;
+    let is_last: bool = connection.query_row(
+        "SELECT NOT EXISTS (SELECT 1 FROM keys
+             WHERE consumer_id = ?1 AND bucket_id = ?2 AND revoked_at IS NULL)",
+        (row.consumer.to_string(), row.bucket.to_string()),
+        |row| row.get(0),
+    )?;
+    Ok((row, is_last))
 }
 
 fn set_revoked(connection: &Connection, id: KeyId) -> rusqlite::Result<usize> {

@@ -43,6 +43,7 @@ struct Instance {
     exhausted: bool,
     /// Months that it was asked to read.
     read: u32,
+    revoked: Vec<BucketId>,
 }
 
 /// A Redis of this URL.
@@ -82,6 +83,7 @@ impl Instance {
             tokens: 0,
             exhausted: false,
             read: 0,
+            revoked: Vec::new(),
         }
     }
 
@@ -114,6 +116,7 @@ impl Instance {
         for event in self.events.try_iter().collect::<Vec<_>>() {
             self.leases.on_event(event, now);
         }
+        self.revoked.extend(self.leases.take_revoked());
         self.spend(now);
         if self.slots.is_empty() && self.asked_at.is_none() && now >= self.deny_until {
             self.asked_at = Some(now);
@@ -440,6 +443,22 @@ fn a_silent_redis_recalls_nothing() {
         while !authority.is_recallable(clock::now()) {
             authority.on_event(events.recv_async().await.unwrap());
         }
+    });
+}
+
+/// Neither a push nor the store has to tell of it.
+#[test]
+fn a_revoked_bucket_is_heard_of_by_the_next_lease() {
+    let server = RedisServer::start();
+    runtime().block_on(async {
+        let mut instances: Vec<_> = (1..4).map(|id| Instance::new(&server, id)).collect();
+        assert!(turn_until(&mut instances, PATIENCE, any_spent).await, "nobody was granted any");
+        instances[0].leases.revoke(BucketId(1));
+        let heard = |all: &[Instance]| all.iter().all(|it| it.revoked.contains(&BucketId(1)));
+        assert!(turn_until(&mut instances, PATIENCE, heard).await, "not all heard");
+        let spent: usize = instances.iter().map(|it| it.spent_at.len()).sum();
+        turn_until(&mut instances, Duration::from_millis(500), |_| false).await;
+        assert_eq!(instances.iter().map(|it| it.spent_at.len()).sum::<usize>(), spent);
     });
 }
 
