@@ -1,34 +1,65 @@
 //! Upstream credentials under their key: those of an earlier version are sealed at the first start,
 //! and a rotation seals all of them under a new key. None is ever kept in the clear.
 
-use super::vault::{Rotation, Seal, Vault, encryption_file};
+use super::vault::{Rotation, Vault, digest_file, digest_key_name, encryption_file, name_in};
 use crate::config::Config;
-use crate::store::{CatalogError, Credentials};
+use crate::store::{CatalogError, Credentials, KeyName, KeyNames};
 use std::io;
+use std::path::Path;
 
 /// Opens the vault that opens what is in the store, and seals what an earlier version wrote there
 /// in the clear, of which every trace is removed.
 pub(crate) fn open_vault(config: &Config) -> Result<Vault, super::OpenError> {
     let mut credentials = Credentials::open(config).map_err(super::OpenError::Store)?;
-    let vault = Vault::open(config, any(&credentials)?.as_deref())?;
-    seal_plain(&mut credentials, vault.seal())?;
+    if credentials.key_names()?.is_some() {
+        // A key that is made here would be one that the others have not got.
+        refuse_missing(&digest_file(config))?;
+        refuse_missing(&encryption_file(config))?;
+    }
+    let vault = Vault::open(config, holds(&credentials)?)?;
+    let (needed, ours) = (credentials.agree(vault.key_names())?, vault.key_names());
+    if needed.digest != ours.digest {
+        return Err(not_the_others(&digest_file(config)).into());
+    }
+    if needed.encryption != ours.encryption {
+        return Err(not_the_others(&encryption_file(config)).into());
+    }
+    seal_plain(&mut credentials, &vault)?;
     Ok(vault)
 }
 
-/// A sealed credential, if there is one.
-fn any(credentials: &Credentials) -> Result<Option<Vec<u8>>, CatalogError> {
-    Ok(credentials.sealed()?.into_iter().next().map(|first| first.sealed))
+fn refuse_missing(key_file: &Path) -> io::Result<()> {
+    if key_file.exists() { Ok(()) } else { Err(not_the_others(key_file)) }
 }
 
-fn seal_plain(credentials: &mut Credentials, seal: &Seal) -> Result<(), CatalogError> {
+fn not_the_others(key_file: &Path) -> io::Error {
+    let what = if key_file.exists() { "is another key than" } else { "is missing, which is" };
+    let message = format!(
+        "{} {what} the one that the instances on this store share: copy theirs ([secrets]), or, if \
+         it is lost, let `tollgate secrets rotate` make this instance's keys theirs while none of \
+         them runs",
+        key_file.display()
+    );
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+/// Names the key that the store's credentials are under, if there is one.
+fn holds(credentials: &Credentials) -> Result<Option<KeyName>, CatalogError> {
+    if let Some(names) = credentials.key_names()? {
+        return Ok(Some(names.encryption));
+    }
+    Ok(credentials.sealed()?.first().and_then(|first| name_in(&first.sealed)))
+}
+
+fn seal_plain(credentials: &mut Credentials, vault: &Vault) -> Result<(), CatalogError> {
     let plain = credentials.plain()?;
     let seal = |(service, credential): &(_, String)| {
-        let sealed = seal.close(*service, credential).map_err(CatalogError::Internal)?;
+        let sealed = vault.seal().close(*service, credential).map_err(CatalogError::Internal)?;
         Ok((*service, Some(sealed)))
     };
     let sealed: Vec<_> = plain.iter().map(seal).collect::<Result<_, CatalogError>>()?;
     if !sealed.is_empty() {
-        credentials.replace(&sealed)?;
+        credentials.replace(&sealed, vault.key_names())?;
         tracing::info!(credentials = sealed.len(), "upstream credentials are encrypted now");
     }
     if let Err(failure) = credentials.scrub() {
@@ -57,15 +88,16 @@ pub(crate) fn rotate(config: &Config, drop_unreadable: bool) -> Result<Rotated, 
 fn rotate_in(config: &Config, drop_unreadable: bool) -> Result<Rotated, CatalogError> {
     let internal = |error: &dyn std::fmt::Display| CatalogError::Internal(error.to_string());
     let mut credentials = Credentials::open(config).map_err(|error| internal(&error))?;
-    let old = match Vault::open(config, any(&credentials)?.as_deref()) {
+    let old = match Vault::open(config, holds(&credentials)?) {
         Ok(vault) => {
-            seal_plain(&mut credentials, vault.seal())?;
+            seal_plain(&mut credentials, &vault)?;
             Some(vault)
         }
         Err(error) if drop_unreadable && error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(internal(&error)),
     };
     let rotation = Rotation::of(&encryption_file(config));
+    let digest = digest_key_name(config).map_err(|error| internal(&error))?;
     let next = rotation.begin().map_err(|error| internal(&error))?;
     let mut rotated = Rotated { sealed: 0, dropped: Vec::new() };
     let mut resealed = Vec::new();
@@ -91,7 +123,7 @@ fn rotate_in(config: &Config, drop_unreadable: bool) -> Result<Rotated, CatalogE
         };
         resealed.push((it.service, sealed));
     }
-    credentials.replace(&resealed)?;
+    credentials.replace(&resealed, KeyNames { digest, encryption: next.name() })?;
     rotation.commit().map_err(|error| internal(&error))?;
     credentials.scrub().map_err(|failure| {
         let what = "the new key holds, but what the old one sealed may still be in the file";

@@ -6,7 +6,7 @@
 //! repeats what was sealed.
 
 use crate::config::{Config, DIGEST_KEY_FILE, ENCRYPTION_KEY_FILE, KEY_BYTES, KeyFile, read_key};
-use crate::store::{Digest, KeyName};
+use crate::store::{Digest, KeyName, KeyNames};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use shard::message::KEY_TEXT_BYTES;
@@ -75,6 +75,11 @@ impl Seal {
         Self { name: key.name(), cipher: XChaCha20Poly1305::new(&key.0.into()) }
     }
 
+    /// Names the key.
+    pub(crate) fn name(&self) -> KeyName {
+        self.name
+    }
+
     /// The credential as the store keeps it.
     pub(crate) fn close(&self, service: ServiceId, credential: &str) -> Result<Vec<u8>, String> {
         let mut nonce = [0; NONCE_BYTES];
@@ -101,6 +106,11 @@ impl Seal {
     }
 }
 
+/// Names the key that a credential was sealed under.
+pub(crate) fn name_in(sealed: &[u8]) -> Option<KeyName> {
+    sealed.get(1..=NAME_BYTES)?.try_into().ok()
+}
+
 /// A sealed credential opens for its own service only.
 fn bound_to(service: ServiceId) -> Vec<u8> {
     [&b"tollgate upstream credential of "[..], &service.0.to_be_bytes()].concat()
@@ -114,21 +124,19 @@ pub(crate) struct Vault {
 
 impl Vault {
     /// Reads the keys; one that is not configured is made where there is none. A new encryption
-    /// key opens nothing that was sealed before, so none is made beside `sealed` credentials.
-    pub(crate) fn open(config: &Config, sealed: Option<&[u8]>) -> io::Result<Self> {
-        let digest_file = file_of(config, &config.secrets.digest_key_file, DIGEST_KEY_FILE);
-        let digest = match InstanceKey::read(&digest_file)? {
-            Some(key) => key,
-            None => made(&digest_file)?,
-        };
+    /// key opens nothing that was sealed before, so none is made where the store `holds` what is
+    /// under another one.
+    pub(crate) fn open(config: &Config, holds: Option<KeyName>) -> io::Result<Self> {
+        let digest = digest_key(config)?;
         let encryption_file = encryption_file(config);
-        let encryption = match Rotation::of(&encryption_file).finish(sealed)? {
+        let encryption = match Rotation::of(&encryption_file).finish(holds)? {
             Some(key) => key,
-            None if sealed.is_none() => made(&encryption_file)?,
+            None if holds.is_none() => made(&encryption_file)?,
             None => {
                 let message = format!(
                     "{} is gone, and with it the upstream credentials in the store: put it back, \
-                     or drop them with `tollgate secrets rotate --drop-unreadable`",
+                     or copy another instance's, or drop them with `tollgate secrets rotate \
+                     --drop-unreadable`",
                     encryption_file.display()
                 );
                 return Err(io::Error::new(io::ErrorKind::NotFound, message));
@@ -153,6 +161,11 @@ impl Vault {
         self.digest.name()
     }
 
+    /// Both keys' names.
+    pub(crate) fn key_names(&self) -> KeyNames {
+        KeyNames { digest: self.digest.name(), encryption: self.seal.name }
+    }
+
     /// For upstream credentials.
     pub(crate) fn seal(&self) -> &Arc<Seal> {
         &self.seal
@@ -163,6 +176,24 @@ fn file_of(config: &Config, configured: &Option<KeyFile>, name: &str) -> PathBuf
     match configured {
         Some(KeyFile(path)) => path.clone(),
         None => config.server.data_dir.join(name),
+    }
+}
+
+/// Where the key of the digests is.
+pub(crate) fn digest_file(config: &Config) -> PathBuf {
+    file_of(config, &config.secrets.digest_key_file, DIGEST_KEY_FILE)
+}
+
+/// Names the key of the digests, which is made where there is none.
+pub(crate) fn digest_key_name(config: &Config) -> io::Result<KeyName> {
+    digest_key(config).map(|key| key.name())
+}
+
+fn digest_key(config: &Config) -> io::Result<InstanceKey> {
+    let file = digest_file(config);
+    match InstanceKey::read(&file)? {
+        Some(key) => Ok(key),
+        None => made(&file),
     }
 }
 
@@ -194,13 +225,13 @@ impl Rotation {
         Self { file: file.to_owned(), next_file: next.into() }
     }
 
-    /// Ends a rotation that was cut off; the key that holds, if there is one. `sealed` is any
-    /// credential in the store: all are sealed in one transaction.
-    pub(crate) fn finish(&self, sealed: Option<&[u8]>) -> io::Result<Option<InstanceKey>> {
+    /// Ends a rotation that was cut off; the key that holds, if there is one. The store `holds`
+    /// what is under the key of this name: all of it changes in one transaction.
+    pub(crate) fn finish(&self, holds: Option<KeyName>) -> io::Result<Option<InstanceKey>> {
         let Some(next) = InstanceKey::read(&self.next_file)? else {
             return InstanceKey::read(&self.file);
         };
-        if sealed.and_then(|sealed| sealed.get(1..=NAME_BYTES)) == Some(&next.name()[..]) {
+        if holds == Some(next.name()) {
             self.commit()?;
             return Ok(Some(next));
         }
@@ -243,7 +274,7 @@ mod tests {
         let sealed = vault.seal().close(ServiceId(7), LINE).unwrap();
         assert!(!sealed.windows(4).any(|bytes| LINE.as_bytes().windows(4).any(|it| it == bytes)));
         assert_ne!(sealed, vault.seal().close(ServiceId(7), LINE).unwrap());
-        let again = Vault::open(&config(dir.path()), Some(&sealed)).unwrap();
+        let again = Vault::open(&config(dir.path()), name_in(&sealed)).unwrap();
         assert_eq!(again.seal().open(ServiceId(7), &sealed), Ok(LINE.to_owned()));
         assert_eq!(again.digest_key(), vault.digest_key());
         assert!(again.seal().open(ServiceId(8), &sealed).is_err());
@@ -267,7 +298,7 @@ mod tests {
             assert_eq!((found.len(), found.permissions().mode() & 0o777), (32, 0o600));
         }
         fs::remove_file(dir.path().join(ENCRYPTION_KEY_FILE)).unwrap();
-        let refused = Vault::open(&config(dir.path()), Some(&sealed)).err().unwrap();
+        let refused = Vault::open(&config(dir.path()), name_in(&sealed)).err().unwrap();
         assert!(refused.to_string().contains("is gone"), "{refused}");
         assert!(Vault::open(&config(dir.path()), None).is_ok());
     }
@@ -281,14 +312,14 @@ mod tests {
         let rotation = Rotation::of(&encryption_file(&config));
         // Before the store's transaction: the old key holds.
         rotation.begin().unwrap();
-        let vault = Vault::open(&config, Some(&sealed)).unwrap();
+        let vault = Vault::open(&config, name_in(&sealed)).unwrap();
         assert_eq!(vault.seal().open(ServiceId(7), &sealed), Ok(LINE.to_owned()));
         // After it: the new one does.
         let next = rotation.begin().unwrap();
         let resealed = next.close(ServiceId(7), LINE).unwrap();
-        let vault = Vault::open(&config, Some(&resealed)).unwrap();
+        let vault = Vault::open(&config, name_in(&resealed)).unwrap();
         assert_eq!(vault.seal().open(ServiceId(7), &resealed), Ok(LINE.to_owned()));
         assert!(!rotation.next_file.exists());
-        assert!(Vault::open(&config, Some(&resealed)).is_ok());
+        assert!(Vault::open(&config, name_in(&resealed)).is_ok());
     }
 }

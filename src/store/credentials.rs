@@ -4,7 +4,7 @@
 use super::error::{CatalogError, StoreError};
 use super::location::StoreLocation;
 use super::postgres::PostgresCredentials;
-use super::rows::SealedCredential;
+use super::rows::{KeyNames, SealedCredential};
 use super::sqlite::SqliteCredentials;
 use shard::units::ServiceId;
 
@@ -46,15 +46,34 @@ impl Credentials {
         }
     }
 
-    /// Sets the credentials of services, `None`: it has none any more. What they were is gone from
-    /// the tables, and from the file once [`Self::scrub`] has been called.
+    /// The keys that all instances on the store need; `None`: none has said it yet, or there is
+    /// only one.
+    pub(crate) fn key_names(&self) -> Result<Option<KeyNames>, CatalogError> {
+        match self {
+            Self::Sqlite(_) => Ok(None),
+            Self::Postgres(store) => store.key_names(),
+        }
+    }
+
+    /// Lets these be the keys that all instances need, unless others are. Answers which are.
+    pub(crate) fn agree(&self, ours: KeyNames) -> Result<KeyNames, CatalogError> {
+        match self {
+            Self::Sqlite(_) => Ok(ours),
+            Self::Postgres(store) => store.agree(ours),
+        }
+    }
+
+    /// Sets the credentials of services, `None`: it has none any more, and the keys that all
+    /// instances need from now on: all of it or nothing. What the credentials were is gone from the
+    /// tables, and from the file once [`Self::scrub`] has been called.
     pub(crate) fn replace(
         &mut self,
         credentials: &[(ServiceId, Option<Vec<u8>>)],
+        keys: KeyNames,
     ) -> Result<(), CatalogError> {
         match self {
             Self::Sqlite(store) => store.replace(credentials),
-            Self::Postgres(store) => store.replace(credentials),
+            Self::Postgres(store) => store.replace(credentials, keys),
         }
     }
 

@@ -37,9 +37,9 @@ pub use location::{PostgresServer, StoreLocation};
 pub(crate) use postgres::split as split_by_consumer;
 pub(crate) use price_text::to_json as price_to_json;
 pub(crate) use rows::{
-    CatalogNews, CatalogWatch, ConsumerChange, ConsumerRow, Digest, KeyName, KeyRow, Loaded,
-    NewKey, NewService, Page, PlanChange, PlanRow, PriceRow, ServiceChange, ServiceRow, new_id,
-    when_lost_name, when_lost_of,
+    CatalogNews, CatalogWatch, ConsumerChange, ConsumerRow, Digest, KeyName, KeyNames, KeyRow,
+    Loaded, NewKey, NewService, Page, PlanChange, PlanRow, PriceRow, ServiceChange, ServiceRow,
+    new_id, when_lost_name, when_lost_of,
 };
 pub(crate) use snapshot::{confirm as confirm_snapshot, write as write_snapshot};
 pub use sqlite::FILE_NAME;

@@ -215,6 +215,16 @@ pub(crate) struct CatalogWatch {
     pub(crate) told: flume::Receiver<()>,
 }
 
+/// Names of the keys under which a store that instances share keeps what is secret. A name tells
+/// nothing of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyNames {
+    /// Of the digests of API keys.
+    pub(crate) digest: KeyName,
+    /// Of upstream credentials.
+    pub(crate) encryption: KeyName,
+}
+
 /// A service's upstream credential as `vault` sealed it.
 pub(crate) struct SealedCredential {
     pub(crate) service: ServiceId,

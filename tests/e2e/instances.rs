@@ -5,7 +5,7 @@ use crate::support::fleet::Fleet;
 use crate::support::http::{Connection, Request};
 use crate::support::instance::{Instance, Setup, Upstream};
 use crate::support::poll;
-use crate::support::process::{Process, command};
+use crate::support::process;
 use serde_json::json;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -15,32 +15,17 @@ use ureq::http::Method;
 /// By the contract a change holds on all shards of all instances within this.
 const HOLDS_WITHIN: Duration = Duration::from_secs(1);
 
-/// A further instance on the store at `url`.
-fn serve_on(url: &str, dir: &TempDir) -> (Process, String) {
-    let (file, data_dir) = (dir.path().join("tollgate.toml"), dir.path().join("data"));
-    let config = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nshards = 2\n\
-         data_dir = \"{}\"\n[store]\nurl = \"{url}\"\n",
-        data_dir.display()
-    );
-    std::fs::write(&file, config).unwrap();
-    let command = command(&["serve", "--config", file.to_str().unwrap()]);
-    let (process, addresses) = Process::start(command, "ready data=");
-    let data_url = addresses.split_once(" admin=").unwrap().0.to_owned();
-    (process, data_url)
-}
-
 #[test]
 fn what_one_instance_changes_holds_on_the_other_within_a_second() {
     let first = Setup::default().shards(2).on_postgres().start();
-    let dir = TempDir::new().unwrap();
-    let (_second, second_url) = serve_on(first.store_url().unwrap(), &dir);
+    let second = Setup::default().shards(2).store_at(first.store_url().unwrap());
+    let second = second.beside(&first).start();
     let (admin, upstream): (Admin, Upstream) = (first.admin(), Upstream::start(&[]));
     let call = |model: &str, key: &str| {
         let body = json!({ "model": model, "messages": [{ "role": "user", "content": "Hi" }] });
         let request = Request::post("/v1/chat/completions", &body).key(key);
         // A connection of its own: any shard.
-        Connection::open(&second_url).unwrap().call(&request).unwrap().status()
+        Connection::open(second.data_url()).unwrap().call(&request).unwrap().status()
     };
     let all_say = |what: &str, model: &str, key: &str, status: u16| {
         poll::within(HOLDS_WITHIN, what, || {
@@ -104,9 +89,9 @@ fn a_revoked_key_is_refused_by_three_instances_whoever_can_tell_them() {
     assert_eq!(revoke(&fleet, &keys[0]), 200);
     refused(&keys[0], Instant::now());
 
-    // By Redis alone: the store keeps it once it is back, if it is asked again.
+    // By Redis alone: the answer says that it was not kept, and to repeat the call.
     fleet.postgres.stop();
-    assert_eq!(revoke(&fleet, &keys[1]), 503);
+    assert_eq!(revoke(&fleet, &keys[1]), 500);
     refused(&keys[1], Instant::now());
     fleet.postgres.begin();
     poll::until("the store to keep it", || (revoke(&fleet, &keys[1]) == 200).then_some(()));
@@ -120,4 +105,46 @@ fn a_revoked_key_is_refused_by_three_instances_whoever_can_tell_them() {
     fleet.redis.lock().unwrap().kill();
     assert_eq!(revoke(&fleet, &keys[3]), 200);
     refused(&keys[3], Instant::now());
+}
+
+/// One that decided by other keys would know no key that another has verified, and open none of
+/// the upstream credentials.
+#[test]
+fn an_instance_with_other_secrets_says_which_and_does_not_serve() {
+    let mut first = Setup::default().shards(1).on_postgres().start();
+    let dir = TempDir::new().unwrap();
+    let (file, data_dir) = (dir.path().join("tollgate.toml"), dir.path().join("data"));
+    let config = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
+         data_dir = \"{}\"\n[store]\nurl = \"{}\"\n",
+        data_dir.display(),
+        first.store_url().unwrap()
+    );
+    std::fs::write(&file, config).unwrap();
+    let refused = |what: &str| {
+        let output = process::run(&["serve", "--config", file.to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(what) && !said.contains("ready data="), "{said}");
+    };
+    let copy = |name: &str| {
+        std::fs::copy(first.data_dir().join(name), data_dir.join(name)).unwrap();
+    };
+    refused("digest.key is missing, which is the one that the instances on this store share");
+    copy("digest.key");
+    refused("encryption.key is missing");
+    let other = data_dir.join("encryption.key");
+    std::fs::copy(data_dir.join("digest.key"), &other).unwrap();
+    refused("encryption.key is another key than the one that");
+
+    // After a rotation the old key is another one too.
+    copy("encryption.key");
+    first.process.terminate();
+    assert!(first.process.ended().success());
+    let data = first.data_dir();
+    let rotated = first.run(&["secrets", "rotate", "--data-dir", data.to_str().unwrap()]);
+    assert!(rotated.status.success(), "{rotated:?}");
+    refused("encryption.key is another key than the one that");
+    first.restart();
+    first.call(&first.chat(&json!({})).key(first.key("bench"))).expect(200);
 }

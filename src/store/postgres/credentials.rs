@@ -4,7 +4,7 @@ use super::blocking::Blocking;
 use super::columns::{signed, unsigned};
 use crate::store::error::{CatalogError, StoreError};
 use crate::store::location::PostgresServer;
-use crate::store::rows::SealedCredential;
+use crate::store::rows::{KeyName, KeyNames, SealedCredential};
 use shard::units::ServiceId;
 
 /// The credentials by a connection of its own.
@@ -32,9 +32,32 @@ impl PostgresCredentials {
         Ok(rows.iter().map(read).collect())
     }
 
+    pub(crate) fn key_names(&self) -> Result<Option<KeyNames>, CatalogError> {
+        let row = self.server.run::<_, CatalogError>(async |db| {
+            Ok(db.row("SELECT digest_key, encryption_key FROM secrets_fingerprint", &[]).await?)
+        })?;
+        let name = |row: &tokio_postgres::Row, column| {
+            KeyName::try_from(row.get::<_, &[u8]>(column))
+                .map_err(|_| CatalogError::Internal("a key's name has another length".to_owned()))
+        };
+        let read = |row| Ok(KeyNames { digest: name(&row, 0)?, encryption: name(&row, 1)? });
+        row.map(read).transpose()
+    }
+
+    pub(crate) fn agree(&self, ours: KeyNames) -> Result<KeyNames, CatalogError> {
+        self.server.run::<_, CatalogError>(async |db| {
+            let first = "INSERT INTO secrets_fingerprint (digest_key, encryption_key)
+                VALUES ($1, $2) ON CONFLICT DO NOTHING";
+            db.execute(first, &[&&ours.digest[..], &&ours.encryption[..]]).await?;
+            Ok(())
+        })?;
+        Ok(self.key_names()?.unwrap_or(ours))
+    }
+
     pub(crate) fn replace(
         &mut self,
         credentials: &[(ServiceId, Option<Vec<u8>>)],
+        keys: KeyNames,
     ) -> Result<(), CatalogError> {
         let ids: Vec<i64> = credentials.iter().map(|(service, _)| signed(service.0)).collect();
         let sealed: Vec<Option<&[u8]>> =
@@ -42,11 +65,14 @@ impl PostgresCredentials {
         self.server.run::<_, CatalogError>(async |db| {
             // One statement: all of them or none.
             db.execute(
-                "UPDATE services SET credential_sealed = given.sealed,
+                "WITH agreed AS (INSERT INTO secrets_fingerprint (digest_key, encryption_key)
+                     VALUES ($3, $4) ON CONFLICT (is_only) DO UPDATE
+                     SET digest_key = $3, encryption_key = $4)
+                 UPDATE services SET credential_sealed = given.sealed,
                      changed = nextval('catalog_changes')
                  FROM unnest($1::bigint[], $2::bytea[]) AS given (id, sealed)
                  WHERE services.id = given.id",
-                &[&ids, &sealed],
+                &[&ids, &sealed, &&keys.digest[..], &&keys.encryption[..]],
             )
             .await?;
             Ok(())

@@ -24,6 +24,7 @@ const MIGRATIONS: &[Migration] = &[
         "0006_split_by_consumer",
         include_str!("../../../migrations/postgres/0006_split_by_consumer.sql"),
     ),
+    ("0007_name_secrets", include_str!("../../../migrations/postgres/0007_name_secrets.sql")),
 ];
 
 /// The advisory locks of this program are its name's first letters and these.

@@ -2,7 +2,7 @@
 
 use super::{TestStore, done, new_service, newest, on_every_store};
 use crate::store::error::CatalogError;
-use crate::store::rows::{ConsumerChange, Digest, NewKey, Page};
+use crate::store::rows::{ConsumerChange, Digest, KeyNames, NewKey, Page};
 use shard::catalog::{PriceModel, TokenPrices};
 use shard::units::{BucketId, ConsumerId, KeyId, PlanId, ServiceId};
 
@@ -233,7 +233,16 @@ fn what_changed_is_there_for_the_next_start(store: &TestStore) {
     assert_eq!(loaded.keys, 1);
     let mut credentials = crate::store::Credentials::open(store.location()).unwrap();
     assert_eq!(credentials.sealed().unwrap()[0].sealed, [1, 2]);
-    credentials.replace(&[(ServiceId(2), Some(vec![3]))]).unwrap();
+    let keys = |name| KeyNames { digest: [name; 8], encryption: [name + 1; 8] };
+    assert_eq!(credentials.key_names().unwrap(), None);
+    assert_eq!(credentials.agree(keys(1)).unwrap(), keys(1));
+    credentials.replace(&[(ServiceId(2), Some(vec![3]))], keys(3)).unwrap();
     credentials.scrub().unwrap();
     assert_eq!(credentials.sealed().unwrap()[0].sealed, [3]);
+    // One that is alone has nobody to agree with.
+    let agreed = credentials.key_names().unwrap();
+    assert!(agreed.is_none_or(|agreed| agreed == keys(3)));
+    let is_shared = agreed.is_some();
+    let others = if is_shared { keys(3) } else { keys(5) };
+    assert_eq!(credentials.agree(keys(5)).unwrap(), others);
 }

@@ -61,6 +61,7 @@ fn instances_that_start_at_once_make_one_schema() {
         "0004_place_usage",
         "0005_transfer_from_embedded",
         "0006_split_by_consumer",
+        "0007_name_secrets",
     ];
     assert_eq!(applied, names.map(|name| [name]));
 }
