@@ -145,10 +145,15 @@ pub fn record(path: &Path, lines: &[Value]) -> Result<(), String> {
 }
 
 fn short(value: f64) -> String {
-    let digits = if value.abs() < 100.0 { 2 } else { 0 };
+    let digits = match value.abs() {
+        100.0.. => 0,
+        0.1.. => 2,
+        _ => 5,
+    };
     format!("{value:.digits$}")
 }
 
 fn rounded(value: f64) -> f64 {
-    (value * 1_000.0).round() / 1_000.0
+    let parts = if value.abs() < 0.1 { 1e6 } else { 1e3 };
+    (value * parts).round() / parts
 }

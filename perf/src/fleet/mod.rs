@@ -56,12 +56,8 @@ pub fn run(place: &Place, program: &Path, extent: Extent, keys: usize) -> Result
         let refused = outcomes.iter().map(|it| it.refused).sum::<u64>();
         figures.note("redis calls: a refusal", "tollgate", "/call", asked(calls, refused));
         figures.note("redis calls: refusals", "tollgate", "calls/s", per_s(refused, &outcomes));
-        let (calls, outcomes) = fleet.load(&many, 1, MANY_CONNECTIONS, extent.span_s)?;
-        let calls = asked(calls, admitted(&outcomes));
-        figures.note("redis calls: many keys, 1/s each", "tollgate", "/call", calls);
-        let calls = per_s(admitted(&outcomes), &outcomes);
-        figures.note("redis calls: many keys' calls", "tollgate", "calls/s", calls);
     }
+    fleet.many(&many, extent, &mut figures)?;
     let done = fleet.outage(&bench, extent, &mut figures);
     let done = done.and_then(|()| fleet.copy(place, &mut figures));
     if done.is_err() {
@@ -143,6 +139,31 @@ impl Fleet {
             ended.collect::<Result<Vec<_>, String>>()
         })?;
         Ok(((self.redis.calls()? - before) as f64, outcomes))
+    }
+
+    /// All keys together in one load without a break: a lease of a quiet key lasts for seconds, so
+    /// its calls are counted over many of them, and after the first ones.
+    fn many(&self, script: &Script, extent: Extent, figures: &mut Figures) -> Result<(), String> {
+        eprintln!("many keys");
+        let (warm_up_s, span_s) = (15, 20);
+        let whole_s = warm_up_s + span_s * extent.rounds as u32 + 2;
+        let shape = Shape { core: LOAD_CORE, connections: MANY_CONNECTIONS, span_s: whole_s };
+        let server = self.instances[0].server.address;
+        std::thread::scope(|scope| {
+            let load = scope.spawn(|| load::run(server, script, shape));
+            pause(Duration::from_secs(u64::from(warm_up_s)));
+            for _ in 0..extent.rounds {
+                let before = (self.redis.calls()?, self.settled()?, Instant::now());
+                pause(Duration::from_secs(u64::from(span_s)));
+                let (calls, settled) = (self.redis.calls()?, self.settled()?);
+                let answers = (settled - before.1) as f64;
+                let calls = (calls - before.0) as f64 / answers.max(1.0);
+                figures.note("redis calls: many keys, 1/s each", "tollgate", "/call", calls);
+                let per_s = answers / before.2.elapsed().as_secs_f64();
+                figures.note("redis calls: many keys' calls", "tollgate", "calls/s", per_s);
+            }
+            load.join().map_err(|_| "a load died".to_owned())?.map(drop)
+        })
     }
 
     fn settled(&self) -> Result<u64, String> {
