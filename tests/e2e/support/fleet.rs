@@ -222,10 +222,13 @@ impl Fleet {
         };
         let admitted = || count("consumption_requests_total");
         let answered = self.answered.lock().unwrap().clone();
-        let rows = poll::until("every admitted call settled and in the ledger", || {
+        poll::until("every admitted call settled and in the ledger", || {
             let is_settled = count("tollgate_permits_open") == 0;
-            let rows =
-                Some(self.rows()).filter(|rows| is_settled && rows.len() as u64 >= admitted())?;
+            let rows: u64 = self.sql("SELECT count(*) FROM usage_rows")[0][0].parse().unwrap();
+            (is_settled && rows >= admitted()).then_some(())
+        });
+        let rows = poll::until("every answered call in the ledger", || {
+            let rows = self.rows();
             let named: HashSet<&str> = rows.iter().map(|row| row.request_id.as_str()).collect();
             answered.iter().all(|id| named.contains(id.as_str())).then_some(rows)
         });

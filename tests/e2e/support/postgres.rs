@@ -29,20 +29,18 @@ const SERVE: &str = r#"
         read -r word || break
         case $word in
         start)
-            $as "$2/postgres" -D data -k "$1" -c listen_addresses= -c fsync=off \
-                -c max_connections=500 -c shared_buffers=32MB -c jit=off >>log 2>&1 &
-            server=$! ;;
+            # It gives up beside what is left of the one before, and is then told again.
+            grep -qs . "/proc/$server/maps" || {
+                $as "$2/postgres" -D data -k "$1" -c listen_addresses= -c fsync=off \
+                    -c max_connections=500 -c shared_buffers=32MB -c jit=off >>log 2>&1 &
+                server=$!
+            } ;;
         stop)
             kill -INT $server
             wait $server ;;
         kill)
             kill -STOP $server
-            all="$server $(cat /proc/$server/task/$server/children)"
-            kill -KILL $all
-            # The next one refuses to start beside what is left of it.
-            for each in $all; do
-                while grep -q . /proc/$each/maps; do :; done
-            done
+            kill -KILL $server $(cat /proc/$server/task/$server/children)
             wait $server ;;
         esac
     done
@@ -91,11 +89,11 @@ impl Server {
 
     /// Starts it anew, after [`Self::kill`] or [`Self::stop`].
     pub(crate) fn begin(&self) {
-        self.tell("start");
         let until = Instant::now() + STARTS_WITHIN;
+        self.tell("start");
         while let Err(error) = query(&url(&self.folder, "postgres"), "SELECT 1") {
             assert!(Instant::now() < until, "Postgres does not answer: {error}\n{}", self.log());
-            std::thread::yield_now();
+            self.tell("start");
         }
     }
 
