@@ -7,9 +7,10 @@ use super::follow;
 use super::leases::Leases;
 use super::ledger_reads::{LedgerAnswer, LedgerReads, answer_months};
 use super::shard_senders::ShardSenders;
+use super::snapshots::Snapshots;
 use super::tokenizer::Tokenizer;
 use super::verifier::{Checked, Verifier, VerifyQuestion};
-use super::{account, admin, replica, snapshots};
+use super::{account, admin, replica};
 use crate::clock;
 use crate::config::Config;
 use crate::store::Digest;
@@ -97,8 +98,8 @@ pub(super) async fn run(
         tokio::spawn(follow::follow(Arc::clone(&state), watch));
     }
     tokio::spawn(replica::watch(Arc::clone(&state)));
-    let data_dir = process.data_dir;
-    tokio::spawn(snapshots::keep(Arc::clone(&state), data_dir.clone()));
+    let snapshots = Snapshots::of(&state, process.data_dir);
+    tokio::spawn(Arc::clone(&snapshots).keep());
     let mut refresh = tokio::time::interval(REFRESH_EVERY);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     refresh.reset();
@@ -140,9 +141,7 @@ pub(super) async fn run(
             command = inbox.commanded.recv_async() => match command {
                 Ok(ControlCommand::Drain) => running.state.senders.tell_all(&ToShard::Drain).await,
                 Ok(ControlCommand::Reload(settings)) => running.reload(settings),
-                Ok(ControlCommand::Stop) => {
-                    return snapshots::keep_last(&running.state, data_dir).await;
-                }
+                Ok(ControlCommand::Stop) => return snapshots.keep_last().await,
                 Err(flume::RecvError::Disconnected) => return,
             },
             _ = refresh.tick() => running.state.find_hosts(true),
