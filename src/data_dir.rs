@@ -1,10 +1,11 @@
 //! Keeps the data directory to its owner: what the program makes there is private by the process's
-//! umask, and what an earlier version (or a restored backup) left open is closed at the start.
+//! umask, and what an earlier version (or a restored backup) left open is closed at the start. And
+//! replaces a file of it in one step.
 
 use rustix::fs::Mode;
-use std::fs::{self, Permissions};
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 /// Folders inside one another that are looked at; the journals' quarantine is the deepest.
@@ -22,6 +23,30 @@ pub fn make_files_private() {
 /// (a mount that belongs to somebody else) is told, and is the operator's to decide on.
 pub(crate) fn close_to_others(data_dir: &Path) {
     close(data_dir, DEPTH_MAX);
+}
+
+/// Puts these bytes in the file's place, in one step: whoever reads it finds the old ones or the
+/// new ones whole, and no other user can read any of them.
+pub(crate) fn replace_file(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let mut next = path.as_os_str().to_owned();
+    next.push(".new");
+    match fs::remove_file(&next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
+    for part in parts {
+        file.write_all(part)?;
+    }
+    file.sync_all()?;
+    fs::rename(&next, path)?;
+    sync_folder_of(path)
+}
+
+/// Makes the file's name as durable as what is in it.
+pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn close(path: &Path, depth: u32) {

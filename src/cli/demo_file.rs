@@ -1,9 +1,8 @@
 //! `DATA_DIR/demo.json`: what the demo has made, for scripts and for its next start. It has keys in
 //! it: no other user may be able to read it at any time.
 
+use crate::data_dir::replace_file;
 use serde::{Deserialize, Serialize};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Its name.
@@ -72,21 +71,9 @@ impl DemoFile {
     /// Replaces the file in one step.
     pub(super) fn write(&self, data_dir: &Path) -> Result<(), String> {
         let path = data_dir.join(FILE_NAME);
-        self.replace(&path).map_err(|error| format!("{}: {error}", path.display()))
-    }
-
-    fn replace(&self, path: &Path) -> std::io::Result<()> {
-        let new = path.with_extension("json.new");
-        match std::fs::remove_file(&new) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        serde_json::to_writer_pretty(&mut file, self)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)
+        let text = serde_json::to_vec_pretty(self).map_err(std::io::Error::from);
+        let written = text.and_then(|text| replace_file(&path, &[&text, b"\n"]));
+        written.map_err(|error| format!("{}: {error}", path.display()))
     }
 }
 

@@ -6,12 +6,13 @@
 //! repeats what was sealed.
 
 use crate::config::{Config, DIGEST_KEY_FILE, ENCRYPTION_KEY_FILE, KEY_BYTES, KeyFile, read_key};
+use crate::data_dir::sync_folder_of;
 use crate::store::{Digest, KeyName, KeyNames};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use shard::message::KEY_TEXT_BYTES;
 use shard::units::ServiceId;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -57,11 +58,6 @@ impl InstanceKey {
 
 fn unusable(why: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
-}
-
-fn sync_folder_of(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Encrypts and decrypts upstream credentials.

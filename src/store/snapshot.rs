@@ -12,14 +12,15 @@ use super::rows::{
     when_lost_of,
 };
 use crate::clock;
+use crate::data_dir::replace_file;
 use rkyv::rancor;
 use rkyv::util::AlignedVec;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use shard::catalog::{Plan, PriceVersion};
 use shard::units::{BucketId, ConsumerId, KeyId, PlanId, ServiceId};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// The file in the data directory.
@@ -100,16 +101,7 @@ struct FlatKey {
 /// its schema.
 pub(crate) fn write(data_dir: &Path, store: &str, snapshot: Snapshot) -> io::Result<()> {
     let body = rkyv::to_bytes::<rancor::Error>(&flat(snapshot)).map_err(io::Error::other)?;
-    let path = path_of(data_dir);
-    let part = path.with_extension("part");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-    for bytes in [FORM.as_slice(), &digest_of(store, &body), &body] {
-        file.write_all(bytes)?;
-    }
-    file.sync_all()?;
-    fs::rename(&part, &path)?;
-    File::open(data_dir)?.sync_all()
+    replace_file(&path_of(data_dir), &[FORM, &digest_of(store, &body), &body])
 }
 
 /// Nothing has changed since it was written.
@@ -292,6 +284,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use shard::catalog::{PriceModel, WhenLost};
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn snapshot() -> Snapshot {
