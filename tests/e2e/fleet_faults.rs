@@ -4,13 +4,11 @@
 //! `TOLLGATE_E2E_OUTAGE_S` is how long an outage lasts, `TOLLGATE_E2E_KILLS` how often a server is
 //! killed: two seconds and twice, unless `tests/run --full` says otherwise.
 
-use crate::support::fleet::{Caller, Fleet, address_of};
+use crate::support::fleet::{Caller, Fleet};
 use crate::support::poll;
 use crate::support::redis_server::RedisServer;
 use crate::support::road::{Road, Traffic};
 use serde_json::json;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// Of the key that is called with: more than the clients ask for would only be more load.
@@ -79,35 +77,28 @@ fn a_redis_that_is_restarted_empty_grants_nothing_twice() {
     });
 }
 
-/// A Redis's answer to a command.
-fn ask(redis: SocketAddr, command: &str) -> String {
-    let mut stream = TcpStream::connect(redis).unwrap();
-    write!(stream, "{command}\r\nQUIT\r\n").unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    assert!(!said.starts_with('-'), "{command}: {said}");
-    said
-}
-
 /// The replica has not heard of the last grants when it is promoted.
 #[test]
 fn a_replica_without_the_last_writes_grants_nothing_twice() {
     with_key("closed", |fleet, caller| {
-        let master = address_of(&fleet.redis.lock().unwrap());
-        let (replica, road) = (RedisServer::start(), Road::to(master));
-        ask(master, "CONFIG SET repl-diskless-sync-delay 0");
+        let replica = RedisServer::start();
+        let road = {
+            let master = fleet.redis.lock().unwrap();
+            master.command("CONFIG SET repl-diskless-sync-delay 0");
+            Road::to(master.address())
+        };
         let port = road.address().port();
         fleet.under_load(CLIENTS, caller, || {
-            ask(address_of(&replica), &format!("REPLICAOF 127.0.0.1 {port}"));
+            replica.command(&format!("REPLICAOF 127.0.0.1 {port}"));
             poll::until("the replica to have it all", || {
-                let said = ask(address_of(&replica), "INFO replication");
+                let said = replica.ask("INFO replication");
                 said.contains("master_link_status:up").then_some(())
             });
             fleet.answers(200);
             road.set(Traffic::Silent);
             fleet.answers(50);
-            ask(address_of(&replica), "REPLICAOF NO ONE");
-            fleet.roads.iter().for_each(|road| road.lead_to(address_of(&replica)));
+            replica.command("REPLICAOF NO ONE");
+            fleet.roads.iter().for_each(|road| road.lead_to(replica.address()));
             fleet.answers(300);
         });
         fleet.balance_books(false);

@@ -13,7 +13,6 @@ use super::road::Road;
 use serde_json::json;
 use std::collections::HashSet;
 use std::io::Result;
-use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -36,12 +35,6 @@ pub struct Fleet {
     calls: AtomicU64,
     sent: Mutex<HashSet<String>>,
     answered: Mutex<Vec<String>>,
-}
-
-/// Where a Redis listens.
-pub fn address_of(redis: &RedisServer) -> SocketAddr {
-    let url = redis.url();
-    url.trim_start_matches("redis://").trim_end_matches("/0").parse().unwrap()
 }
 
 /// What a client calls with.
@@ -69,7 +62,7 @@ impl Fleet {
     pub fn start(count: usize) -> Self {
         let (redis, postgres) = (RedisServer::start(), Server::start());
         let (database, upstream) = (Database::create_on(&postgres), Upstream::start(&[]));
-        let roads: Vec<Road> = (0..count).map(|_| Road::to(address_of(&redis))).collect();
+        let roads: Vec<Road> = (0..count).map(|_| Road::to(redis.address())).collect();
         let mut instances: Vec<Instance> = Vec::new();
         for road in &roads {
             let redis_url = format!("redis://{}/0", road.address());

@@ -2,8 +2,8 @@
 //! with the test.
 
 use rustix::process::{Pid, Signal, kill_process};
-use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -44,12 +44,24 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
-    /// Does this command, words apart by spaces.
-    pub(crate) fn command(&self, words: &str) {
-        let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
-        write!(connection, "{words}\r\n").unwrap();
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// Its answer to this command, words apart by spaces.
+    pub(crate) fn ask(&self, words: &str) -> String {
+        let mut connection = TcpStream::connect(self.address()).unwrap();
+        write!(connection, "{words}\r\nQUIT\r\n").unwrap();
         let mut answer = String::new();
-        BufReader::new(connection).read_line(&mut answer).unwrap();
+        connection.read_to_string(&mut answer).unwrap();
+        assert!(!answer.starts_with('-'), "{words}: {answer}");
+        answer
+    }
+
+    /// Does this command, which has nothing to tell.
+    pub(crate) fn command(&self, words: &str) {
+        let answer = self.ask(words);
         assert!(answer.starts_with('+'), "{words}: {answer}");
     }
 
@@ -118,7 +130,8 @@ fn is_ready(line: &str) -> bool {
     line.contains("Ready to accept connections") || line.contains("+monitor master")
 }
 
-fn binary() -> PathBuf {
+/// The program.
+pub(crate) fn binary() -> PathBuf {
     let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.cache/servers/redis-server"));
     assert!(path.exists(), "{} is not there: run `bash tests/servers`", path.display());
     path

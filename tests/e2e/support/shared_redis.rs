@@ -2,9 +2,10 @@
 
 use super::instance::Setup;
 use super::poll;
+use super::redis_server::{binary, free_port};
 use serde_json::json;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
@@ -16,28 +17,27 @@ const SERVE: &str = r#"
     cat >/dev/null
     kill -KILL $server
 "#;
-const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.cache/servers/redis-server");
 
 /// Its URL; started by whoever comes first.
 pub fn shared_redis() -> &'static str {
     static SHARED: OnceLock<(String, Child)> = OnceLock::new();
     let (url, _) = SHARED.get_or_init(|| {
-        let any = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = any.local_addr().unwrap();
-        drop(any);
+        let port = free_port();
         let shell = Command::new("sh")
-            .args(["-c", SERVE, "sh", PROGRAM, &address.port().to_string()])
+            .args(["-c", SERVE, "sh"])
+            .arg(binary())
+            .arg(port.to_string())
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
-        poll::until("a Redis that answers: `bash tests/servers` installs it", || {
+        poll::until("a Redis that answers", || {
             let mut said = [0; 7];
-            let mut stream = TcpStream::connect(address).ok()?;
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
             stream.write_all(b"PING\r\n").ok()?;
             stream.read_exact(&mut said).ok()?;
             (&said == b"+PONG\r\n").then_some(())
         });
-        let url = format!("redis://{address}/0");
+        let url = format!("redis://127.0.0.1:{port}/0");
         // A Redis that is new grants nothing for its first seven seconds: no test is about those.
         let first = Setup::default().redis_at(&url).on_postgres().start();
         let call = first.chat(&json!({})).key(first.key("bench"));
