@@ -1,6 +1,7 @@
-//! Files that name authorities whose certificates are trusted, beside the public ones: PEM. They
-//! are checked when the configuration is read, so that `check` and the start report a bad file with
-//! the line that names it.
+//! Files that name authorities whose certificates are trusted: PEM. For the store's certificate
+//! they are trusted beside the public ones, for that of Redis in their place. They are checked when
+//! the configuration is read, so that `check` and the start report a bad file with the line that
+//! names it.
 
 use super::field::{Field, Given, Range, quoted};
 use rustls::RootCertStore;
