@@ -1,6 +1,7 @@
 //! `[store] url`: where the catalog and the ledger are kept.
 
 use super::field::{Field, Given, Range, quoted};
+use std::fmt;
 use tokio_postgres::config::{Host, SslMode};
 
 /// Where the catalog and the ledger are kept.
@@ -24,7 +25,7 @@ pub enum ServerProof {
 }
 
 /// The URL of a Postgres server. It may hold a password.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl {
     text: String,
     /// The same as the driver reads it.
@@ -80,6 +81,20 @@ impl PostgresUrl {
     pub fn for_driver(&self) -> &str {
         &self.for_driver
     }
+
+    /// Without user and password.
+    fn shown(&self) -> String {
+        match (self.text.split_once("://"), self.text.rfind('@')) {
+            (Some((scheme, _)), Some(at)) => format!("{scheme}://…{}", &self.text[at..]),
+            _ => self.text.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown())
+    }
 }
 
 impl Field for StoreUrl {
@@ -132,6 +147,19 @@ mod tests {
         let url = PostgresUrl::parse("postgres://me@db/x?connect_timeout=3&sslmode=verify-full");
         let for_driver = "postgres://me@db/x?connect_timeout=3&sslmode=require";
         assert_eq!(url.unwrap().for_driver(), for_driver);
+    }
+
+    #[test]
+    fn no_password_is_shown() {
+        for (text, shown) in [
+            ("postgres://me:hunter2@db/x?sslmode=require", "postgres://…@db/x?sslmode=require"),
+            ("postgres://me:hunter%402@a:1,b:2/x", "postgres://…@a:1,b:2/x"),
+            ("postgres://db/x", "postgres://db/x"),
+        ] {
+            let url = PostgresUrl::parse(text).unwrap();
+            assert_eq!(format!("{url:?}"), shown);
+            assert_eq!(format!("{:?}", StoreUrl::Postgres(url)), format!("Postgres({shown})"));
+        }
     }
 
     #[test]
