@@ -7,6 +7,7 @@ use crate::catalog::PriceModel;
 use crate::price::price;
 use crate::record::{Outcome, Record};
 use crate::units::{ConsumerId, NanoUsd, Period, ServiceId};
+use core::fmt;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
@@ -38,6 +39,18 @@ pub struct PlacedCost {
     pub month_place: Option<u64>,
 }
 
+/// The record's price depends on its place, and nobody has said how far its month has come. The
+/// ledger reads the months of all records before it prices one, so this is a record that names a
+/// month which no ledger can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoPlace;
+
+impl fmt::Display for NoPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("its price depends on a month that the ledger cannot hold")
+    }
+}
+
 /// How far each month has come, the records of one transaction included.
 #[derive(Clone, Debug, Default)]
 pub struct MonthPlaces(HashMap<MonthOnService, u64, FixedState>);
@@ -55,18 +68,17 @@ impl MonthPlaces {
 
     /// What the record costs if it comes next. A price that does not depend on the month is the
     /// shard's work; only a record whose process died before that is priced here.
-    pub fn price(&self, record: &Record, model: &PriceModel) -> PlacedCost {
+    pub fn price(&self, record: &Record, model: &PriceModel) -> Result<PlacedCost, NoPlace> {
         if model.depends_on_month() {
-            let before = self.0.get(&MonthOnService::of(record)).copied();
-            assert!(before.is_some(), "a month is begun before its records are priced");
-            let cost = price(model, &record.usage, before.unwrap_or_default());
-            return PlacedCost { cost, month_place: before };
+            let before = *self.0.get(&MonthOnService::of(record)).ok_or(NoPlace)?;
+            let cost = price(model, &record.usage, before);
+            return Ok(PlacedCost { cost, month_place: Some(before) });
         }
         let cost = match record.outcome {
             Outcome::Recovered => price(model, &record.usage, 0),
             _ => record.cost,
         };
-        PlacedCost { cost, month_place: None }
+        Ok(PlacedCost { cost, month_place: None })
     }
 
     /// The record is in: whatever it was priced by, the next one comes behind it.
@@ -175,7 +187,7 @@ mod tests {
                     }
                 }
                 let place = ledger[known].1;
-                let priced = places.price(record, &model(record.price_version));
+                let priced = places.price(record, &model(record.price_version)).unwrap();
                 places.add(record);
                 ledger[known].1 += record.usage.total();
                 let tokens = place..ledger[known].1;
@@ -198,9 +210,10 @@ mod tests {
         };
         places.add(&record);
         assert!(places.is_empty());
+        assert_eq!(places.price(&record, &model(2)), Err(NoPlace));
         places.begin(MonthOnService::of(&record), u64::MAX - 2);
         places.add(&record);
-        let place = places.price(&record, &model(2)).month_place;
+        let place = places.price(&record, &model(2)).unwrap().month_place;
         assert_eq!(place.unwrap(), u64::MAX, "it stops there");
     }
 
@@ -208,6 +221,6 @@ mod tests {
     fn what_the_shard_priced_stays_as_it_is() {
         let record = Record { cost: NanoUsd(5), ..Record::default() };
         let priced = MonthPlaces::default().price(&record, &model(1));
-        assert_eq!(priced, PlacedCost { cost: NanoUsd(5), month_place: None });
+        assert_eq!(priced, Ok(PlacedCost { cost: NanoUsd(5), month_place: None }));
     }
 }

@@ -1,7 +1,7 @@
 //! The prices that a ledger has come across. A price never changes, so each is read once.
 
 use shard::catalog::PriceModel;
-use shard::month_places::{MonthOnService, MonthPlaces, PlacedCost};
+use shard::month_places::{MonthOnService, MonthPlaces, NoPlace, PlacedCost};
 use shard::record::{Outcome, Record};
 use shard::units::ServiceId;
 use std::collections::{BTreeSet, HashMap};
@@ -71,12 +71,16 @@ impl KnownPrices {
 
     /// What the ledger writes of the record's price. A price that is not in the store, which can't
     /// be, leaves what the shard made of it.
-    pub(super) fn cost(&self, record: &Record, places: &MonthPlaces) -> PlacedCost {
+    pub(super) fn cost(
+        &self,
+        record: &Record,
+        places: &MonthPlaces,
+    ) -> Result<PlacedCost, NoPlace> {
         let as_settled = PlacedCost { cost: record.cost, month_place: None };
         if places.is_empty() && record.outcome != Outcome::Recovered {
-            return as_settled;
+            return Ok(as_settled);
         }
-        self.of(record).map_or(as_settled, |model| places.price(record, model))
+        self.of(record).map_or(Ok(as_settled), |model| places.price(record, model))
     }
 
     /// The monthly fee of a subscription.

@@ -209,9 +209,14 @@ impl<'a> BatchTransaction<'a> {
         let mut rows = CopyRows::with_room_for(records.len());
         let (mut count, mut misfits) = (0, Vec::new());
         for settled in records {
+            let instance = self.instances[usize::from(settled.shard)];
             let priced = self.known.prices.cost(&settled.record, &self.places);
-            match rows.add(settled, priced, self.instances[usize::from(settled.shard)]) {
-                Ok(()) => {
+            let added = priced.map_err(|no_place| no_place.to_string()).and_then(|priced| {
+                rows.add(settled, priced, instance)?;
+                Ok(priced)
+            });
+            match added {
+                Ok(priced) => {
                     self.sums.count(&Record { cost: priced.cost, ..settled.record });
                     self.places.add(&settled.record);
                     count += 1;

@@ -266,7 +266,14 @@ impl Adding<'_> {
                 shared.bind(&mut insert, instances[usize::from(settled.shard)])?;
                 bound = Some(shared);
             }
-            let PlacedCost { cost, month_place } = self.prices.cost(&settled.record, &self.places);
+            let PlacedCost { cost, month_place } =
+                match self.prices.cost(&settled.record, &self.places) {
+                    Ok(priced) => priced,
+                    Err(no_place) => {
+                        self.refuse(settled, &no_place)?;
+                        continue;
+                    }
+                };
             let record = Record { cost, ..settled.record };
             match insert_row(&mut insert, settled.given_request_id(), &record) {
                 Ok(_) => {

@@ -1,5 +1,6 @@
 //! Places in a month, and the costs that follow from them, over many transactions.
 
+use super::ledger::dead;
 use super::{Advance, Batch, Origin, TestStore, done, new_service, on_every_store, settled};
 use crate::channels::{RequestId, Settled};
 use crate::store::{Ledger, Written};
@@ -196,6 +197,19 @@ fn the_dead_are_priced_behind_their_batch(store: &TestStore) {
     assert_eq!(placed(store, 1), expected);
     let all = expected.iter().map(|[.., cost]| cost).sum::<u64>();
     assert_eq!(sum(store, 1), (270, all + 60 * 11), "the one by the token is priced here too");
+}
+
+/// Whatever a damaged journal says of a record, its writer goes on.
+#[test]
+fn a_month_that_the_ledger_cannot_hold_stops_nobody() {
+    let store = TestStore::postgres();
+    let mut ledger = priced(&store);
+    let records = [call(0, 1, 1, 5), call(0, 2, u64::MAX, 5), call(0, 3, 1, 5)];
+    let written = write(&mut ledger, &records, &[]);
+    assert_eq!((written.rows, written.refused), (2, 1));
+    assert_eq!(check(&placed(&store, 1)), 10);
+    let reason = &dead(&ledger)[0].reason;
+    assert!(reason.contains("a month that the ledger cannot hold"), "{reason}");
 }
 
 /// Two writers who share their consumers: what the one has places for, the other has not, and each
