@@ -12,14 +12,15 @@ use tokio_postgres::Error;
 /// In the columns' order of the table.
 const COPY: &str = "COPY usage_rows (record_id, occurred_at, consumer_id, key_id, service_id,
     cost_nanousd, input_tokens, cached_tokens, output_tokens, price_version, latency_us, ttft_us,
-    overhead_us, instance, status, attempts, outcome, streamed, estimated, request_id,
-    month_place)
+    overhead_us, instance, status, attempts, outcome, request_id, month_place)
     FROM STDIN (FORMAT binary)";
-const COLUMNS: i16 = 21;
+const COLUMNS: i16 = 19;
+/// Bits of `outcome`, above the outcome's own.
+pub(super) const STREAMED: i16 = 8;
+pub(super) const ESTIMATED: i16 = 16;
 /// Signature, flags, length of an extension.
 const HEAD: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const END: i16 = -1;
-const NULL: i32 = -1;
 /// About what a row takes.
 const ROW_BYTES: usize = 256;
 
@@ -80,21 +81,16 @@ impl CopyRows {
         let short = |name, number| i16::try_from(number).map_err(|_| misfit(name, number));
         self.short(short("status", record.status)?);
         self.short(short("attempts", record.attempts)?);
-        self.short(record.outcome as i16);
-        self.boolean(record.streamed);
-        self.boolean(usage.estimated);
+        let or = |bit, is| if is { bit } else { 0 };
+        let (streamed, estimated) = (or(STREAMED, record.streamed), or(ESTIMATED, usage.estimated));
+        self.short(record.outcome as i16 | streamed | estimated);
         // Left out where it is the record's own.
-        self.text(settled.given_request_id());
+        self.text(settled.given_request_id().unwrap_or_default());
         match priced.month_place {
-            Some(place) => self.long(signed(place)),
-            None => self.0.put_i32(NULL),
+            Some(place) => self.text(signed(place).to_string().as_str()),
+            None => self.text(""),
         }
         Ok(())
-    }
-
-    fn boolean(&mut self, is: bool) {
-        self.0.put_i32(1);
-        self.0.put_u8(u8::from(is));
     }
 
     fn long(&mut self, number: i64) {
@@ -112,14 +108,9 @@ impl CopyRows {
         self.0.put_i16(number);
     }
 
-    fn text(&mut self, text: Option<&str>) {
-        match text {
-            Some(text) => {
-                self.0.put_i32(text.len() as i32);
-                self.0.put_slice(text.as_bytes());
-            }
-            None => self.0.put_i32(NULL),
-        }
+    fn text(&mut self, text: &str) {
+        self.0.put_i32(text.len() as i32);
+        self.0.put_slice(text.as_bytes());
     }
 
     /// Sends them all. Returns how many are in.

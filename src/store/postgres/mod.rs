@@ -18,6 +18,8 @@ mod records;
 mod refused;
 mod replica;
 mod schema;
+#[cfg(test)]
+mod schema_tests;
 mod services;
 mod session;
 mod split;

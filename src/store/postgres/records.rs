@@ -3,6 +3,7 @@
 //! ledger has its records is written down in the transaction that drops the first of them.
 
 use super::columns::{UnixUs, unsigned};
+use super::copy::{ESTIMATED, STREAMED};
 use super::schema;
 use super::session::Session;
 use crate::store::error::LedgerError;
@@ -46,9 +47,8 @@ pub(super) async fn drop_before(db: &Session, before_us: i64) -> Result<bool, Er
 
 /// What is read of each record, in the order in which [`columns_of`] reads it.
 const SELECT: &str = "SELECT record_id, occurred_at, request_id, consumer_id, key_id, service_id,
-         services.name, status, outcome, streamed, input_tokens, cached_tokens, output_tokens,
-         estimated, price_version, cost_nanousd, attempts, latency_us, ttft_us, overhead_us,
-         instance_id
+         services.name, status, outcome, input_tokens, cached_tokens, output_tokens,
+         price_version, cost_nanousd, attempts, latency_us, ttft_us, overhead_us, instance_id
      FROM usage_rows LEFT JOIN services ON services.id = service_id
          LEFT JOIN usage_instances ON number = instance";
 
@@ -90,34 +90,36 @@ fn columns_of(row: &Row) -> ([String; RECORD_COLUMNS.len()], RecordTotals) {
     let record_id = row.get::<_, Uuid>(0).to_string();
     let UnixUs(at_us) = row.get(1);
     let integer = |at| row.get::<_, i32>(at);
-    let [input, cached, output] = [10, 11, 12].map(integer);
-    let cost: i64 = row.get(15);
+    let [input, cached, output] = [9, 10, 11].map(integer);
+    let cost: i64 = row.get(13);
     let service = ServiceId(unsigned(row.get(5))).to_string();
     let name: Option<&str> = row.get(6);
-    let outcome = Outcome::ALL.get(row.get::<_, i16>(8) as usize).copied().unwrap_or_default();
-    let instance: Option<Uuid> = row.get(20);
+    let bits: i16 = row.get(8);
+    let (streamed, estimated) = (bits & STREAMED > 0, bits & ESTIMATED > 0);
+    let outcome = Outcome::ALL.get(usize::from(bits as u16 & 7)).copied().unwrap_or_default();
+    let instance: Option<Uuid> = row.get(18);
     let columns = [
         record_id.clone(),
         texts::time(at_us).as_str().to_owned(),
         Period::of(at_us).to_string(),
-        row.get::<_, Option<String>>(2).unwrap_or(record_id),
+        Some(row.get::<_, String>(2)).filter(|given| !given.is_empty()).unwrap_or(record_id),
         ConsumerId(unsigned(row.get(3))).to_string(),
         KeyId(unsigned(row.get(4))).to_string(),
         service.clone(),
         name.map_or(service, str::to_owned),
         row.get::<_, i16>(7).to_string(),
         outcome.name().to_owned(),
-        i32::from(row.get::<_, bool>(9)).to_string(),
+        u8::from(streamed).to_string(),
         input.to_string(),
         cached.to_string(),
         output.to_string(),
-        if row.get(13) { "estimated" } else { "reported" }.to_owned(),
-        integer(14).to_string(),
+        if estimated { "estimated" } else { "reported" }.to_owned(),
+        integer(12).to_string(),
         cost.to_string(),
-        row.get::<_, i16>(16).to_string(),
+        row.get::<_, i16>(14).to_string(),
+        integer(15).to_string(),
+        integer(16).to_string(),
         integer(17).to_string(),
-        integer(18).to_string(),
-        integer(19).to_string(),
         instance.map_or_else(String::new, |id| id.to_string()),
     ];
     let tokens = unsigned(i64::from(input) + i64::from(output)).into();

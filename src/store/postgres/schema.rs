@@ -8,7 +8,7 @@ use crate::store::migrations::{Migration, checksum_of, pending};
 use tokio::time::timeout;
 
 /// Every migration in order.
-const MIGRATIONS: &[Migration] = &[
+pub(super) const MIGRATIONS: &[Migration] = &[
     ("0001_create_catalog", include_str!("../../../migrations/postgres/0001_create_catalog.sql")),
     ("0002_create_usage", include_str!("../../../migrations/postgres/0002_create_usage.sql")),
     (
@@ -25,6 +25,7 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../../../migrations/postgres/0006_split_by_consumer.sql"),
     ),
     ("0007_name_secrets", include_str!("../../../migrations/postgres/0007_name_secrets.sql")),
+    ("0008_pack_usage", include_str!("../../../migrations/postgres/0008_pack_usage.sql")),
 ];
 
 /// The advisory locks of this program are its name's first letters and these.

@@ -117,7 +117,11 @@ impl TransferTarget {
 
     /// What a table's rows come to.
     pub(in crate::store) fn sums(&self, table: &TransferTable) -> Result<TableSums, TransferError> {
-        let sum = |column: &&str| format!("coalesce(sum({column}::numeric), 0)::text");
+        let sum = |column: &&str| match *column {
+            // A text, and empty where there is none.
+            "month_place" => "coalesce(sum(nullif(month_place, '')::numeric), 0)::text".to_owned(),
+            column => format!("coalesce(sum({column}::numeric), 0)::text"),
+        };
         let sums: Vec<String> = table.sums.iter().map(sum).collect();
         let select = format!("SELECT count(*), {} FROM {}", sums.join(", "), table.name);
         self.0.run(async |db| {

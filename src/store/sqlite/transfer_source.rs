@@ -84,7 +84,7 @@ impl TransferSource {
     /// What a table's rows come to.
     pub(in crate::store) fn sums(&self, table: &TransferTable) -> Result<TableSums, TransferError> {
         let summed = |column: &&'static str| match *column {
-            "month_place" => wide_sum(expression(table.name, column)),
+            "month_place" | "outcome" => wide_sum(expression(table.name, column)),
             column => wide_sum(column),
         };
         let sums: Vec<String> = table.sums.iter().map(summed).collect();
@@ -116,9 +116,12 @@ fn expression(table: &str, column: &'static str) -> &'static str {
         (_, "latency_us") => "min(latency_us, 2147483647)",
         (_, "ttft_us") => "min(ttft_us, 2147483647)",
         (_, "overhead_us") => "min(overhead_us, 2147483647)",
+        // What several columns here say is one there, and no text is an empty one.
+        (_, "outcome") => "(outcome + 8 * streamed + 16 * estimated)",
+        ("usage_rows", "request_id") => "coalesce(request_id, '')",
         (_, "month_place") => {
-            "(SELECT month_place FROM usage_places WHERE usage_places.record_id =
-                 usage_rows.record_id)"
+            "coalesce((SELECT month_place FROM usage_places WHERE usage_places.record_id =
+                 usage_rows.record_id), '')"
         }
         ("usage_daily", "cost_nanousd") => {
             "iif(cost_carry > 0, cost_carry || printf('%018d', cost_nanousd), cost_nanousd)"

@@ -77,17 +77,17 @@ fn write(ledger: &mut Ledger, records: &[Settled], recovered: &[Settled]) -> Wri
 
 /// Place, tokens and cost of a consumer's records that have a place, in its order.
 fn placed(store: &TestStore, consumer: u64) -> Vec<[u64; 3]> {
-    let select = |rows: &str, id: &str| {
+    let select = |rows: &str, place: &str, id: &str| {
         format!(
-            "SELECT month_place, input_tokens + output_tokens, cost_nanousd FROM {rows}
-             WHERE consumer_id = {id} AND month_place IS NOT NULL ORDER BY 1, 2"
+            "SELECT {place}, input_tokens + output_tokens, cost_nanousd FROM {rows}
+             WHERE consumer_id = {id} AND {place} IS NOT NULL ORDER BY 1, 2"
         )
     };
     match store {
         TestStore::Sqlite(_) => {
             let Ledger::Sqlite(ledger) = store.ledger() else { panic!("not SQLite") };
             let rows = "usage_rows JOIN usage_places USING (record_id)";
-            let sql = select(rows, &format!("'{}'", ConsumerId(consumer)));
+            let sql = select(rows, "month_place", &format!("'{}'", ConsumerId(consumer)));
             let mut select = ledger.connection().prepare(&sql).unwrap();
             let rows = select.query_map((), |row| {
                 let number = |column| row.get::<_, i64>(column).map(|number| number as u64);
@@ -96,8 +96,9 @@ fn placed(store: &TestStore, consumer: u64) -> Vec<[u64; 3]> {
             rows.unwrap().collect::<Result<_, _>>().unwrap()
         }
         TestStore::Postgres(database) => {
-            let rows =
-                super::server::query(&database.url, &select("usage_rows", &consumer.to_string()));
+            let place = "nullif(month_place, '')::bigint";
+            let sql = select("usage_rows", place, &consumer.to_string());
+            let rows = super::server::query(&database.url, &sql);
             let row =
                 |row: &Vec<String>| [0, 1, 2].map(|column: usize| row[column].parse().unwrap());
             rows.unwrap().iter().map(row).collect()

@@ -62,6 +62,7 @@ fn instances_that_start_at_once_make_one_schema() {
         "0005_transfer_from_embedded",
         "0006_split_by_consumer",
         "0007_name_secrets",
+        "0008_pack_usage",
     ];
     assert_eq!(applied, names.map(|name| [name]));
 }
@@ -112,10 +113,17 @@ fn records_go_into_their_month_and_strays_move_once_it_has_a_partition() {
 #[test]
 fn a_row_takes_no_more_than_150_bytes_with_its_indexes() {
     const ROWS: u64 = 50_000;
+    // As few calls of each, in no order, as a million calls by 300 000 are.
+    const CONSUMERS: u64 = 15_000;
     let store = TestStore::postgres();
     let mut ledger = store.ledger();
     for from in (1..=ROWS).step_by(10_000) {
-        let call = |n| Record { consumer: ConsumerId(n * 7_919 % 500), ..call(n) };
+        let mix = |n: u64, shift: u32, by: u64| (n ^ n >> shift).wrapping_mul(by);
+        let scattered = |n: u64| {
+            let mixed = mix(mix(n, 30, 0xbf58_476d_1ce4_e5b9), 27, 0x94d0_49bb_1331_11eb);
+            (mixed ^ mixed >> 31) % CONSUMERS
+        };
+        let call = |n| Record { consumer: ConsumerId(scattered(n)), ..call(n) };
         let records: Vec<_> = (from..from + 10_000).map(|n| settled(n, call(n))).collect();
         write(&mut ledger, &records).unwrap();
     }

@@ -77,15 +77,15 @@ impl Ledger {
     /// The consumer's rows on the service that have a place in the month, in that order: theirs in
     /// the ledger, whenever the calls were.
     pub fn placed(&self, consumer_id: &str, service_id: &str) -> Vec<PlacedRow> {
-        let (rows, id) = match self {
-            Self::File(_) => ("usage_rows JOIN usage_places USING (record_id)", ""),
-            Self::Postgres(_) => ("usage_rows", "tollgate_id"),
+        let (rows, place, id) = match self {
+            Self::File(_) => ("usage_rows JOIN usage_places USING (record_id)", "month_place", ""),
+            Self::Postgres(_) => ("usage_rows", "nullif(month_place, '')::bigint", "tollgate_id"),
         };
         let query = format!(
-            "SELECT month_place, input_tokens, cached_tokens, output_tokens, cost_nanousd
+            "SELECT {place}, input_tokens, cached_tokens, output_tokens, cost_nanousd
              FROM {rows} WHERE {id}(consumer_id) = '{consumer_id}'
-                AND {id}(service_id) = '{service_id}' AND month_place IS NOT NULL
-             ORDER BY month_place, input_tokens + output_tokens"
+                AND {id}(service_id) = '{service_id}' AND {place} IS NOT NULL
+             ORDER BY {place}, input_tokens + output_tokens"
         );
         let placed = |[place, input, cached, output, cost_nanousd]: [u64; 5]| PlacedRow {
             place,
