@@ -45,6 +45,7 @@ mod parting;
 mod passing;
 mod places;
 mod postgres_faults;
+mod postgres_partition;
 mod postgres_replica;
 mod postgres_tls;
 mod prices;

@@ -3,10 +3,11 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use super::split::split;
+use super::sums::{upsert_days, upsert_months};
 use super::usage::{MONTH_COSTS, MONTHS};
 use crate::store::StoreLocation;
 use crate::store::tests::{TestStore, numbered_calls, query, write};
-use shard::units::ConsumerId;
+use shard::units::{ConsumerId, DAY_US};
 use std::collections::BTreeSet;
 
 /// Which parts of a table a statement reads.
@@ -19,6 +20,17 @@ fn parts_read(store: &TestStore, table: &str, sql: &str) -> BTreeSet<String> {
         words.filter(|_| is_read).map(str::to_owned).next()
     };
     lines.filter_map(part).map(|name| name.replace("_consumer_id_idx", "")).collect()
+}
+
+/// Which parts of a table a statement writes to. What EXPLAIN shows of an upsert is the table as a
+/// whole: a row finds its part as it comes. That part is locked then, and no other.
+fn parts_written(store: &TestStore, table: &str, sql: &str) -> BTreeSet<String> {
+    let locked = format!(
+        "BEGIN; {sql}; SELECT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation
+             WHERE pid = pg_backend_pid() AND mode = 'RowExclusiveLock' AND relkind = 'r'
+                 AND relname ~ '^{table}_\\d+$'; ROLLBACK"
+    );
+    query(store, &locked).into_iter().map(|mut row| row.remove(0)).collect()
 }
 
 #[test]
@@ -60,8 +72,18 @@ fn a_question_about_a_consumer_reads_one_part() {
         uuid::Uuid::from_u128(id)
     );
     assert_eq!(parts_read(&store, "usage_rows", &record).len(), 1);
-    let rollup = format!(
-        "UPDATE usage_daily SET calls = calls WHERE consumer_id = {consumer} AND service_id = 2"
-    );
-    assert_eq!(parts_read(&store, "usage_daily", &rollup).len(), 1);
+    let usage = format!("SELECT sum(calls) FROM usage_daily WHERE consumer_id = {consumer}");
+    assert_eq!(parts_read(&store, "usage_daily", &usage).len(), 1);
+    let day = (at / DAY_US).to_string();
+    for (table, upsert, key) in
+        [("usage_daily", upsert_days(), &day), ("usage_monthly", upsert_months(), &month)]
+    {
+        // Of the consumer's one more call, as the ledger adds it.
+        let values = [&consumer_text, "2", key, "1", "5", "0", "7", "9"];
+        let upsert = (1..).zip(values).fold(upsert, |sql, (at, value)| {
+            sql.replace(&format!("${at}::"), &format!("'{{{value}}}'::"))
+        });
+        assert_eq!(parts_read(&store, table, &upsert).len(), 0, "no part is searched for its row");
+        assert_eq!(parts_written(&store, table, &upsert).len(), 1, "{table}");
+    }
 }

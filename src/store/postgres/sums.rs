@@ -72,7 +72,7 @@ pub(super) async fn lock_months(
     Ok(db.rows(lock, values).await?.iter().map(month).collect())
 }
 
-fn upsert_days() -> String {
+pub(super) fn upsert_days() -> String {
     let period = "extract(year FROM date '1970-01-01' + at::integer) * 100
          + extract(month FROM date '1970-01-01' + at::integer)";
     upsert(
@@ -83,7 +83,7 @@ fn upsert_days() -> String {
     )
 }
 
-fn upsert_months() -> String {
+pub(super) fn upsert_months() -> String {
     upsert("usage_monthly", "period", "at", "period")
 }
 
