@@ -121,6 +121,7 @@ impl Warm {
                     period: want.period,
                     granted: 1 << 50,
                     left: 1 << 50,
+                    alone: false,
                     exhausted: false,
                 }),
                 _ => continue,

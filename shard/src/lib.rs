@@ -22,6 +22,7 @@ pub mod pool;
 pub mod price;
 pub mod quota;
 pub mod record;
+pub mod service_months;
 pub mod units;
 
 #[cfg(test)]
@@ -37,9 +38,12 @@ use catalog::{Catalog, Plan, PriceVersion, Service};
 use key_cache::{KeyCache, fingerprint};
 use limits::OUTBOX_MAX;
 use message::{KEY_TEXT_BYTES, KeyDigest, ToControl, ToShard};
+use month_places::MonthOnService;
 use permit::{Permits, Terms};
+use price::PlaceBounds;
 use quota::{Quotas, Reserve};
 use record::Usage;
+use service_months::ServiceMonths;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -116,7 +120,7 @@ pub enum Refusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Priced {
     /// Rounded once, half to even; `None`: it depends on the place that the ledger will give to the
-    /// call in the consumer's month.
+    /// call in the consumer's month, and where that will be is not certain here.
     pub cost: Option<NanoUsd>,
     /// Version of the service's price that holds for the call.
     pub price_version: u32,
@@ -147,6 +151,7 @@ pub struct Shard {
     buckets: Buckets,
     quotas: Quotas,
     permits: Permits,
+    service_months: ServiceMonths,
     /// That of the last admission.
     month: units::Month,
     outbox: VecDeque<ToControl>,
@@ -162,6 +167,7 @@ impl Shard {
             buckets: Buckets::new(config.shard),
             quotas: Quotas::new(config.shard),
             permits: Permits::new(config.permit_deadline),
+            service_months: ServiceMonths::default(),
             month: units::Month::of(0),
             outbox: VecDeque::new(),
         }
@@ -221,9 +227,21 @@ impl Shard {
         } else {
             (0, usage.total().saturating_sub(terms.reserved_tokens))
         };
+        let PriceVersion { version, model, .. } = price_of(&self.catalog, &terms);
+        let mut bounds = PlaceBounds::ANY;
+        let depends = model.depends_on_month();
+        if depends || !self.service_months.is_empty() {
+            let Terms { consumer, service_id: service, period, .. } = terms;
+            let month = MonthOnService { consumer, service, period };
+            if depends {
+                let used_most = self.quotas.used_most(consumer, period);
+                bounds = self.service_months.place(month, usage.total(), used_most);
+            } else {
+                self.service_months.pass(month, usage.total());
+            }
+        }
         self.quotas.settle(terms.consumer, terms.period, reserved, used, at.now);
-        let PriceVersion { version, model, .. } = self.price_of(&terms);
-        Priced { cost: price::certain_price(model, usage), price_version: *version }
+        Priced { cost: price::certain_price(model, usage, bounds), price_version: *version }
     }
 
     /// What the caller has left.
@@ -412,12 +430,12 @@ impl Shard {
             }
         }
     }
+}
 
-    /// The price fixed at admission. Catalogs keep old versions; should one lack it, the price
-    /// that held then is the next best, and the record names it.
-    fn price_of(&self, terms: &Terms) -> &PriceVersion {
-        let service = self.service(terms.service);
-        let fixed = service.prices.iter().rev().find(|price| price.version == terms.price_version);
-        fixed.unwrap_or_else(|| service.price_at(terms.admitted_at_unix_us))
-    }
+/// The price fixed at admission. Catalogs keep old versions; should one lack it, the price that
+/// held then is the next best, and the record names it.
+fn price_of<'a>(catalog: &'a Catalog, terms: &Terms) -> &'a PriceVersion {
+    let service = &catalog.services[terms.service as usize];
+    let fixed = service.prices.iter().rev().find(|price| price.version == terms.price_version);
+    fixed.unwrap_or_else(|| service.price_at(terms.admitted_at_unix_us))
 }

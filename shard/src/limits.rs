@@ -14,6 +14,8 @@ pub(crate) const KEY_TTL: Nanos = Nanos::from_s(300);
 pub(crate) const BUCKETS_MAX: usize = 65_536;
 /// Consumers' months that one shard holds slices of.
 pub(crate) const QUOTAS_MAX: usize = 65_536;
+/// Consumers' months on services of a price that depends on it, as one shard counts them.
+pub(crate) const SERVICE_MONTHS_MAX: usize = 65_536;
 /// Requests that one shard has admitted and not settled.
 pub(crate) const PERMITS_MAX: usize = 65_536;
 /// Messages to control that one shard has not yet sent.

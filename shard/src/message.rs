@@ -156,6 +156,9 @@ pub struct QuotaGrant {
     /// this shard does not hold, as far as is known: the authority's, the pool's and, by their last
     /// reports, the other shards'.
     pub left: u64,
+    /// Of the month no token was used before this shard asked, and none is given to any other: the
+    /// one shard of an instance without others.
+    pub alone: bool,
     /// The month's tokens are spent (or promised to calls in flight): refuse `need` and more.
     pub exhausted: bool,
 }

@@ -12,6 +12,20 @@ use crate::units::NanoUsd;
 /// Prices are per this many tokens.
 pub(crate) const TOKENS_PER_PRICE: u64 = 1_000_000;
 
+/// Tokens of the month on the service that the ledger will have before a call's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlaceBounds {
+    /// At least so many.
+    pub least: u64,
+    /// At most so many; `None`: there may be any number more.
+    pub most: Option<u64>,
+}
+
+impl PlaceBounds {
+    /// Nothing is known.
+    pub const ANY: Self = Self { least: 0, most: None };
+}
+
 /// Why a price model cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PriceFault {
@@ -55,10 +69,22 @@ pub fn price(model: &PriceModel, usage: &Usage, month_tokens_before: u64) -> Nan
     round(numerator(model, usage, month_tokens_before))
 }
 
-/// The price of `usage` wherever in its month it stands; `None` where that decides.
-pub fn certain_price(model: &PriceModel, usage: &Usage) -> Option<NanoUsd> {
-    let is_certain = !model.depends_on_month() || usage.total() == 0;
-    is_certain.then(|| price(model, usage, 0))
+/// The price of `usage` wherever within `bounds` it stands in its month; `None` where that decides.
+pub fn certain_price(model: &PriceModel, usage: &Usage, bounds: PlaceBounds) -> Option<NanoUsd> {
+    let PlaceBounds { least, most } = bounds;
+    let end = most.map_or(u64::MAX, |most| most.saturating_add(usage.total()));
+    // Between two neighbouring steps every place has the same price.
+    let is_between = |step: u64| least < step && step < end;
+    let is_certain = most == Some(least)
+        || usage.total() == 0
+        || match model {
+            PriceModel::PerToken(_) => true,
+            PriceModel::Tiered(tiers) => {
+                !tiers.iter().filter_map(|tier| tier.up_to_tokens).any(is_between)
+            }
+            PriceModel::Subscription { allowance_tokens, .. } => !is_between(*allowance_tokens),
+        };
+    is_certain.then(|| price(model, usage, least))
 }
 
 /// The exact price in millionths of a nano-USD. Cannot overflow: a call has fewer than 2³³ tokens

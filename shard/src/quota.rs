@@ -68,6 +68,10 @@ struct QuotaEntry {
     slack: u64,
     reserved: u64,
     consumed: u64,
+    /// Settled since the month was first asked for, reported or not.
+    settled: u64,
+    /// Nobody else has used a token of the month, nor is anybody given one.
+    alone: bool,
     /// Part of `consumed` that no grant covers.
     overrun: u64,
     returning: u64,
@@ -161,6 +165,7 @@ impl Quotas {
         entry.overrun = entry.overrun.saturating_add(overrun);
         entry.left = entry.left.saturating_sub(overrun);
         entry.consumed = entry.consumed.saturating_add(actual);
+        entry.settled = entry.settled.saturating_add(actual);
         entry.last_use = now;
         entry.watch(key, &mut self.idle, now);
     }
@@ -174,12 +179,19 @@ impl Quotas {
         QuotaView { remaining }
     }
 
+    /// Tokens that anybody has used of the month, at most; `None`: that is not known here.
+    pub(crate) fn used_most(&self, consumer: ConsumerId, period: Period) -> Option<u64> {
+        let entry = self.entries.get(&(consumer, period))?;
+        entry.alone.then_some(entry.settled)
+    }
+
     /// Control's answer to a want. All parked calls of the month are to try again.
     pub(crate) fn on_grant(&mut self, grant: QuotaGrant, now: Nanos) {
         let key = (grant.consumer, grant.period);
         let Some(entry) = self.entries.get_mut(&key) else { return };
         entry.asked = false;
         entry.waiting = 0;
+        entry.alone |= grant.alone;
         entry.slack = entry.slack.saturating_add(grant.granted);
         entry.left = grant.left.saturating_sub(entry.overrun);
         entry.elsewhere = 0;

@@ -123,7 +123,14 @@ fn rate(granted: u32) -> ToShard {
 
 fn quota(granted: u64) -> ToShard {
     let consumer = ConsumerId(7);
-    ToShard::Quota(QuotaGrant { consumer, period: PERIOD, granted, left: 0, exhausted: false })
+    ToShard::Quota(QuotaGrant {
+        consumer,
+        period: PERIOD,
+        granted,
+        left: 0,
+        alone: false,
+        exhausted: false,
+    })
 }
 
 fn ask(service: u32, reserve_tokens: u64) -> Ask {
@@ -309,6 +316,30 @@ proptest! {
 }
 
 #[test]
+fn a_shard_that_is_alone_in_a_month_tells_what_its_places_cost() {
+    let (mut shard, now) = (new_shard(), Nanos::from_s(1));
+    shard.handle(verdict(1, None), now);
+    let caller = known(&mut shard, 1, now);
+    let ToShard::Quota(grant) = quota(1_000) else { panic!("no grant") };
+    let waits = shard.admit(&caller, &ask(TIERED, 1), at(now));
+    assert!(matches!(waits, Admission::Wait(WaitFor::Quota(_))));
+    shard.handle(ToShard::Quota(QuotaGrant { alone: true, ..grant }), now);
+    let waits = shard.admit(&caller, &ask(TIERED, 1), at(now));
+    assert!(matches!(waits, Admission::Wait(WaitFor::Rate(_))));
+    shard.handle(rate(100), now);
+    let cost = |shard: &mut Shard, service, tokens, used| {
+        let permit = admitted(shard.admit(&caller, &ask(service, tokens), at(now)));
+        shard.settle(permit, &usage(used, 0), at(now)).cost
+    };
+    assert_eq!(cost(&mut shard, TIERED, 60, 60), Some(NanoUsd(180)));
+    assert_eq!(cost(&mut shard, FLAT, 50, 50), Some(NanoUsd(100)), "on another service");
+    // Also where a call uses more than it has reserved, and with one in flight.
+    let slow = admitted(shard.admit(&caller, &ask(TIERED, 500), at(now)));
+    assert_eq!(cost(&mut shard, TIERED, 10, 60), Some(NanoUsd(40 * 3 + 20)));
+    assert_eq!(shard.settle(slow, &usage(7, 0), at(now)).cost, Some(NanoUsd(7)));
+}
+
+#[test]
 fn a_call_counts_in_the_month_of_its_admission() {
     let now = Nanos::from_s(1);
     let (mut shard, caller) = rich_shard(now);
@@ -326,13 +357,14 @@ fn a_call_counts_in_the_month_of_its_admission() {
         period: december,
         granted: 40,
         left: 99_960,
+        alone: false,
         exhausted: false,
     };
     shard.handle(ToShard::Quota(granted), now);
     let fresh = admitted(shard.admit(&caller, &ask(TIERED, 40), next));
     assert_eq!((fresh.period(), shard.limits(&caller, next).reset_tokens), (december, whole));
     for permit in [permit, fresh] {
-        // No shard knows where a call stands in its month; one of no tokens stands nowhere.
+        // What other shards use may come before it; a call of no tokens stands nowhere.
         assert_eq!(shard.settle(permit, &usage(20, 10), next).cost, None);
     }
     let permit = admitted(shard.admit(&caller, &ask(TIERED, 10), last));

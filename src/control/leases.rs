@@ -81,6 +81,12 @@ impl Leases {
         }
     }
 
+    /// No token of the month is in the ledger, which no other instance writes to. Before
+    /// [`Leases::on_seed`].
+    pub(crate) fn is_alone_in(&mut self, month: MonthToRead) {
+        self.pool.is_alone_in(month);
+    }
+
     /// The ledger's word on a month that [`Leases::advance`] asked for. `None`: it could not be
     /// read; the pool repeats its call, and the question comes again.
     pub(crate) fn on_seed(&mut self, month: MonthToRead, tokens: Option<u64>, now: Nanos) {

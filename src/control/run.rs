@@ -265,6 +265,9 @@ impl Loop {
         for (at, month) in batch.iter().enumerate() {
             // Where it could not be read, the pool repeats its calls.
             let tokens = tokens.as_ref().map(|tokens| tokens[at]);
+            if tokens == Some(0) && self.state.store.is_embedded() {
+                self.leases.is_alone_in(*month);
+            }
             self.leases.on_seed(*month, tokens, clock::now());
         }
     }

@@ -112,7 +112,8 @@ fn permit(core: &Core) -> (Permit, Caller) {
             Admission::Refused(refusal) => panic!("{refusal:?}"),
         }
         let period = Period::of(at.unix_us);
-        let quota = QuotaGrant { consumer, period, granted: 10, left: 990, exhausted: false };
+        let quota =
+            QuotaGrant { consumer, period, granted: 10, left: 990, alone: false, exhausted: false };
         shard.handle(ToShard::Quota(quota), at.now);
         let rate = RateGrant {
             bucket: BucketId(9),

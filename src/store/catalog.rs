@@ -47,6 +47,11 @@ impl Catalog {
         Ok((Self::Postgres(store), read))
     }
 
+    /// Is it of this process alone?
+    pub(crate) const fn is_embedded(&self) -> bool {
+        matches!(self, Self::Sqlite(_))
+    }
+
     /// Connections of this process to its servers.
     pub(crate) fn connections(&self) -> i64 {
         match self {

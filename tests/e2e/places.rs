@@ -107,6 +107,42 @@ fn graduated_prices_are_exact_over_three_instances_one_of_them_killed() {
     fleet.first(|instance| check(instance, &key, &services, calls));
 }
 
+/// With one shard there is nobody else: every place is certain, from a fresh month's first call on.
+#[test]
+fn the_one_shard_of_an_instance_tells_every_cost() {
+    let upstream = Upstream::start(&[]);
+    let mut instance = Setup::default().embedded().shards(1).upstream(&upstream).start();
+    let (key, services) = sold_by(&instance);
+    sold(&instance, &key.text);
+    let mut connection = instance.open();
+    let tokens = [(2_900, 500), (90, 20), (1, 0), (0, 7_000), (500, 1_000), (12, 30)];
+    let mut told = Vec::new();
+    // A consumer each: what one uses on another service may have been used on this one.
+    let other = instance.admin().key("bench");
+    for (at, (input, output)) in tokens.iter().enumerate() {
+        for ((name, service), key) in NAMES.iter().zip(&services).zip([&key, &other]) {
+            let call = Request::get(&format!("/api/v1/consume/{service}")).key(&key.text);
+            let call = call.header("x-mock-prompt-tokens", &input.to_string());
+            let call = call.header("x-mock-tokens", &output.to_string());
+            let id = format!("{name}-{at}");
+            let answer = connection.call(&call.id(&id)).unwrap().expect(200);
+            told.push((id, answer.head.number("x-tollgate-cost-nanousd")));
+        }
+    }
+    for (id, cost) in &told {
+        assert_eq!(instance.ledger().row(id).cost_nanousd, *cost, "{id}");
+    }
+    assert!(told.iter().any(|(_, cost)| *cost == 0) && told.iter().any(|(_, cost)| *cost > 0));
+    // Who comes after does not know what of this month was used on which service.
+    instance.process.terminate();
+    instance.process.ended();
+    instance.restart();
+    sold(&instance, &key.text);
+    let call = Request::get(&format!("/api/v1/consume/{}", services[0])).key(&key.text);
+    let answer = instance.call(&call.id("after")).expect(200);
+    assert_eq!(answer.head.header("x-tollgate-cost-nanousd"), None);
+}
+
 #[test]
 fn graduated_prices_are_exact_over_two_shards_and_a_kill() {
     let upstream = Upstream::start(&[]);

@@ -59,9 +59,9 @@ impl Customer {
             (input, cached, output)
         );
         let said = answer.head.header("x-tollgate-cost-nanousd");
-        match self.by_month && input + output > 0 {
-            true => assert_eq!(said, None, "nobody knows the place but the ledger"),
-            false => assert_eq!(said, Some(&*row.cost_nanousd.to_string())),
+        // Where the place in the month decides, it is left out until that is certain.
+        if said.is_some() || !self.by_month || input + output == 0 {
+            assert_eq!(said, Some(&*row.cost_nanousd.to_string()), "{row:?}");
         }
         row
     }

@@ -151,7 +151,14 @@ impl Pool {
         if self.months.len() >= POOL_QUOTAS_MAX && !self.months.contains_key(&key) {
             if want.want > 0 {
                 let (consumer, period) = key;
-                let refused = QuotaGrant { consumer, period, granted: 0, left: 0, exhausted: true };
+                let refused = QuotaGrant {
+                    consumer,
+                    period,
+                    granted: 0,
+                    left: 0,
+                    alone: false,
+                    exhausted: true,
+                };
                 self.out.push_back((want.shard, ToShard::Quota(refused)));
             }
             return;
@@ -164,6 +171,14 @@ impl Pool {
         lease.on_word(&want, plan, now);
         lease.serve(key, now, &mut self.out);
         self.settle(CallKey::Quota(want.consumer, want.period), now);
+    }
+
+    /// No token of the month was ever used, and no other instance is given any: a shard that is the
+    /// only one knows all that is used from now on.
+    pub fn is_alone_in(&mut self, month: (ConsumerId, Period)) {
+        if let Some((_, lease)) = self.months.get_mut(&month) {
+            lease.is_alone();
+        }
     }
 
     /// The authority's answer. One to no call in flight is ignored.

@@ -44,6 +44,8 @@ pub(super) struct QuotaLease {
     spare: Option<u64>,
     /// Consumed, and reported only here while it was.
     owed: u64,
+    /// Nobody has used a token of the month, and there is nobody but the one shard here.
+    alone: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -84,7 +86,13 @@ impl QuotaLease {
             when_lost: plan.when_lost,
             spare: None,
             owed: 0,
+            alone: false,
         }
+    }
+
+    /// The month has had no token used, and nobody else will be given one.
+    pub(super) fn is_alone(&mut self) {
+        self.alone = self.held.len() == 1;
     }
 
     /// What the month has left by the authority's last word, less what it does not know of yet.
@@ -100,6 +108,7 @@ impl QuotaLease {
     /// Books a shard's report and notes its want.
     pub(super) fn on_word(&mut self, word: &QuotaWant, plan: &Plan, now: Nanos) {
         self.last_word = now;
+        self.alone &= word.consumed == 0;
         self.consumed = self.consumed.saturating_add(word.consumed);
         self.slack = self.slack.saturating_add(word.returned);
         // What a call used over what its shard held is taken from what is free here, now or once
@@ -168,7 +177,8 @@ impl QuotaLease {
             });
             let left = others.fold(self.left().saturating_add(self.slack), u64::saturating_add);
             let exhausted = granted < pending.need && may_wait;
-            let grant = QuotaGrant { consumer, period, granted, left, exhausted };
+            let alone = self.alone;
+            let grant = QuotaGrant { consumer, period, granted, left, alone, exhausted };
             out.push_back((pending.shard, ToShard::Quota(grant)));
         }
     }

@@ -11,7 +11,7 @@ use super::process;
 use super::redis_server::RedisServer;
 use super::road::Road;
 use serde_json::json;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::Result;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -35,6 +35,8 @@ pub struct Fleet {
     calls: AtomicU64,
     sent: Mutex<HashSet<String>>,
     answered: Mutex<Vec<String>>,
+    /// Calls whose answers said what they cost.
+    told: Mutex<Vec<(String, u64)>>,
 }
 
 /// What a client calls with.
@@ -76,6 +78,7 @@ impl Fleet {
         }
         let instances = instances.into_iter().map(Mutex::new).collect();
         let (calls, sent, answered) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
+        let told = Mutex::default();
         let _upstream = upstream;
         Self {
             instances,
@@ -87,6 +90,7 @@ impl Fleet {
             calls,
             sent,
             answered,
+            told,
         }
     }
 
@@ -157,6 +161,10 @@ impl Fleet {
         let id = format!("call-{}", self.calls.fetch_add(1, Relaxed));
         self.sent.lock().unwrap().insert(id.clone());
         let answer = connection.call(&request.id(&id))?;
+        if answer.head.header("x-tollgate-cost-nanousd").is_some() {
+            let cost = answer.head.number("x-tollgate-cost-nanousd");
+            self.told.lock().unwrap().push((id.clone(), cost));
+        }
         if answer.status() == 200 {
             self.answered.lock().unwrap().push(id);
         }
@@ -205,7 +213,8 @@ impl Fleet {
     }
 
     /// Balances the books: what was admitted is settled and has its row, once; every answer has a
-    /// row and every row a call; the sums are those of the rows; the journals are whole.
+    /// row and every row a call; what a caller was told of its cost is what its row says; the sums
+    /// are those of the rows; the journals are whole.
     /// `restarted`: an instance has died, and its counts with it.
     pub fn balance_books(&self, restarted: bool) {
         let count = |name: &str| -> u64 {
@@ -233,6 +242,11 @@ impl Fleet {
         }
         let by_request: HashSet<&str> = rows.iter().map(|row| row.request_id.as_str()).collect();
         assert_eq!(by_request.len(), rows.len(), "a call has two rows");
+        let costs: HashMap<&str, u64> =
+            rows.iter().map(|row| (row.request_id.as_str(), row.cost_nanousd)).collect();
+        for (id, told) in &*self.told.lock().unwrap() {
+            assert_eq!(costs.get(id.as_str()), Some(told), "the cost that {id} was told");
+        }
         let sent = self.sent.lock().unwrap();
         assert!(by_request.iter().all(|id| sent.contains(*id)), "a row of a call never made");
         self.sums_hold();
