@@ -188,6 +188,7 @@ fn catalog() -> Catalog {
         id: ServiceId(index as u64),
         name: format!("demo-{index}").into(),
         authority: "127.0.0.1:9000".into(),
+        is_tls: false,
         addrs: [].into(),
         base_path: "".into(),
         default_path: "/v1/chat/completions".into(),

@@ -2,7 +2,9 @@
 //! ends them in the order that loses nothing: no new work, finish, settle, flush, then go.
 
 use crate::channels::{self, ShardChannels};
-use crate::config::{AuthorityUrl, Config, ConfigErrors, KEY_BYTES, Shards};
+use crate::config::{
+    AuthorityUrl, CaFile, Config, ConfigErrors, KEY_BYTES, Shards, trusted_authorities,
+};
 use crate::gateway::{self, Parts, ProcessState, ShardArgs};
 use crate::journal::{self, Journal, JournalShared};
 use crate::metrics::Metrics;
@@ -12,6 +14,7 @@ use crate::store::{Ledger, StoreError};
 use crate::writer::ReplayReport;
 use crate::{control, data_dir, descriptors, writer};
 use rustix::thread::{CpuSet, sched_getaffinity};
+use rustls::ClientConfig;
 use shard::catalog::Catalog;
 use shard::known_ids::KnownIds;
 use shard::{Shard, ShardConfig};
@@ -127,6 +130,7 @@ impl Instance {
             );
         }
         let config = Arc::new(config);
+        let tls = upstream_tls(&config)?;
         let (ledger, opened, left) = open_store(&config)?;
         let (catalog, known_ids) = (opened.catalog(), opened.known_ids());
         let digest_key = opened.digest_key();
@@ -171,6 +175,7 @@ impl Instance {
             known_ids,
             catalog,
             shared,
+            tls,
         };
         let shards = start.all(cpus, shard_channels, journals, listeners)?;
         state.ready.store(true, Ordering::Relaxed);
@@ -365,6 +370,13 @@ fn no_listener(address: SocketAddr, setting: &str, why: &io::Error) -> RunError 
     })
 }
 
+/// How shards connect to https services.
+fn upstream_tls(config: &Config) -> Result<ClientConfig, RunError> {
+    let ca_file = config.upstream.ca_file.as_ref().map(|CaFile(path)| path.as_path());
+    let trusted = trusted_authorities(ca_file).map_err(RunError)?;
+    net::client_config(trusted).map_err(|why| failed("TLS to upstreams")(&why))
+}
+
 fn url_of(listener: &TcpListener) -> Result<String, RunError> {
     let address = listener.local_addr().map_err(|why| failed("no address")(&why))?;
     Ok(format!("http://{address}"))
@@ -397,6 +409,7 @@ struct ShardStart<'a> {
     known_ids: Arc<KnownIds>,
     catalog: Arc<Catalog>,
     shared: Arc<[Arc<JournalShared>]>,
+    tls: ClientConfig,
 }
 
 impl ShardStart<'_> {
@@ -423,6 +436,7 @@ impl ShardStart<'_> {
                 journals: self.shared.clone(),
                 channels,
                 metrics: self.metrics.clone(),
+                tls: net::with_own_sessions(&self.tls),
             };
             let (configs, new_configs) = flume::bounded(CONFIGS_MAX);
             let args = ShardArgs { parts, listener, configs: new_configs, cpu };

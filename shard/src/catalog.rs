@@ -102,6 +102,8 @@ pub struct Service {
     pub name: Box<str>,
     /// `host[:port]` of the upstream, for its `Host` header and for its pool.
     pub authority: Box<str>,
+    /// It is called over TLS.
+    pub is_tls: bool,
     /// Addresses that `authority` resolved to; tried in order.
     pub addrs: Box<[SocketAddr]>,
     /// Path prefix of `base_url` without a trailing slash: `` or `/v2`.
@@ -124,6 +126,14 @@ impl Service {
     pub fn as_deleted(&self) -> Self {
         let (addrs, credential_header) = (Box::default(), None);
         Self { addrs, credential_header, enabled: false, deleted: true, ..self.clone() }
+    }
+
+    /// The host of its `authority`, without the port; an IPv6 address in its brackets.
+    pub fn host(&self) -> &str {
+        match self.authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => host,
+            _ => &self.authority,
+        }
     }
 
     /// The price that holds at `unix_us`: the latest begun, or the first if none has.
@@ -280,6 +290,7 @@ mod tests {
             id: ServiceId(id),
             name: name.into(),
             authority: "a".into(),
+            is_tls: false,
             addrs: Box::default(),
             base_path: "".into(),
             default_path: "/".into(),

@@ -54,6 +54,7 @@ fn service(id: u64, prices: Vec<PriceVersion>) -> Service {
         id: ServiceId(id),
         name: format!("model-{id}").into(),
         authority: "upstream".into(),
+        is_tls: false,
         addrs: Box::new([]),
         base_path: "".into(),
         default_path: "/".into(),

@@ -226,6 +226,8 @@ keys! {
     upstream {
         connect_timeout_ms: Live, MS, upstream.connect_timeout_ms,
             "To open a connection.";
+        tls_timeout_ms: Live, MS, upstream.tls_timeout_ms,
+            "Then, with https, for its TLS handshake.";
         first_byte_timeout_ms: Live, MS, upstream.first_byte_timeout_ms,
             "From the request's last byte to the answer's first; past it 504.";
         idle_timeout_ms: Live, MS, upstream.idle_timeout_ms,
@@ -238,6 +240,9 @@ keys! {
             "An idle connection is closed after this. Below the service's own limit.";
         max_head_bytes: Live, (1024, 1 << 20), upstream.max_head_bytes,
             "Status line and headers of an answer; past it 502.";
+        ca_file: Restart, ANY, upstream.ca_file,
+            "Certificates of authorities (PEM) that may vouch for https services, beside the\n\
+             public ones.";
     }
     keys {
         argon2_memory_kib: Live, (8, 1 << 22), keys.argon2_memory_kib,

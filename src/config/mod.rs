@@ -120,6 +120,8 @@ pub struct StoreConfig {
 pub struct Upstream {
     /// To open a connection.
     pub connect_timeout_ms: u64,
+    /// For TLS on it.
+    pub tls_timeout_ms: u64,
     /// From the request's last byte to the answer's first.
     pub first_byte_timeout_ms: u64,
     /// Between two reads of the answer.
@@ -132,6 +134,8 @@ pub struct Upstream {
     pub pool_idle_timeout_ms: u64,
     /// An answer's head; past it 502.
     pub max_head_bytes: usize,
+    /// Authorities that are trusted beside the public ones.
+    pub ca_file: Option<CaFile>,
 }
 
 /// `[usage]`
@@ -332,12 +336,14 @@ fn default_usage() -> UsageConfig {
 fn default_upstream() -> Upstream {
     Upstream {
         connect_timeout_ms: 2_000,
+        tls_timeout_ms: 5_000,
         first_byte_timeout_ms: 60_000,
         idle_timeout_ms: 60_000,
         total_timeout_ms: 600_000,
         pool_idle_max: 1024,
         pool_idle_timeout_ms: 60_000,
         max_head_bytes: 32 << 10,
+        ca_file: None,
     }
 }
 

@@ -12,6 +12,7 @@ use super::catalog;
 use super::directory::{Consumer, Directory};
 use super::names::HostNames;
 use super::shard_senders::ShardSenders;
+use super::upstream_url::host_port;
 use super::vault::Vault;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -119,7 +120,7 @@ impl AdminState {
         let turn = self.terms.lock().await;
         let row = change.await?;
         let url = catalog::url_of(&row);
-        let authority = url.authority.clone();
+        let authority = url.host_port();
         let addrs = self.names.addrs(&authority);
         let is_known = !addrs.is_empty();
         let service = catalog::service(&row, url, addrs, self.vault.seal())?;
@@ -182,7 +183,8 @@ impl AdminState {
         let _turn = self.terms.lock().await;
         for index in self.names.services(authority) {
             let service = self.directory().catalog().services.get(index as usize).cloned();
-            let Some(service) = service.filter(|it| &*it.authority == authority) else { continue };
+            let is_there = |it: &Arc<Service>| host_port(&it.authority, it.is_tls) == authority;
+            let Some(service) = service.filter(is_there) else { continue };
             let service = Service { addrs: self.names.addrs(authority), ..(*service).clone() };
             self.publish(Item::Service(Arc::new(service))).await;
         }

@@ -19,8 +19,8 @@ pub(crate) fn load(
     let plans: Vec<Plan> = plans.into_iter().map(|row| row.plan).collect();
     let services = services.iter().enumerate().map(|(index, row)| {
         let url = url_of(row);
-        names.uses(&url.authority, index as u32);
-        let addrs = names.addrs(&url.authority);
+        names.uses(&url.host_port(), index as u32);
+        let addrs = names.addrs(&url.host_port());
         service(row, url, addrs, seal)
     });
     Ok(Catalog::new(0, plans, services.collect::<Result<_, _>>()?))
@@ -30,7 +30,7 @@ pub(crate) fn load(
 pub(crate) fn url_of(row: &ServiceRow) -> UpstreamUrl {
     upstream_url::parse(&row.base_url).unwrap_or_else(|cause| {
         tracing::error!(service = row.name, "a base_url in the store cannot be used: it {cause}");
-        UpstreamUrl { authority: String::new(), base_path: String::new() }
+        UpstreamUrl::default()
     })
 }
 
@@ -50,6 +50,7 @@ pub(crate) fn service(
         name: row.name.as_str().into(),
         addrs,
         authority: url.authority.into(),
+        is_tls: url.is_tls,
         base_path: url.base_path.into(),
         default_path: row.default_path.as_str().into(),
         credential_header: credential.map(Into::into),

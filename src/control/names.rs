@@ -5,7 +5,6 @@
 //! What was found last is kept while a host is not found any more. Each change between found and
 //! not found is logged once.
 
-use super::upstream_url;
 use shard::units::Nanos;
 use std::collections::{BTreeSet, HashMap};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -34,7 +33,7 @@ struct Host {
     is_missing: bool,
 }
 
-/// See the module. Keeps one entry for each `host[:port]` of the catalog that is no address.
+/// See the module. Keeps one entry for each `host:port` of the catalog that is no address.
 pub(crate) struct HostNames {
     hosts: Mutex<HashMap<String, Host>>,
     lookups: Arc<Semaphore>,
@@ -56,7 +55,7 @@ impl Default for HostNames {
 impl HostNames {
     /// The service with this index stands on this host.
     pub(crate) fn uses(&self, authority: &str, service: u32) {
-        if !authority.is_empty() && upstream_url::address(authority).is_none() {
+        if !authority.is_empty() && address(authority).is_none() {
             self.hosts().entry(authority.to_owned()).or_default().services.insert(service);
         }
     }
@@ -73,7 +72,7 @@ impl HostNames {
 
     /// The host's addresses, as far as they are known.
     pub(crate) fn addrs(&self, authority: &str) -> Box<[SocketAddr]> {
-        match upstream_url::address(authority) {
+        match address(authority) {
             Some(addr) => [addr].into(),
             None => self.hosts().get(authority).map(|host| host.addrs.clone()).unwrap_or_default(),
         }
@@ -144,7 +143,7 @@ impl HostNames {
             places.push(Arc::clone(&self.lookups_of_missing).acquire_owned().await);
         }
         places.push(Arc::clone(&self.lookups).acquire_owned().await);
-        ask(upstream_url::with_port(authority), places).await
+        ask(authority.to_owned(), places).await
     }
 
     fn note(&self, authority: &str, found: Result<Box<[SocketAddr]>, String>) -> bool {
@@ -192,6 +191,11 @@ async fn ask(target: String, places: Vec<ServicePlaces>) -> Result<Box<[SocketAd
     // Answers come in any order; an order that changes would be a change.
     addrs.sort_unstable();
     if addrs.is_empty() { Err("it has no address".to_owned()) } else { Ok(addrs.into()) }
+}
+
+/// The address, where the host of `host:port` is one and not a name.
+fn address(authority: &str) -> Option<SocketAddr> {
+    authority.parse().ok()
 }
 
 #[cfg(test)]
@@ -242,19 +246,20 @@ mod tests {
         let names = HostNames::default();
         names.uses("127.0.0.1:81", 0);
         assert!(names.hosts_to_find(true).is_empty());
-        assert_eq!(*names.addrs("127.0.0.1"), [SocketAddr::from(([127, 0, 0, 1], 80))]);
+        assert_eq!(*names.addrs("127.0.0.1:81"), [SocketAddr::from(([127, 0, 0, 1], 81))]);
+        assert_eq!(*names.addrs("[::1]:80"), [SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 80))]);
     }
 
     #[tokio::test]
     async fn one_look_up_of_a_host_is_under_way_at_a_time() {
         let names = HostNames::default();
-        names.uses("localhost", 0);
-        assert!(names.begin("localhost"));
-        assert!(!names.begin("localhost"));
-        assert!(names.look_up("localhost").await);
-        names.end("localhost");
-        names.ended("localhost").await;
-        assert!(names.begin("localhost"));
-        assert!(names.addrs("localhost").iter().all(|addr| addr.port() == 80));
+        names.uses("localhost:80", 0);
+        assert!(names.begin("localhost:80"));
+        assert!(!names.begin("localhost:80"));
+        assert!(names.look_up("localhost:80").await);
+        names.end("localhost:80");
+        names.ended("localhost:80").await;
+        assert!(names.begin("localhost:80"));
+        assert!(names.addrs("localhost:80").iter().all(|addr| addr.port() == 80));
     }
 }

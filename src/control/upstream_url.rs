@@ -1,13 +1,15 @@
-//! A service's `base_url`: read by hand, because `http://host[:port][/prefix]` is all there is to
-//! it.
+//! A service's `base_url`: read by hand, because `http[s]://host[:port][/prefix]` is all there is
+//! to it.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 
 const URL_BYTES_MAX: usize = 2_048;
 
 /// The parts of a base URL.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct UpstreamUrl {
+    /// It begins with `https`.
+    pub(crate) is_tls: bool,
     /// `host[:port]`, as given.
     pub(crate) authority: String,
     /// Path prefix without a trailing slash, often empty.
@@ -16,37 +18,41 @@ pub(crate) struct UpstreamUrl {
 
 /// Reads a base URL; the error completes the sentence "base_url …".
 pub(crate) fn parse(url: &str) -> Result<UpstreamUrl, &'static str> {
-    if url.starts_with("https://") {
-        return Err("must begin with http://: TLS to upstreams is not supported yet");
-    }
-    let Some(rest) = url.strip_prefix("http://") else {
-        return Err("must begin with http://");
+    let is_tls = url.starts_with("https://");
+    let Some(rest) = url.strip_prefix(if is_tls { "https://" } else { "http://" }) else {
+        return Err("must begin with https:// or http://");
     };
     if url.len() > URL_BYTES_MAX || !url.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("must be at most 2048 visible ASCII characters");
     }
     if rest.contains(['?', '#', '@', '\\', '"', '<', '>']) {
-        return Err("must be http://host[:port][/prefix], without credentials, query or fragment");
+        return Err(
+            "must be http[s]://host[:port][/prefix], without credentials, query or fragment",
+        );
     }
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     if !is_authority(authority) {
         return Err("must name a host, and a port from 1 to 65535 if any");
     }
     Ok(UpstreamUrl {
+        is_tls,
         authority: authority.to_owned(),
         base_path: path.trim_end_matches('/').to_owned(),
     })
 }
 
-/// `host:port` of `host[:port]`.
-pub(crate) fn with_port(authority: &str) -> String {
-    let has_port = port_of(authority).is_some();
-    if has_port { authority.to_owned() } else { format!("{authority}:80") }
+impl UpstreamUrl {
+    /// `host:port` to connect to: a name to look up, or an address.
+    pub(crate) fn host_port(&self) -> String {
+        host_port(&self.authority, self.is_tls)
+    }
 }
 
-/// The address, where the host of `host[:port]` is one and not a name.
-pub(crate) fn address(authority: &str) -> Option<SocketAddr> {
-    with_port(authority).parse().ok()
+/// `host:port` of a service's `host[:port]`; the port is the scheme's where none is given.
+pub(crate) fn host_port(authority: &str, is_tls: bool) -> String {
+    let port = if is_tls { 443 } else { 80 };
+    let has_port = authority.is_empty() || port_of(authority).is_some();
+    if has_port { authority.to_owned() } else { format!("{authority}:{port}") }
 }
 
 /// Do host and port have the right form?
@@ -81,12 +87,16 @@ mod tests {
     fn the_parts_are_found() {
         for (url, authority, base_path) in [
             ("http://a", "a", ""),
+            ("https://a/v1", "a", "/v1"),
             ("http://a.example:8080/", "a.example:8080", ""),
             ("http://[::1]:80/v2//", "[::1]:80", "/v2"),
             ("http://[::1]/a/b", "[::1]", "/a/b"),
         ] {
-            let parts =
-                UpstreamUrl { authority: authority.to_owned(), base_path: base_path.to_owned() };
+            let parts = UpstreamUrl {
+                is_tls: url.starts_with("https"),
+                authority: authority.to_owned(),
+                base_path: base_path.to_owned(),
+            };
             assert_eq!(parse(url), Ok(parts), "{url}");
         }
     }
@@ -97,7 +107,8 @@ mod tests {
             "",
             "a",
             "ftp://a",
-            "https://a",
+            "https:/a",
+            "HTTPS://a",
             "http://",
             "http:///x",
             "http://:80",
@@ -122,10 +133,13 @@ mod tests {
     }
 
     #[test]
-    fn an_address_needs_no_lookup() {
-        assert_eq!(address("127.0.0.1"), Some(SocketAddr::from(([127, 0, 0, 1], 80))));
-        let local = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 8080));
-        assert_eq!(address("[::1]:8080"), Some(local));
-        assert_eq!((address("localhost"), address("a.example:81")), (None, None));
+    fn the_port_is_the_schemes_where_none_is_given() {
+        for (url, to) in [
+            ("http://127.0.0.1", "127.0.0.1:80"),
+            ("https://[::1]/v1", "[::1]:443"),
+            ("https://a.example:81", "a.example:81"),
+        ] {
+            assert_eq!(parse(url).map(|url| url.host_port()), Ok(to.to_owned()));
+        }
     }
 }

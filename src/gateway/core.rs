@@ -4,6 +4,7 @@
 
 use super::deadline::Deadlines;
 use super::fault_log::FaultLog;
+use super::handshakes::Handshakes;
 use super::idle_memory::IdleMemory;
 use super::park::{Parking, Spot};
 use super::presence::CallsUnderWay;
@@ -74,6 +75,10 @@ pub(super) struct Core {
     pub calls: CallsUnderWay,
     /// What of upstreams' faults is logged.
     pub fault_log: FaultLog,
+    /// TLS handshakes with upstreams under way.
+    pub handshakes: Handshakes,
+    /// How connections to https upstreams are made, and the sessions that can be resumed.
+    pub tls: Arc<rustls::ClientConfig>,
     /// Identities; not for secrets.
     pub random: RefCell<fastrand::Rng>,
     /// Open client connections.
@@ -112,6 +117,8 @@ pub(crate) struct Parts {
     pub channels: ShardChannels,
     /// The process's counters.
     pub metrics: Arc<Metrics>,
+    /// How connections to https upstreams are made.
+    pub tls: rustls::ClientConfig,
 }
 
 impl Core {
@@ -133,6 +140,8 @@ impl Core {
             deadlines: Deadlines::default(),
             calls: CallsUnderWay::default(),
             fault_log: FaultLog::default(),
+            handshakes: Handshakes::default(),
+            tls: Arc::new(parts.tls),
             random: RefCell::new(fastrand::Rng::new()),
             connections: Cell::new(0),
             refusing: Cell::new(0),

@@ -11,6 +11,7 @@ mod core;
 mod deadline;
 mod downstream;
 mod fault_log;
+mod handshakes;
 mod idle_memory;
 mod local;
 mod mailbox;

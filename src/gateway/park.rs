@@ -19,6 +19,8 @@ pub(super) enum Spot {
     Ticket(u64),
     /// The journal's sync.
     Sync,
+    /// The end of a TLS handshake.
+    Handshake,
     /// The end of a drain: whatever waits is cut off.
     CutOff,
 }

@@ -47,6 +47,7 @@ fn catalog() -> Arc<Catalog> {
         id: ServiceId(1),
         name: "model".into(),
         authority: "upstream".into(),
+        is_tls: false,
         addrs: Box::new([]),
         base_path: "".into(),
         default_path: "/".into(),
@@ -82,6 +83,7 @@ fn fixture(durability: Durability, room: usize) -> Fixture {
             to_writer: crossbeam_channel::bounded(8).0,
         },
         metrics: Arc::new(Metrics::new(1)),
+        tls: net::client_config(rustls::RootCertStore::empty()).unwrap(),
     });
     Fixture { core, to_control: from_shards, _to_shard: to_shard, _dir: dir }
 }

@@ -160,6 +160,8 @@ struct EndpointCounts {
 pub(crate) enum Phase {
     /// Opening a connection.
     Connect,
+    /// Agreeing on keys, and checking the upstream's certificate.
+    Tls,
     /// Sending the request.
     Send,
     /// Waiting for the answer's head.
@@ -170,12 +172,13 @@ pub(crate) enum Phase {
 
 impl Phase {
     /// All, in order.
-    const ALL: [Self; 4] = [Self::Connect, Self::Send, Self::Head, Self::Body];
+    const ALL: [Self; 5] = [Self::Connect, Self::Tls, Self::Send, Self::Head, Self::Body];
 
     /// As it stands in metrics and logs.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Tls => "tls",
             Self::Send => "send",
             Self::Head => "head",
             Self::Body => "body",

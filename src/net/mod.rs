@@ -13,10 +13,12 @@ mod read_half;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod write_half;
 
 pub(crate) use read_half::ReadHalf;
 pub(crate) use socket::{Handle, Look, Peer, peers};
+pub(crate) use tls::{TlsClient, client_config, with_own_sessions};
 pub(crate) use write_half::WriteHalf;
 
 use crate::clock;

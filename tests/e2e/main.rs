@@ -29,6 +29,7 @@ mod hostile_framing;
 mod hostile_input;
 mod hostile_resets;
 mod hostile_slow;
+mod https;
 mod idle;
 mod instances;
 mod journal_damage;

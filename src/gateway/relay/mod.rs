@@ -147,13 +147,13 @@ pub(super) fn no_answer(
         let uncounted = Some(Uncounted::default());
         return Relayed { status, outcome, uncounted, waited, fault: None, rest: None };
     }
-    let (error, outcome) = meaning(fault);
+    let (error, outcome) = meaning(&fault);
     let (status, rest) = (error.status(), Some(Rest::Refusal(error, connection)));
     Relayed { status, outcome, uncounted: None, waited, fault: Some(fault), rest }
 }
 
 /// What a fault is to the caller, and to the record.
-const fn meaning(fault: Fault) -> (ApiError, Outcome) {
+const fn meaning(fault: &Fault) -> (ApiError, Outcome) {
     match fault.cause {
         Cause::Deadline => (ApiError::UpstreamTimeout, Outcome::TimedOut),
         _ => (ApiError::UpstreamError, Outcome::UpstreamFailed),

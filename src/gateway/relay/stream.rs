@@ -68,7 +68,7 @@ pub(super) async fn relay(
         }
         StreamEnd::Gone => (Outcome::ClientAborted, None, None),
         StreamEnd::Broken(fault) => {
-            let (error, outcome) = meaning(fault);
+            let (error, outcome) = meaning(&fault);
             (outcome, Some(fault), Some(Rest::Failure(stream, error)))
         }
     };

@@ -3,15 +3,17 @@
 
 use super::UpstreamRequest;
 use super::fault::{Cause, Fault};
+use super::link::Link;
 use crate::clock;
 use crate::gateway::core::Core;
-use crate::gateway::deadline::{Socket, WriteDeadline};
+use crate::gateway::deadline::WriteDeadline;
 use crate::gateway::presence::CallUnderWay;
 use crate::metrics::Phase;
 use crate::net::{self, Look};
 use crate::wire::chunked::{ChunkDecoder, Step};
 use crate::wire::request::HeadLimits;
 use crate::wire::response::{ResponseFraming, ResponseHead, parse_response_head};
+use shard::catalog::Service;
 use shard::units::Nanos;
 use std::io;
 use std::net::SocketAddr;
@@ -40,7 +42,7 @@ pub(super) enum BodyRest {
 
 /// A connection to an upstream and the answer that is coming in on it.
 pub(crate) struct UpstreamConnection {
-    pub(super) socket: Socket,
+    pub(super) link: Link,
     /// Ends what waits on the socket if the client leaves.
     call: Rc<CallUnderWay>,
     pub(super) address: SocketAddr,
@@ -72,9 +74,9 @@ pub(crate) struct UpstreamConnection {
 }
 
 impl UpstreamConnection {
-    pub(super) fn new(socket: Socket, call: Rc<CallUnderWay>, address: SocketAddr) -> Self {
+    pub(super) fn new(link: Link, call: Rc<CallUnderWay>, address: SocketAddr) -> Self {
         Self {
-            socket,
+            link,
             call,
             address,
             head: ResponseHead::default(),
@@ -117,6 +119,12 @@ impl UpstreamConnection {
         for buffer in [&mut self.head_bytes, &mut self.input, &mut self.body, &mut self.output] {
             *buffer = Vec::new();
         }
+        self.link.free_buffers();
+    }
+
+    /// May a call of the service go over it? Its host or its addresses may have changed.
+    pub(super) fn is_for(&self, service: &Service) -> bool {
+        service.addrs.contains(&self.address) && self.link.is_for(service)
     }
 
     /// Time spent waiting for the upstream since the call began.
@@ -178,7 +186,7 @@ impl UpstreamConnection {
     ) -> Result<(), Fault> {
         let mut deadline = WriteDeadline::At(self.deadline(idle_timeout_ms));
         let mut sent = 0;
-        let mut taken = self.socket.writer.write(&mut self.output, deadline).await;
+        let mut taken = self.link.write(&mut self.output, deadline).await;
         loop {
             let count = match taken {
                 Ok(count) => count,
@@ -194,7 +202,7 @@ impl UpstreamConnection {
                 return Ok(());
             }
             if self.has_head() {
-                let room = self.socket.writer.ready(None, WriteDeadline::At(self.total_deadline));
+                let room = self.link.ready(false, WriteDeadline::At(self.total_deadline));
                 self.ceased = net::within(EARLY_PATIENCE, room).await.is_none();
             } else {
                 // An upstream that takes nothing is as silent as one that says nothing.
@@ -202,14 +210,14 @@ impl UpstreamConnection {
                     deadline = WriteDeadline::At(self.deadline(idle_timeout_ms));
                 }
                 // How the wait ended, the next look and the next write tell.
-                let _ = self.socket.writer.ready(Some(&self.socket.reader), deadline).await;
+                let _ = self.link.ready(true, deadline).await;
                 // A refusal does not wait for the rest (RFC 9112, section 9.3).
                 self.ceased = self.listen(limits, is_head)? && self.head.status >= 300;
             }
             if self.ceased {
                 return Ok(());
             }
-            taken = self.socket.writer.send_now(&self.output[sent..]);
+            taken = self.link.send_now(&self.output[sent..]);
         }
     }
 
@@ -295,7 +303,7 @@ impl UpstreamConnection {
             read = Ok(0);
         }
         if read? == 0 {
-            if !matches!(self.rest, BodyRest::UntilClose) || self.socket.is_expired() {
+            if !matches!(self.rest, BodyRest::UntilClose) || self.link.is_expired() {
                 return Err(self.fault(Cause::Closed));
             }
             self.rest = BodyRest::Done;
@@ -321,7 +329,7 @@ impl UpstreamConnection {
             }
         }
         let look = match (self.is_done(), self.position < self.input.len()) {
-            (true, false) => self.socket.reader.look(),
+            (true, false) => self.link.look(),
             (true, true) => Look::Speaks,
             (false, _) => Look::Ended,
         };
@@ -375,7 +383,7 @@ impl UpstreamConnection {
 
     async fn read(&mut self, deadline: Nanos) -> Result<usize, Fault> {
         self.make_room();
-        match self.socket.reader.read(&mut self.input, deadline).await {
+        match self.link.read(&mut self.input, deadline).await {
             Ok(count) => {
                 self.spoke |= count > 0;
                 Ok(count)
@@ -386,7 +394,7 @@ impl UpstreamConnection {
 
     fn read_now(&mut self) -> io::Result<Option<usize>> {
         self.make_room();
-        let read = self.socket.reader.recv_now(&mut self.input);
+        let read = self.link.read_now(&mut self.input);
         self.spoke |= matches!(read, Ok(Some(1..)));
         read
     }
@@ -403,7 +411,7 @@ impl UpstreamConnection {
     }
 
     fn fault(&self, cause: Cause) -> Fault {
-        let cause = if self.socket.is_expired() { Cause::Deadline } else { cause };
+        let cause = if self.link.is_expired() { Cause::Deadline } else { cause };
         // Bytes that the upstream's kernel has acknowledged were there for a program to read, and
         // to act on. A reset tells no more than an end: it comes from programs that have read
         // nothing and from such as did all the work. Where the connection was closed before the
@@ -412,7 +420,7 @@ impl UpstreamConnection {
         // same, and is called twice.
         // Past a deadline our own end counts among the unacknowledged bytes: they tell nothing.
         let is_late = cause == Cause::Deadline && self.phase != Phase::Send;
-        let heard = self.spoke || is_late || !self.socket.writer.is_unread();
+        let heard = self.spoke || is_late || !self.link.is_unread();
         Fault { phase: self.phase, heard, cause }
     }
 }

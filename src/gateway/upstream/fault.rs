@@ -4,12 +4,15 @@
 use crate::metrics::Phase;
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 
 /// What ended it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Cause {
     /// The host's name has not been found.
     NoAddress,
+    /// Its certificate is no good for it, or TLS failed otherwise.
+    Tls(Rc<rustls::Error>),
     /// A deadline passed, or the drain's did.
     Deadline,
     /// The upstream closed the connection.
@@ -23,7 +26,7 @@ pub(crate) enum Cause {
 }
 
 /// See the module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Fault {
     /// How far the call had come.
     pub phase: Phase,
@@ -44,6 +47,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAddress => f.write_str("its host has no known address"),
+            Self::Tls(error) => write!(f, "{error}"),
             Self::Deadline => f.write_str("a deadline passed"),
             Self::Closed => f.write_str("it closed the connection"),
             Self::Socket(kind) => kind.fmt(f),

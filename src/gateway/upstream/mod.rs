@@ -5,6 +5,7 @@
 
 mod connection;
 mod fault;
+mod link;
 mod pool;
 
 pub(super) use connection::UpstreamConnection;
@@ -18,6 +19,7 @@ use super::presence::Presence;
 use crate::clock;
 use crate::metrics::Phase;
 use crate::net::{self, Stream};
+use link::Link;
 use shard::catalog::Service;
 use shard::units::Nanos;
 use std::future::{Future, poll_fn};
@@ -53,7 +55,7 @@ pub(super) async fn call(
     let total = begun.after(Nanos::from_ms(core.config().upstream.total_timeout_ms));
     let total = total.min(request.deadline);
     if total <= begun {
-        return Err(Fault { phase: Phase::Connect, heard: false, cause: Cause::Deadline });
+        return Err(not_connected(Cause::Deadline));
     }
     *attempts += 1;
     if let Some(mut connection) = pools.take(core, request) {
@@ -83,26 +85,49 @@ async fn open(
     deadline: Nanos,
 ) -> Result<UpstreamConnection, Fault> {
     pools.make_room(core);
-    let each = Nanos::from_ms(core.config().upstream.connect_timeout_ms);
-    let failed = |cause| Fault { phase: Phase::Connect, heard: false, cause };
-    let mut cause = Cause::NoAddress;
+    let mut fault = not_connected(Cause::NoAddress);
     for address in &service.addrs {
-        let patience = each.min(deadline.since(clock::lately()));
-        if core.is_cut_off() || patience == Nanos(0) {
-            return Err(failed(Cause::Deadline));
+        if core.is_cut_off() || deadline <= clock::lately() {
+            return Err(not_connected(Cause::Deadline));
         }
-        // A connect that lost its race with time is dropped with its socket.
-        match net::within(Duration::from_nanos(patience.0), connect(core, *address)).await {
-            Some(Some(Ok(stream))) if !core.is_cut_off() => {
-                let socket = core.deadlines.socket(stream, Ends::Connection);
-                let call = core.calls.on(&socket.reader);
-                return Ok(UpstreamConnection::new(socket, call, *address));
-            }
-            Some(Some(Err(error))) => cause = error.kind().into(),
-            Some(_) | None => cause = Cause::Deadline,
+        match open_at(core, service, *address, deadline).await {
+            Ok(connection) => return Ok(connection),
+            Err(why) => fault = why,
         }
     }
-    Err(failed(cause))
+    Err(fault)
+}
+
+async fn open_at(
+    core: &Core,
+    service: &Service,
+    address: SocketAddr,
+    deadline: Nanos,
+) -> Result<UpstreamConnection, Fault> {
+    let within = |timeout_ms| deadline.min(clock::lately().after(Nanos::from_ms(timeout_ms)));
+    let patience = within(core.config().upstream.connect_timeout_ms).since(clock::lately());
+    // A connect that lost its race with time is dropped with its socket.
+    let connected = net::within(Duration::from_nanos(patience.0), connect(core, address)).await;
+    let stream = match connected {
+        Some(Some(Ok(stream))) if !core.is_cut_off() => stream,
+        Some(Some(Err(error))) => return Err(not_connected(error.kind().into())),
+        Some(_) | None => return Err(not_connected(Cause::Deadline)),
+    };
+    let socket = core.deadlines.socket(stream, Ends::Connection);
+    let call = core.calls.on(&socket.reader);
+    let mut link = Link::new(core, socket, service)?;
+    if service.is_tls {
+        let deadline = within(core.config().upstream.tls_timeout_ms);
+        let Some(_turn) = core.handshakes.turn(&core.parking, deadline).await else {
+            return Err(Fault { phase: Phase::Tls, ..not_connected(Cause::Deadline) });
+        };
+        link.shake_hands(deadline).await?;
+    }
+    Ok(UpstreamConnection::new(link, call, address))
+}
+
+const fn not_connected(cause: Cause) -> Fault {
+    Fault { phase: Phase::Connect, heard: false, cause }
 }
 
 /// Connects; `None` if the shard's drain has ended meanwhile.

@@ -65,7 +65,7 @@ impl Pools {
         loop {
             let mut connection = self.pop(request.index)?;
             match connection.look() {
-                Look::Quiet if request.service.addrs.contains(&connection.address) => {
+                Look::Quiet if connection.is_for(request.service) => {
                     return Some(connection);
                 }
                 Look::Quiet | Look::Ended => {}
@@ -89,8 +89,7 @@ impl Pools {
         if connection.is_done() && connection.position < connection.input.len() {
             return self.distrust(core, index, connection.address);
         }
-        let ended =
-            connection.socket.is_expired() || matches!(connection.rest, BodyRest::UntilClose);
+        let ended = connection.link.is_expired() || matches!(connection.rest, BodyRest::UntilClose);
         let unsound = connection.unsound || connection.ceased || !connection.head.keep_alive;
         if ended || unsound || core.draining() {
             return;

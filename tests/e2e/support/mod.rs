@@ -25,3 +25,4 @@ pub mod road;
 pub mod scripted;
 pub mod shared_redis;
 pub mod target;
+pub mod tls_front;

@@ -300,7 +300,7 @@ fn bad_input_is_named_field_by_field() {
     for part in ["x is unknown", "name must be", "rate_per_s must be", "quota_tokens is required"] {
         assert!(message.contains(part), "{part} is not in {message}");
     }
-    let service = json!({"name": "s", "base_url": "https://a", "price": per_token()});
+    let service = json!({"name": "s", "base_url": "ftp://a", "price": per_token()});
     for (method, path, body, param) in [
         ("POST", "/plans", json!([]), Value::Null),
         ("POST", "/consumers", json!({"name": "c", "plan": "none"}), json!("plan")),
