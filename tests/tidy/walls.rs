@@ -36,7 +36,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
     (
         "rusqlite",
-        &["src/store/sqlite/", "src/writer/tests.rs", "perf/src/measure.rs", "tests/e2e/"],
+        &["src/store/sqlite/", "src/writer/tests/", "perf/src/measure.rs", "tests/e2e/"],
     ),
     ("memmap2", &["src/journal/"]),
     ("redis", &["src/config/authority_url.rs", "src/control/authority/"]),
