@@ -34,10 +34,7 @@ const CRATES: &[(&str, &[&str])] = &[
         "ureq",
         &["src/cli/", "src/control/admin/tests/", "tests/e2e/", "tests/allocations/whole_call.rs"],
     ),
-    (
-        "rusqlite",
-        &["src/store/sqlite/", "src/writer/tests/", "perf/src/measure.rs", "tests/e2e/"],
-    ),
+    ("rusqlite", &["src/store/sqlite/", "src/writer/tests/", "perf/src/measure.rs", "tests/e2e/"]),
     ("memmap2", &["src/journal/"]),
     ("redis", &["src/config/authority_url.rs", "src/control/authority/"]),
 ];
