@@ -123,6 +123,7 @@ impl Warm {
                     left: 1 << 50,
                     alone: false,
                     exhausted: false,
+                    free: 1 << 50,
                 }),
                 _ => continue,
             };

@@ -25,6 +25,15 @@ pub const LONG_LEASE: Nanos = Nanos::from_s(5);
 /// goes on granting for a moment after another has taken its place.
 pub const QUARANTINE: Nanos = Nanos::from_s(7);
 
+/// What a lease is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LeaseKey {
+    /// A rate bucket.
+    Rate(BucketId),
+    /// A consumer's month.
+    Quota(ConsumerId, Period),
+}
+
 /// What an instance asks of the authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseCall {
@@ -86,6 +95,8 @@ pub struct QuotaAsk {
     pub want: u64,
     /// Of those, what the waiting requests cannot do without.
     pub need: u64,
+    /// Fewer than these serve none of the waiting requests, and are not granted.
+    pub least: u64,
     /// Tokens settled since the last call.
     pub consumed: u64,
     /// What the holder has on lease after this report: granted, neither settled nor given back.
@@ -163,14 +174,14 @@ pub struct RateAnswer {
     pub holders: u64,
 }
 
-/// A long lease that somebody else waits for, or that the plan no longer allows: its holder is to
-/// give back what it has not spent.
+/// A long lease of a bucket or a lease of a month that somebody else waits for, or that the plan no
+/// longer allows: its holder is to give back what is free of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recall {
     /// Whose lease.
     pub holder: u128,
-    /// Of which bucket.
-    pub bucket: BucketId,
+    /// Of what.
+    pub key: LeaseKey,
 }
 
 /// Tokens of a month.

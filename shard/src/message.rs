@@ -135,6 +135,8 @@ pub struct QuotaWant {
     pub want: u64,
     /// Of those, what the waiting requests cannot do without.
     pub need: u64,
+    /// Fewer than these serve none of the waiting requests, and are not granted.
+    pub least: u64,
     /// Tokens settled since the last word.
     pub consumed: u64,
     /// Of those, what no grant covers: calls that used more than could be reserved.
@@ -159,8 +161,11 @@ pub struct QuotaGrant {
     /// Of the month no token was used before this shard asked, and none is given to any other: the
     /// one shard of an instance without others.
     pub alone: bool,
-    /// The month's tokens are spent (or promised to calls in flight): refuse `need` and more.
+    /// The month's tokens are spent (or promised to calls in flight): refuse what needs more than
+    /// `free`.
     pub exhausted: bool,
+    /// Tokens that nobody holds, as far as is known: too few to be of use to who asked.
+    pub free: u64,
 }
 
 /// A consumer's month in the ledger.

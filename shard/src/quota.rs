@@ -77,14 +77,16 @@ struct QuotaEntry {
     returning: u64,
     /// What calls have waited for since the last grant.
     waiting: u64,
+    /// Fewer than these serve none of those calls.
+    least: u64,
     slice: u64,
     last_granted: u64,
     granted_at: Nanos,
     last_use: Nanos,
-    /// When control last said that it had no more, it had sent all that was free: until this
-    /// instant no more than `slack` and `elsewhere` is free.
+    /// When control last said that it had no more, it said how much was free: until this instant
+    /// no more than `slack` and `elsewhere` is.
     exhausted_until: Nanos,
-    /// Given back since, so others may have it.
+    /// What was free then, and what was given back since.
     elsewhere: u64,
     left: u64,
     plan: u32,
@@ -190,7 +192,7 @@ impl Quotas {
         let key = (grant.consumer, grant.period);
         let Some(entry) = self.entries.get_mut(&key) else { return };
         entry.asked = false;
-        entry.waiting = 0;
+        (entry.waiting, entry.least) = (0, 0);
         entry.alone |= grant.alone;
         entry.slack = entry.slack.saturating_add(grant.granted);
         entry.left = grant.left.saturating_sub(entry.overrun);
@@ -202,6 +204,7 @@ impl Quotas {
         entry.exhausted_until = Nanos(0);
         if grant.exhausted {
             entry.exhausted_until = now.after(EXHAUSTED_FOR);
+            entry.elsewhere = grant.free;
             entry.last_granted = 0;
         }
         entry.watch(key, &mut self.idle, now);
@@ -338,6 +341,8 @@ impl QuotaEntry {
             Reserve::Reserved { tokens }
         } else if !exhausted {
             self.waiting = self.waiting.saturating_add(tokens);
+            let least = if strict { tokens } else { 1 };
+            self.least = if self.least == 0 { least } else { self.least.min(least) };
             Reserve::Wait
         } else if free > 0 && !strict {
             Reserve::Reserved { tokens: free }
@@ -386,15 +391,17 @@ impl QuotaEntry {
     }
 
     fn word(&mut self, shard: u16, (consumer, period): QuotaKey, word: QuotaMessage) -> QuotaWant {
-        let (want, need) = match word {
+        let (want, need, least) = match word {
             QuotaMessage::Report => {
                 self.reporting = false;
-                (0, 0)
+                (0, 0, 0)
             }
-            QuotaMessage::Want => {
-                let need = self.waiting.saturating_sub(self.slack);
-                (need.max(self.slice).max(1), need)
+            QuotaMessage::Want if self.waiting > self.slack => {
+                // What is too little for a call here makes up with what lies elsewhere.
+                self.give_back();
+                (self.waiting.max(self.slice), self.waiting, self.least)
             }
+            QuotaMessage::Want => (self.slice.max(1), 0, 0),
         };
         QuotaWant {
             shard,
@@ -403,6 +410,7 @@ impl QuotaEntry {
             period,
             want,
             need,
+            least,
             consumed: core::mem::take(&mut self.consumed),
             overrun: core::mem::take(&mut self.overrun),
             returned: core::mem::take(&mut self.returning),

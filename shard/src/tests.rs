@@ -131,6 +131,7 @@ fn quota(granted: u64) -> ToShard {
         left: 0,
         alone: false,
         exhausted: false,
+        free: 0,
     })
 }
 
@@ -360,6 +361,7 @@ fn a_call_counts_in_the_month_of_its_admission() {
         left: 99_960,
         alone: false,
         exhausted: false,
+        free: 99_960,
     };
     shard.handle(ToShard::Quota(granted), now);
     let fresh = admitted(shard.admit(&caller, &ask(TIERED, 40), next));

@@ -99,8 +99,8 @@ impl Leases {
 
     /// What has come from Redis; [`Leases::advance`] goes on from there.
     pub(crate) fn on_event(&mut self, event: Event, now: Nanos) {
-        if let Event::Recalled(bucket) = event {
-            return self.pool.on_recall(bucket, now);
+        if let Event::Recalled(key) = event {
+            return self.pool.on_recall(key, now);
         }
         let (answered, round_trip) = self.authority.on_event(event);
         if let Some(round_trip) = round_trip {
@@ -128,8 +128,8 @@ impl Leases {
         if let Some(reply) = self.authority.call(call, now) {
             self.on_answer((*call, reply), now);
         }
-        while let Some(Recall { bucket, .. }) = self.authority.poll_recall() {
-            self.pool.on_recall(bucket, now);
+        while let Some(Recall { key, .. }) = self.authority.poll_recall() {
+            self.pool.on_recall(key, now);
         }
     }
 
@@ -235,6 +235,7 @@ mod tests {
             period: MONTH.1,
             want: need,
             need,
+            least: need,
             consumed: 0,
             returned: 0,
             overrun: 0,

@@ -114,8 +114,8 @@ fn permit(core: &Core) -> (Permit, Caller) {
             Admission::Refused(refusal) => panic!("{refusal:?}"),
         }
         let period = Period::of(at.unix_us);
-        let quota =
-            QuotaGrant { consumer, period, granted: 10, left: 990, alone: false, exhausted: false };
+        let (alone, exhausted, free) = (false, false, 990);
+        let quota = QuotaGrant { consumer, period, granted: 10, left: 990, alone, exhausted, free };
         shard.handle(ToShard::Quota(quota), at.now);
         let rate = RateGrant {
             bucket: BucketId(9),

@@ -30,6 +30,9 @@ pub(crate) enum Planted {
     UnheardReports,
     /// A month's tokens on lease are granted to others too.
     LeasedTwice,
+    /// Of a month that is short parts are granted that are too little for a call, and nobody is to
+    /// give back his.
+    PartsOfCalls,
     /// The holder calls as often as it likes.
     NoGap,
     /// A revoked bucket is granted from.

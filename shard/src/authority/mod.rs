@@ -14,9 +14,8 @@ mod text;
 #[cfg(test)]
 pub(crate) use audit::Planted;
 
-use crate::lease::Recall;
 pub use crate::lease::{LeaseAnswer, LeaseAsk, LeaseCall, LeaseReply, QuotaAsk, RateAsk, Status};
-use crate::lease::{QUARANTINE, QuotaAnswer, RateAnswer};
+use crate::lease::{LeaseKey, QUARANTINE, QuotaAnswer, RateAnswer, Recall};
 use crate::limits::{AUTHORITY_BUCKETS_MAX, AUTHORITY_QUOTAS_MAX};
 use crate::units::{BucketId, ConsumerId, Nanos, Period};
 use foldhash::fast::FixedState;
@@ -45,7 +44,7 @@ pub struct Authority {
     buckets: HashMap<BucketId, rate::Bucket, FixedState>,
     quotas: HashMap<(ConsumerId, Period), quota::ConsumerMonth, FixedState>,
     sweep_at: Nanos,
-    /// Not more than a bucket has holders, since somebody asks after each call.
+    /// Not more than a bucket or a month has holders, since somebody asks after each call.
     recalls: VecDeque<Recall>,
     #[cfg(test)]
     pub(crate) planted: Planted,
@@ -98,7 +97,9 @@ impl Authority {
         }
         bucket.revoked = true;
         let recalls = &mut self.recalls;
-        bucket.recall(None, |holder| recalls.push_back(Recall { holder, bucket: bucket_id }));
+        bucket.recall(None, |holder| {
+            recalls.push_back(Recall { holder, key: LeaseKey::Rate(bucket_id) })
+        });
     }
 
     /// From `now` on it may have forgotten what it granted. It waits until that has lapsed, and
@@ -134,7 +135,7 @@ impl Authority {
         }
         let recalls = &mut self.recalls;
         bucket.call(call, ask, now, |holder| {
-            recalls.push_back(Recall { holder, bucket: ask.bucket });
+            recalls.push_back(Recall { holder, key: LeaseKey::Rate(ask.bucket) });
         })
     }
 
@@ -158,7 +159,11 @@ impl Authority {
         {
             month.planted = self.planted;
         }
-        month.call(call, ask, now)
+        let recalls = &mut self.recalls;
+        month.call(call, ask, now, |holder| {
+            let key = LeaseKey::Quota(ask.consumer, ask.period);
+            recalls.push_back(Recall { holder, key });
+        })
     }
 
     /// Forgets what can be forgotten without loss.

@@ -59,7 +59,14 @@ impl ConsumerMonth {
         }
     }
 
-    pub(super) fn call(&mut self, call: &LeaseCall, ask: &QuotaAsk, now: Nanos) -> QuotaAnswer {
+    /// Does the call. `recalled` is told which holders are to give back what they have free.
+    pub(super) fn call(
+        &mut self,
+        call: &LeaseCall,
+        ask: &QuotaAsk,
+        now: Nanos,
+        recalled: impl FnMut(u128),
+    ) -> QuotaAnswer {
         self.called_at = self.called_at.max(now);
         let now = self.called_at;
         if !self.seeded {
@@ -78,6 +85,10 @@ impl ConsumerMonth {
         holder.balance = ask.held.min(AUTHORITY_TOKENS_MAX);
         self.consumed = self.consumed.saturating_add(ask.consumed).min(AUTHORITY_TOKENS_MAX);
         let granted = self.grant(ask);
+        if granted < ask.need && !self.grants_parts() {
+            let others = self.holders.iter().filter(|it| it.id != call.holder && it.balance > 0);
+            others.map(|holder| holder.id).for_each(recalled);
+        }
         #[cfg(test)]
         {
             self.granted = self.granted.saturating_add(granted);
@@ -121,12 +132,25 @@ impl ConsumerMonth {
         Ok(self.holders.len() - 1)
     }
 
-    /// Half of an even share while there is plenty; near the end no more than is needed.
+    /// Half of an even share while there is plenty; near the end no more than is needed, and
+    /// nothing that would be of no use: of two who hold a part each neither is served.
     fn grant(&self, ask: &QuotaAsk) -> u64 {
         let left = self.left();
         let plenty =
             if left > self.limit / 50 { left / (2 * self.holders.len().max(1) as u64) } else { 0 };
-        ask.want.min(plenty).max(ask.need).min(left)
+        let granted = ask.want.min(plenty).max(ask.need).min(left);
+        if granted < ask.least && !self.grants_parts() { 0 } else { granted }
+    }
+
+    #[cfg(test)]
+    fn grants_parts(&self) -> bool {
+        self.planted == Planted::PartsOfCalls
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "nothing is planted outside of tests")]
+    const fn grants_parts(&self) -> bool {
+        false
     }
 
     /// Tokens neither spent nor on lease.

@@ -13,7 +13,7 @@ mod stand_in;
 #[cfg(test)]
 use crate::authority::Planted;
 use crate::catalog::{Plan, WhenLost};
-use crate::lease::{FORGET_AFTER, LeaseAnswer, LeaseAsk, LeaseCall, LeaseReply};
+use crate::lease::{FORGET_AFTER, LeaseAnswer, LeaseAsk, LeaseCall, LeaseKey, LeaseReply, PARK};
 use crate::limits::{AUTHORITY_RTT_MAX, POOL_BUCKETS_MAX, POOL_QUOTAS_MAX};
 use crate::message::{QuotaGrant, QuotaWant, RateGrant, RateWant, ToShard};
 use crate::units::{BucketId, ConsumerId, Nanos, Period};
@@ -45,11 +45,12 @@ pub struct PoolConfig {
     pub when_lost: WhenLost,
 }
 
-/// What a call is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum CallKey {
-    Rate(BucketId),
-    Quota(ConsumerId, Period),
+impl PoolConfig {
+    /// How long a shard waits for an answer: the gap, and a way there and back that is slow for
+    /// once. A call is not refused for what is only late.
+    fn patience(&self) -> Nanos {
+        PARK.max(self.call_gap.after(Nanos(self.rtt.0.saturating_mul(2))))
+    }
 }
 
 /// The call in flight: its payload is frozen.
@@ -101,9 +102,9 @@ pub struct Pool {
     next_seq: u64,
     rates: HashMap<BucketId, (QueuePlace, rate::RateLease), FixedState>,
     months: HashMap<(ConsumerId, Period), (QueuePlace, quota::QuotaLease), FixedState>,
-    calls: VecDeque<CallKey>,
+    calls: VecDeque<LeaseKey>,
     out: VecDeque<(u16, ToShard)>,
-    timers: BTreeSet<(Nanos, CallKey)>,
+    timers: BTreeSet<(Nanos, LeaseKey)>,
     #[cfg(test)]
     pub(crate) planted: Planted,
 }
@@ -142,7 +143,7 @@ impl Pool {
             .or_insert_with(|| (QueuePlace::NEW, rate::RateLease::new(plan, rtt, shards, now)));
         lease.on_word(&want, plan, now);
         lease.serve(want.bucket, now, &mut self.out);
-        self.settle(CallKey::Rate(want.bucket), now);
+        self.settle(LeaseKey::Rate(want.bucket), now);
     }
 
     /// A shard's word on a month. `plan` is the one that `want.plan` points at.
@@ -158,6 +159,7 @@ impl Pool {
                     left: 0,
                     alone: false,
                     exhausted: true,
+                    free: 0,
                 };
                 self.out.push_back((want.shard, ToShard::Quota(refused)));
             }
@@ -170,7 +172,7 @@ impl Pool {
             .or_insert_with(|| (QueuePlace::NEW, quota::QuotaLease::new(plan, shards, now)));
         lease.on_word(&want, plan, now);
         lease.serve(key, now, &mut self.out);
-        self.settle(CallKey::Quota(want.consumer, want.period), now);
+        self.settle(LeaseKey::Quota(want.consumer, want.period), now);
     }
 
     /// No token of the month was ever used, and no other instance is given any: a shard that is the
@@ -197,7 +199,7 @@ impl Pool {
                 };
                 if lease.on_answer(reply.seq, &answer, counts_from, now) {
                     lease.serve(answer.bucket, now, &mut self.out);
-                    self.settle(CallKey::Rate(answer.bucket), now);
+                    self.settle(LeaseKey::Rate(answer.bucket), now);
                 }
             }
             LeaseAnswer::Quota(answer) => {
@@ -205,7 +207,7 @@ impl Pool {
                 let Some((_, lease)) = self.months.get_mut(&key) else { return };
                 if lease.on_answer(reply.seq, &answer, now) {
                     lease.serve(key, now, &mut self.out);
-                    self.settle(CallKey::Quota(answer.consumer, answer.period), now);
+                    self.settle(LeaseKey::Quota(answer.consumer, answer.period), now);
                 }
             }
         }
@@ -218,16 +220,26 @@ impl Pool {
         self.config.rtt = self.round_trip.at_most().min(AUTHORITY_RTT_MAX);
     }
 
-    /// The authority wants a long lease back: what is not spent goes back with the next call.
-    pub fn on_recall(&mut self, bucket: BucketId, now: Nanos) {
-        let Some((_, lease)) = self.rates.get_mut(&bucket) else { return };
+    /// The authority wants a lease back: what is free of it goes back with the next call.
+    pub fn on_recall(&mut self, key: LeaseKey, now: Nanos) {
         #[cfg(test)]
         if self.planted == Planted::DeafToRecalls {
             return;
         }
-        lease.recall();
-        lease.serve(bucket, now, &mut self.out);
-        self.settle(CallKey::Rate(bucket), now);
+        match key {
+            LeaseKey::Rate(bucket) => {
+                let Some((_, lease)) = self.rates.get_mut(&bucket) else { return };
+                lease.recall();
+                lease.serve(bucket, now, &mut self.out);
+            }
+            LeaseKey::Quota(consumer, period) => {
+                let month = (consumer, period);
+                let Some((_, lease)) = self.months.get_mut(&month) else { return };
+                lease.recall(month, &mut self.out);
+                lease.serve(month, now, &mut self.out);
+            }
+        }
+        self.settle(key, now);
     }
 
     /// Can the authority call leases back? Where it no longer can, none may be a long one.
@@ -235,7 +247,7 @@ impl Pool {
         let ends = self.config.recallable && !recallable;
         self.config.recallable = recallable;
         if ends {
-            let buckets: Vec<BucketId> = self.rates.keys().copied().collect();
+            let buckets: Vec<LeaseKey> = self.rates.keys().copied().map(LeaseKey::Rate).collect();
             buckets.into_iter().for_each(|bucket| self.on_recall(bucket, now));
         }
     }
@@ -261,7 +273,7 @@ impl Pool {
             }
         }
         for (consumer, period) in told {
-            self.settle(CallKey::Quota(consumer, period), now);
+            self.settle(LeaseKey::Quota(consumer, period), now);
         }
     }
 
@@ -298,12 +310,12 @@ impl Pool {
         }
         while let Some(key) = self.calls.pop_front() {
             let sent = match key {
-                CallKey::Rate(bucket) => self.rates.get_mut(&bucket).and_then(|(place, lease)| {
+                LeaseKey::Rate(bucket) => self.rates.get_mut(&bucket).and_then(|(place, lease)| {
                     place.queued = false;
                     let flight = lease.call(bucket, &mut self.next_seq, &self.config, now)?;
                     Some((flight.seq, flight.sent_at, LeaseAsk::Rate(flight.ask)))
                 }),
-                CallKey::Quota(consumer, period) => {
+                LeaseKey::Quota(consumer, period) => {
                     self.months.get_mut(&(consumer, period)).and_then(|(place, lease)| {
                         place.queued = false;
                         let key = (consumer, period);
@@ -342,7 +354,7 @@ impl Pool {
             }
             self.timers.pop_first();
             match key {
-                CallKey::Rate(bucket) => {
+                LeaseKey::Rate(bucket) => {
                     let Some((place, lease)) = self.rates.get_mut(&bucket) else { continue };
                     place.due = NEVER;
                     if lease.is_forgettable(now) && !place.queued {
@@ -352,7 +364,7 @@ impl Pool {
                     lease.serve(bucket, now, &mut self.out);
                     lease.return_if_idle(self.config.call_gap, now);
                 }
-                CallKey::Quota(consumer, period) => {
+                LeaseKey::Quota(consumer, period) => {
                     let month = (consumer, period);
                     let Some((place, lease)) = self.months.get_mut(&month) else { continue };
                     place.due = NEVER;
@@ -381,15 +393,15 @@ impl Pool {
     }
 
     /// Brings the queue of calls and the timers in line with an entry that has changed.
-    fn settle(&mut self, key: CallKey, now: Nanos) {
+    fn settle(&mut self, key: LeaseKey, now: Nanos) {
         let (place, call_at, due) = match key {
-            CallKey::Rate(bucket) => match self.rates.get_mut(&bucket) {
+            LeaseKey::Rate(bucket) => match self.rates.get_mut(&bucket) {
                 Some((place, lease)) => {
                     (place, lease.call_at(), lease.due(self.config.call_gap, now))
                 }
                 None => return,
             },
-            CallKey::Quota(consumer, period) => match self.months.get_mut(&(consumer, period)) {
+            LeaseKey::Quota(consumer, period) => match self.months.get_mut(&(consumer, period)) {
                 Some((place, lease)) => (place, lease.call_at(), lease.due(self.config.call_gap)),
                 None => return,
             },
@@ -447,3 +459,5 @@ const fn forget_at(last_word: Nanos) -> Nanos {
 
 #[cfg(test)]
 mod stand_in_tests;
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,8 @@ pub(super) struct QuotaLease {
     /// By shard: granted, not returned, not consumed.
     held: Vec<HeldQuota>,
     pending: VecDeque<QuotaWaiter>,
+    /// Another instance is short: what is free goes back at once.
+    recalled: bool,
     flight: Option<CallInFlight<QuotaAsk>>,
     call_wanted: bool,
     next_call_at: Nanos,
@@ -39,6 +41,8 @@ pub(super) struct QuotaLease {
     /// Calls cost something: none is made for what can be done without.
     spares_calls: bool,
     last_word: Nanos,
+    /// A shard waits for an answer for so long.
+    patience: Nanos,
     when_lost: Option<WhenLost>,
     /// What may still be granted while the authority is out of reach, once that has been looked at.
     spare: Option<u64>,
@@ -59,6 +63,7 @@ struct QuotaWaiter {
     shard: u16,
     want: u64,
     need: u64,
+    least: u64,
     since: Nanos,
     /// The call in flight, or one already answered, was made for it too.
     asked: bool,
@@ -75,6 +80,7 @@ impl QuotaLease {
             overrun: 0,
             held: vec![HeldQuota::default(); usize::from(shards)],
             pending: VecDeque::new(),
+            recalled: false,
             flight: None,
             call_wanted: false,
             next_call_at: now,
@@ -83,6 +89,7 @@ impl QuotaLease {
             granted_at: now,
             spares_calls: false,
             last_word: now,
+            patience: PARK,
             when_lost: plan.when_lost,
             spare: None,
             owed: 0,
@@ -132,6 +139,7 @@ impl QuotaLease {
             shard: word.shard,
             want: word.want,
             need: word.need.min(word.want),
+            least: word.least.min(word.need),
             since: now,
             asked: false,
             recalled: false,
@@ -149,7 +157,7 @@ impl QuotaLease {
         while let Some(pending) = self.pending.front().copied() {
             let target = self.slice(&pending);
             let enough = self.slack >= pending.need.max(1);
-            let may_wait = now < pending.since.after(PARK);
+            let may_wait = now < pending.since.after(self.patience);
             if self.slack < target && may_wait && (!pending.asked || self.flight.is_some()) {
                 let is_low = !enough || self.slack < self.last_granted / 4;
                 self.call_wanted |= !pending.asked && (is_low || !self.spares_calls);
@@ -158,15 +166,18 @@ impl QuotaLease {
                 }
             }
             if self.slack < pending.need && may_wait {
-                if !pending.recalled {
-                    self.recall(key, pending.shard, out);
+                if let Some(first) = self.pending.front_mut().filter(|first| !first.recalled) {
+                    first.recalled = true;
+                    self.recall_shards(key, Some(pending.shard), out);
                 }
-                if self.held.iter().any(|held| held.recalled) {
+                let mut held = self.held.iter().enumerate();
+                if held.any(|(at, held)| held.recalled && at != usize::from(pending.shard)) {
                     return;
                 }
             }
             self.pending.pop_front();
-            let granted = self.slack.min(target);
+            // What serves nobody there stays here: with what comes back it may serve somebody.
+            let granted = if self.slack < pending.least { 0 } else { self.slack.min(target) };
             self.slack -= granted;
             if let Some(held) = self.held.get_mut(usize::from(pending.shard)) {
                 held.tokens = held.tokens.saturating_add(granted);
@@ -177,10 +188,17 @@ impl QuotaLease {
             });
             let left = others.fold(self.left().saturating_add(self.slack), u64::saturating_add);
             let exhausted = granted < pending.need && may_wait;
-            let alone = self.alone;
-            let grant = QuotaGrant { consumer, period, granted, left, alone, exhausted };
+            let (free, alone) = (self.left().saturating_add(self.slack), self.alone);
+            let grant = QuotaGrant { consumer, period, granted, left, alone, exhausted, free };
             out.push_back((pending.shard, ToShard::Quota(grant)));
         }
+        self.call_wanted |= self.recalled && self.slack > 0;
+    }
+
+    /// Another instance is short: gives back what is free, the shards' part of it when they have.
+    pub(super) fn recall(&mut self, key: (ConsumerId, Period), out: &mut VecDeque<(u16, ToShard)>) {
+        self.recalled = true;
+        self.recall_shards(key, None, out);
     }
 
     /// Half of an even share while there is plenty; near the end no more than is needed.
@@ -215,17 +233,15 @@ impl QuotaLease {
         self.last_word.after(if stays { STOCK_IDLE } else { QUOTA_IDLE })
     }
 
-    fn recall(
+    /// Has the shards give back what they have free, but for one that asks itself.
+    fn recall_shards(
         &mut self,
         (consumer, period): (ConsumerId, Period),
-        asker: u16,
+        asker: Option<u16>,
         out: &mut VecDeque<(u16, ToShard)>,
     ) {
-        if let Some(first) = self.pending.front_mut() {
-            first.recalled = true;
-        }
         for (shard, held) in self.held.iter_mut().enumerate() {
-            if shard != usize::from(asker) && held.tokens > 0 {
+            if asker != Some(shard as u16) && held.tokens > 0 && !held.recalled {
                 held.recalled = true;
                 out.push_back((shard as u16, ToShard::RecallQuota { consumer, period }));
             }
@@ -252,24 +268,31 @@ impl QuotaLease {
         }
         let idle = self.pending.is_empty();
         self.spares_calls = config.call_gap > Nanos(0);
+        self.patience = config.patience();
         // A caller may ask for 2⁶⁴ - 1 tokens, on each shard: more than there are is still more
         // than there are.
         let sum =
             |of: fn(&QuotaWaiter) -> u64| self.pending.iter().map(of).fold(0, u64::saturating_add);
         let (want, need) = (sum(|pending| pending.want), sum(|pending| pending.need));
+        let needy = self.pending.iter().filter(|pending| pending.need > 0);
+        let least = needy.map(|pending| pending.least).min().unwrap_or(0);
         self.left = self.left();
         self.overrun = 0;
-        let (want, need) = (want.saturating_sub(self.slack), need.saturating_sub(self.slack));
-        let want = if want > 0 { want.max(self.stock(now)) } else { 0 };
-        if idle {
+        let is_short = need > self.slack.saturating_add(self.left);
+        if idle || self.recalled || is_short {
+            // Of a month that is short nobody keeps a rest: who asks next finds all of them.
             self.slack = 0;
         }
+        self.recalled &= self.held.iter().any(|held| held.recalled);
+        let [want, need, least] = [want, need, least].map(|of| of.saturating_sub(self.slack));
+        let want = if want > 0 { want.max(self.stock(now)) } else { 0 };
         let ask = QuotaAsk {
             consumer,
             period,
             limit: (!idle).then_some(self.limit),
             want,
             need,
+            least,
             consumed: core::mem::take(&mut self.consumed),
             held: self.on_lease(),
         };
@@ -354,7 +377,7 @@ impl QuotaLease {
     /// When something else than a call is due.
     pub(super) fn due(&self, call_gap: Nanos) -> Nanos {
         if let Some(pending) = self.pending.front() {
-            return pending.since.after(PARK);
+            return pending.since.after(self.patience);
         }
         if !self.is_quiet() {
             return NEVER;

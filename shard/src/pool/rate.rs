@@ -345,10 +345,7 @@ impl RateLease {
         }
         self.call_wanted = false;
         self.next_call_at = now.after(config.call_gap);
-        // The gap, and a way there and back that is slow for once: a key is not refused for what
-        // is only late.
-        let late = config.call_gap.after(Nanos(config.rtt.0.saturating_mul(2)));
-        self.patience = PARK.max(late);
+        self.patience = config.patience();
         let mut flight = CallInFlight::new(*next_seq, ask);
         *next_seq += 1;
         flight.send(config.rtt, now);

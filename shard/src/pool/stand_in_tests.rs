@@ -124,6 +124,7 @@ impl Fleet {
             period,
             want: need,
             need,
+            least: need,
             consumed,
             returned: 0,
             overrun: 0,

@@ -143,7 +143,7 @@ impl House {
 
     fn reserve(&mut self, shard: usize, tokens: u64, strict: bool) -> Reserve {
         let mut reserve = Reserve::Wait;
-        for _ in 0..3 {
+        for _ in 0..4 {
             let quotas = &mut self.shards[shard].1;
             reserve = quotas.check(CONSUMER, 0, PERIOD, tokens, strict, self.now);
             if let Reserve::Reserved { tokens } = reserve {

@@ -17,6 +17,7 @@
 //!    was on lease when an authority forgot it.
 //! 6. `served` and `use`: once the faults have stopped each holder that wants tokens gets some
 //!    within `n/r + 2E`, and together they get the rate. `recall`: what is called back is given up.
+//!    `ended`: of a month nothing is left that would do for a call that somebody asks for.
 //! 7. `calls`: no more of them than one for each gap.
 //! 8. `revoked`: nothing is spent after a revocation and the longest lease.
 //!
@@ -31,6 +32,7 @@ mod scenario;
 mod world;
 
 use crate::authority::Planted;
+use crate::units::Nanos;
 use scenario::Scenario;
 use world::World;
 
@@ -82,6 +84,7 @@ fn every_planted_fault_is_found() {
         (Planted::DeafToRecalls, "recall"),
         (Planted::UnheardReports, "use"),
         (Planted::LeasedTwice, "quota"),
+        (Planted::PartsOfCalls, "ended"),
         (Planted::NoGap, "calls"),
         (Planted::RevokedInVain, "revoked"),
         (Planted::NoFence, "lease"),
@@ -127,6 +130,27 @@ fn what_a_plan_allows_is_used() {
                     "{terms}/s, {shards:?}, {per_shard} a shard: {totals:?}"
                 );
             }
+        }
+    }
+}
+
+/// Calls of several sizes are asked for without a pause on all shards of three instances: no rest
+/// of the month stays where it is too little for a call.
+#[test]
+fn a_month_ends_to_the_token_however_often_it_is_asked_for() {
+    for seed in 0..20 {
+        let mut scenario = Scenario {
+            calm_for: Nanos::from_s(4),
+            ..Scenario::steady(10_000, 10_000, &[2, 1, 2], 3)
+        };
+        let budget = &mut scenario.budgets[0];
+        (budget.quota_tokens, budget.strict) = (100_000 + seed * 7, true);
+        for (place, caller) in scenario.callers.iter_mut().enumerate() {
+            caller.tokens = [60, 70, 100, 200][(place + seed as usize) % 4];
+        }
+        match World::new(seed, scenario, Planted::Nothing).run() {
+            Ok(totals) if totals.exhausted > 0 => {}
+            other => panic!("{seed}: {other:?}"),
         }
     }
 }

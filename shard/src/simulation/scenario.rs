@@ -45,6 +45,8 @@ pub(super) struct Caller {
     pub instance: usize,
     pub shard: usize,
     pub budget: usize,
+    /// Of a call.
+    pub tokens: u64,
     /// Between an answer and the next call.
     pub think: Nanos,
     /// Waits as long as a refusal says.
@@ -157,6 +159,7 @@ impl Scenario {
                     instance,
                     shard,
                     budget: 0,
+                    tokens: 1,
                     think: Nanos(100_000),
                     patient: false,
                     in_bursts: false,
@@ -222,6 +225,7 @@ fn callers(random: &mut Random, shards: &[u16], budgets: &[Budget]) -> Vec<Calle
                 instance,
                 shard,
                 budget,
+                tokens: terms.tokens_per_call,
                 think,
                 patient: random.chance(20),
                 in_bursts: random.chance(30),

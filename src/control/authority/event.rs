@@ -3,7 +3,8 @@
 use super::script::{GROUPS, ScriptAsk};
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value};
-use shard::units::{BucketId, KeyId, Nanos};
+use shard::lease::LeaseKey;
+use shard::units::{KeyId, Nanos};
 use tokio::task::JoinSet;
 
 /// Whoever last answered a ping sent longer ago than this may have said what was not heard.
@@ -20,7 +21,7 @@ pub(crate) enum Event {
     /// A connection is of no use any more.
     Failed { link: u64, cause: String },
     /// Somebody else needs what is on lease here.
-    Recalled(BucketId),
+    Recalled(LeaseKey),
     /// The key is refused from now on.
     Revoked(KeyId),
 }

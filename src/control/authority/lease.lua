@@ -470,6 +470,15 @@ end
 
 -- Quota -----------------------------------------------------------------------------------------
 
+-- Has the other holders give back what they have free.
+local function recall_month(month, name)
+  for _, holder in ipairs(month.holders) do
+    if holder.id ~= holder_id and holder.balance > 0 then
+      publish('tollgate:recall:' .. holder.id, name)
+    end
+  end
+end
+
 local function month_reply(status, granted, left)
   return { status, granted, left }
 end
@@ -520,7 +529,8 @@ end
 
 local function quota(key)
   local seq, limit = take_number(), take_tokens()
-  local want, need, consumed, held = take_tokens(), take_tokens(), take_tokens(), take_tokens()
+  local want, need, least = take_tokens(), take_tokens(), take_tokens()
+  local consumed, held, name = take_tokens(), take_tokens(), take()
   if time < open_at then
     return month_reply(FENCED, 0, 0)
   end
@@ -543,6 +553,12 @@ local function quota(key)
       plenty = floor(left / (2 * #month.holders))
     end
     local granted = min(max(min(want, plenty), need), left)
+    if granted < least then
+      granted = 0
+    end
+    if granted < need then
+      recall_month(month, name)
+    end
     holder.balance = min(holder.balance + granted, TOKENS_MAX)
     reply = month_reply(DONE, granted, month_left(month))
     holder.reply = reply

@@ -8,7 +8,8 @@ use super::event::Event;
 use crate::clock;
 use redis::aio::{AsyncPushSender, MultiplexedConnection, SendError};
 use redis::{PushInfo, PushKind, RedisError, Value};
-use shard::units::{BucketId, KeyId};
+use shard::lease::LeaseKey;
+use shard::units::{BucketId, ConsumerId, KeyId, Period};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -21,7 +22,8 @@ const PING_EVERY: Duration = Duration::from_millis(200);
 /// Messages on their way to the loop; as many as there may be buckets on lease in use at once.
 const PUSHES_MAX: usize = 65_536;
 
-/// Where the holder is asked to give back a bucket, named by its number in decimal.
+/// Where the holder is asked to give back a bucket, named by its number in decimal, or a month, by
+/// those of its consumer and of itself.
 fn recall_channel(holder: u128) -> String {
     format!("tollgate:recall:{holder:032x}")
 }
@@ -110,7 +112,13 @@ fn message(data: &[Value]) -> Option<Event> {
     if channel == KEYS.as_bytes() {
         return text.parse().ok().map(|key: KeyId| Event::Revoked(key));
     }
-    text.parse().ok().map(|bucket| Event::Recalled(BucketId(bucket)))
+    let key = match text.split_once(':') {
+        Some((consumer, period)) => {
+            LeaseKey::Quota(ConsumerId(consumer.parse().ok()?), Period(period.parse().ok()?))
+        }
+        None => LeaseKey::Rate(BucketId(text.parse().ok()?)),
+    };
+    Some(Event::Recalled(key))
 }
 
 /// Tells all instances that the key is refused. What is lost on the way the store's word makes up.

@@ -59,13 +59,14 @@ impl ScriptAsk {
                 command.arg(&[ask.used, ask.returned, ask.rtt.us(), ask.bucket.0]);
             }
             Self::Call(LeaseCall { seq, ask: LeaseAsk::Quota(ask), .. }) => {
-                let QuotaAsk { limit, want, need, consumed, held, .. } = *ask;
+                let QuotaAsk { limit, want, need, least, consumed, held, .. } = *ask;
                 command.arg("quota").arg(*seq);
                 match limit {
                     Some(limit) => command.arg(limit),
                     None => command.arg(-1),
                 };
-                command.arg(&[want, need, consumed, held]);
+                command.arg(&[want, need, least, consumed, held]);
+                command.arg(month_name(ask.consumer, ask.period));
             }
             Self::Seed { tokens, .. } => drop(command.arg("seed").arg(*tokens)),
             Self::Revoke(bucket) => drop(command.arg("revoke").arg(bucket.0)),
@@ -135,6 +136,11 @@ pub(super) fn bucket_key(group: u8, bucket: BucketId) -> String {
 /// Where a month's state is.
 pub(super) fn month_key(group: u8, consumer: ConsumerId, period: Period) -> String {
     format!("tollgate:quota:{{{group}}}:{consumer}:{period}")
+}
+
+/// What a month is called where it is recalled. A bucket is called by its number.
+pub(super) fn month_name(consumer: ConsumerId, period: Period) -> String {
+    format!("{}:{}", consumer.0, period.0)
 }
 
 /// The call of the script, known as `sha1`, that does these asks of one group. Without any it

@@ -11,7 +11,7 @@ use fastrand::Rng;
 use redis::{Client, Connection, Value};
 use shard::authority::Authority;
 use shard::lease::{
-    LONG_LEASE, LeaseAnswer, LeaseAsk, LeaseCall, QUARANTINE, QuotaAsk, RateAsk, Recall,
+    LONG_LEASE, LeaseAnswer, LeaseAsk, LeaseCall, LeaseKey, QUARANTINE, QuotaAsk, RateAsk, Recall,
 };
 use shard::limits;
 use shard::units::{BucketId, ConsumerId, Nanos, Period};
@@ -83,7 +83,7 @@ return table.concat(lines)
 ";
 
 /// Faults in the script, each with the line as it should be.
-const FAULTS: [(&str, &str); 16] = [
+const FAULTS: [(&str, &str); 19] = [
     ("if ask.seq == holder.seq then", "if false then"),
     ("ttl = max(answer.ttl - age, 0)", "ttl = answer.ttl"),
     ("    accrue(bucket, first.expires_at)\n", ""),
@@ -99,6 +99,9 @@ const FAULTS: [(&str, &str); 16] = [
     ("answer.long = is_calm and", "answer.long ="),
     ("spare = min(max(spare, 0), whole - answer.granted)", "spare = whole - answer.granted"),
     ("used, returned = used + returned, 0", ""),
+    ("if granted < least then", "if false then"),
+    ("if granted < need then", "if granted < least then"),
+    ("holder.id ~= holder_id and holder.balance > 0", "holder.id ~= holder_id"),
     ("  if holder.outstanding == 0 then\n    -- One", "  if false then\n    -- One"),
 ];
 
@@ -260,12 +263,14 @@ impl Pair {
         let consumed =
             if self.random.u32(..9) == 0 { self.number() } else { self.random.u64(..99) };
         self.held[place] = self.held[place].saturating_sub(consumed);
+        let need = if self.random.bool() { 0 } else { self.number().min(want) };
         QuotaAsk {
             consumer: ConsumerId(5),
             period: PERIOD,
             limit: (self.random.u32(..4) != 0).then(|| self.number()),
             want,
-            need: if self.random.bool() { 0 } else { self.number().min(want) },
+            need,
+            least: if self.random.bool() { need } else { self.random.u64(..=need) },
             consumed,
             held: self.held[place],
         }
@@ -309,8 +314,13 @@ impl Pair {
         let own: Vec<_> = asks.iter().map(|ask| self.own(ask)).collect();
         assert_eq!(answers, own, "the script's answers, and the authority's");
         let own = std::iter::from_fn(|| self.authority.poll_recall());
-        let told =
-            |Recall { holder, bucket }| format!("tollgate:recall:{holder:032x} {}", bucket.0);
+        let told = |Recall { holder, key }| {
+            let name = match key {
+                LeaseKey::Rate(bucket) => bucket.0.to_string(),
+                LeaseKey::Quota(consumer, period) => script::month_name(consumer, period),
+            };
+            format!("tollgate:recall:{holder:032x} {name}")
+        };
         assert_eq!(recalls, own.map(told).collect::<Vec<_>>(), "recalls by the script, and here");
         for (told, bucket) in [(told_0, BucketId(0)), (told_1, BucketId(1))] {
             let own = self.authority.bucket_text(bucket).unwrap_or_default();

@@ -18,8 +18,7 @@ impl World {
         if self.measuring && !retry {
             self.calm_ideal[who.budget].request(rate_per_s, burst, self.now);
         }
-        let terms = &self.scenario.budgets[who.budget];
-        let (tokens, strict) = (terms.tokens_per_call, terms.strict);
+        let (tokens, strict) = (who.tokens, self.scenario.budgets[who.budget].strict);
         let (bucket, consumer) = (BucketId(who.budget as u64), ConsumerId(who.budget as u64));
         let now = self.local(who.instance);
         let plan = who.budget as u32;

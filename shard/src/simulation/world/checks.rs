@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// What instances hold of a month comes together within this.
+const ENDS_WITHIN: Nanos = Nanos::from_s(1);
+
 impl World {
     pub(super) fn debits(&self, call: &LeaseCall) -> u64 {
         match &call.ask {
@@ -87,9 +90,37 @@ impl World {
         Ok(())
     }
 
+    /// Where nobody has been admitted for long, although all ask without a pause, has the month too
+    /// little left for a call?
+    fn check_ended(&self, budget: usize) -> Result<(), String> {
+        let month = &self.months[budget];
+        let is_known = self.scenario.crash_percent == 0 && !self.scenario.fails_over;
+        if !is_known || self.revoked_from[budget].is_some() || self.scenario.pace.is_some() {
+            return Ok(());
+        }
+        let callers = self.scenario.callers.iter().filter(|caller| caller.budget == budget);
+        let least = callers.map(|caller| caller.tokens).min().unwrap_or(u64::MAX);
+        let least = if self.scenario.budgets[budget].strict { least } else { 1 };
+        let turn =
+            Nanos(self.instances.len() as u64 * 1_000_000_000 / self.plans[budget].rate_per_s);
+        let most = ENDS_WITHIN.after(turn).after(Nanos(2 * self.lease_max[budget].0));
+        let served_at = self.served_at[budget].iter().max().copied().unwrap_or_default();
+        let waited = self.now.since(served_at);
+        let left = month.limit.saturating_sub(month.consumed + month.reserved);
+        if waited > most && left >= least {
+            return Err(format!(
+                "ended: {left} of {} left for calls of {least} or more, and nobody was admitted \
+                 for {waited:?}",
+                month.limit
+            ));
+        }
+        Ok(())
+    }
+
     /// Liveness, use of what there is, and the number of calls.
     pub(super) fn judge_calm(&mut self) -> Result<(), String> {
         for budget in 0..self.plans.len() {
+            self.check_ended(budget)?;
             for instance in 0..self.instances.len() {
                 self.check_served(budget, instance)?;
             }

@@ -10,7 +10,7 @@ use super::scenario::{Random, Scenario};
 use crate::authority::{Authority, LeaseAnswer, LeaseCall, LeaseReply, Planted, Status};
 use crate::bucket::{Buckets, Take};
 use crate::catalog::{Plan, WhenLost};
-use crate::lease::{LeaseAsk, PARK, Recall};
+use crate::lease::{LeaseAsk, LeaseKey, PARK, Recall};
 use crate::message::{QuotaWant, RateWant, ToShard};
 use crate::pool::{Pool, PoolConfig};
 use crate::quota::{Quotas, Reserve};
@@ -63,7 +63,7 @@ enum Event {
     Recalled {
         instance: usize,
         life: u64,
-        bucket: BucketId,
+        key: LeaseKey,
     },
     /// It has had the time to come back.
     GivenBack {
@@ -371,7 +371,7 @@ impl World {
                 self.instances[instance].pool.on_reply(reply, now);
             }
             Event::Wake { instance, life } => self.wake(instance, life)?,
-            Event::Recalled { instance, life, bucket } => self.hear_recall(instance, life, bucket),
+            Event::Recalled { instance, life, key } => self.hear_recall(instance, life, key),
             Event::GivenBack { instance, life, bucket, told_at } => {
                 self.check_given_back(instance, life, bucket, told_at)?;
             }

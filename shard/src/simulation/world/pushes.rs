@@ -8,7 +8,7 @@ const GIVEN_BACK_AFTER: Nanos = Nanos::from_ms(30);
 impl World {
     pub(super) fn carry_recalls(&mut self) {
         while self.watched.poll_recall().is_some() {}
-        while let Some(Recall { holder, bucket }) = self.authority.poll_recall() {
+        while let Some(Recall { holder, key }) = self.authority.poll_recall() {
             let (instance, life) = (holder as u64 as usize, (holder >> 64) as u64);
             let is_cut = self.instances[instance].cut_until > self.now;
             if !self.calm && (is_cut || self.random.chance(self.scenario.push_drop_percent)) {
@@ -19,19 +19,21 @@ impl World {
             if !self.calm && self.random.chance(self.scenario.delay_percent) {
                 delay = Nanos(self.random.within(delay.0, delay.0 + self.scenario.delay_max.0));
             }
-            self.at(self.now.after(delay), Event::Recalled { instance, life, bucket });
+            self.at(self.now.after(delay), Event::Recalled { instance, life, key });
         }
     }
 
-    pub(super) fn hear_recall(&mut self, instance: usize, life: u64, bucket: BucketId) {
+    pub(super) fn hear_recall(&mut self, instance: usize, life: u64, key: LeaseKey) {
         let now = self.local(instance);
         if self.instances[instance].life != life {
             return;
         }
         self.totals.recalls += 1;
-        self.instances[instance].pool.on_recall(bucket, now);
-        let at = self.now.after(GIVEN_BACK_AFTER);
-        self.at(at, Event::GivenBack { instance, life, bucket, told_at: now });
+        self.instances[instance].pool.on_recall(key, now);
+        if let LeaseKey::Rate(bucket) = key {
+            let at = self.now.after(GIVEN_BACK_AFTER);
+            self.at(at, Event::GivenBack { instance, life, bucket, told_at: now });
+        }
     }
 
     pub(super) fn check_given_back(

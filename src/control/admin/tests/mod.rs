@@ -489,6 +489,7 @@ fn shards_get_tokens_of_rate_and_of_what_the_ledger_leaves() {
         period: Period(202_611),
         want: 100_000,
         need: 100_000,
+        least: 100_000,
         consumed: 0,
         returned: 0,
         overrun: 0,

@@ -14,6 +14,7 @@ fn want(shard: u16, consumer: u64) -> ToControl {
         period: MONTH,
         want: 10,
         need: 10,
+        least: 10,
         consumed: 0,
         returned: 0,
         overrun: 0,

@@ -14,7 +14,7 @@ use crate::control::shard_senders::ShardSenders;
 use crate::metrics::ControlMetrics;
 use shard::catalog::{Catalog, Plan, WhenLost};
 use shard::lease::{
-    LONG_LEASE, LeaseAnswer, LeaseAsk, LeaseCall, LeaseReply, RateAnswer, RateAsk, Status,
+    LONG_LEASE, LeaseAnswer, LeaseAsk, LeaseCall, LeaseKey, LeaseReply, RateAnswer, RateAsk, Status,
 };
 use shard::message::{QuotaWant, RateWant, ToShard};
 use shard::units::{BucketId, ConsumerId, KeyId, Nanos, Period, PlanId};
@@ -169,6 +169,7 @@ impl Instance {
             period: Period(202_611),
             want: need,
             need,
+            least: need,
             consumed: 0,
             returned: 0,
             overrun: 0,
@@ -333,15 +334,18 @@ fn what_redis_says_unasked_is_heard_in_its_order() {
         let channel = "tollgate:recall:00000000000000000000000000000a0b";
         assert_eq!(publish(channel, "no number"), 1);
         assert_eq!(publish(channel, &bucket.0.to_string()), 1);
+        assert_eq!(publish(channel, "7:202611"), 1);
         authority.tell_revoked(key);
-        let (mut recalled, mut revoked) = (false, false);
-        while !(recalled && revoked) {
+        let (mut recalled, mut month, mut revoked) = (false, None, false);
+        while !(recalled && month.is_some() && revoked) {
             match events.recv_async().await.unwrap() {
-                Event::Recalled(named) => recalled = named == bucket,
+                Event::Recalled(LeaseKey::Rate(named)) => recalled = named == bucket,
+                Event::Recalled(named) => month = Some(named),
                 Event::Revoked(named) => revoked = named == key,
                 event => drop(authority.on_event(event)),
             }
         }
+        assert_eq!(month, Some(LeaseKey::Quota(ConsumerId(7), Period(202_611))));
     });
 }
 
@@ -417,9 +421,10 @@ fn a_long_lease_is_called_back_by_whoever_wants_more_than_is_left() {
         assert_eq!((little.granted, quiet.events.try_iter().any(recalled)), (10, false));
         assert!(hungry.ask(BURST, 0).await.granted < BURST);
         let recalled = async {
-            while !matches!(quiet.events.recv_async().await.unwrap(), Event::Recalled(BucketId(1)))
-            {
-            }
+            while !matches!(
+                quiet.events.recv_async().await.unwrap(),
+                Event::Recalled(LeaseKey::Rate(BucketId(1)))
+            ) {}
         };
         tokio::time::timeout(Duration::from_secs(5), recalled).await.unwrap();
     });
