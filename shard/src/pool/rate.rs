@@ -40,6 +40,8 @@ pub(super) struct RateLease {
     long: bool,
     /// Somebody does: all that is not spent goes back at once.
     recalled: bool,
+    /// It was said while a call was on its way, whose answer may be older than that.
+    overtaken: bool,
     /// The shards are to give back what they keep.
     recall_shards: bool,
     ready: u64,
@@ -101,6 +103,7 @@ impl RateLease {
             ttl: Nanos(0),
             long: false,
             recalled: false,
+            overtaken: false,
             recall_shards: false,
             ready: 0,
             runs: VecDeque::new(),
@@ -225,6 +228,7 @@ impl RateLease {
     /// Ends a long lease: what is not spent goes back, the shards' part of it when they have given
     /// it back.
     pub(super) fn recall(&mut self) {
+        self.overtaken = self.flight.is_some();
         if self.long {
             self.long = false;
             self.recalled = true;
@@ -425,8 +429,11 @@ impl RateLease {
             self.lapse();
         }
         let was_long = self.long;
+        let overtaken = core::mem::take(&mut self.overtaken);
         if answer.granted > 0 {
-            (self.long, self.recalled) = (answer.long, false);
+            self.long = answer.long && !overtaken;
+            self.recalled = answer.long && overtaken;
+            self.call_wanted |= self.recalled;
         } else {
             // A mere report makes no lease a long one again that was recalled meanwhile.
             self.long &= answer.long;

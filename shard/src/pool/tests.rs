@@ -3,9 +3,10 @@
 
 use super::*;
 use crate::authority::Authority;
-use crate::lease::{Recall, Status};
+use crate::lease::{RateAnswer, Recall, Status};
 use crate::units::PlanId;
 
+const BUCKET: BucketId = BucketId(1);
 const MONTH: (ConsumerId, Period) = (ConsumerId(1), Period(202_611));
 const START: Nanos = Nanos::from_s(1_000);
 
@@ -29,6 +30,49 @@ fn plan() -> Plan {
         quota_tokens: 1_000,
         when_lost: None,
     }
+}
+
+fn rate_want() -> RateWant {
+    RateWant {
+        shard: 0,
+        bucket: BUCKET,
+        plan: 0,
+        lease: 0,
+        want: 2,
+        need: 1,
+        demand: 2,
+        used: 0,
+        returned: 0,
+    }
+}
+
+/// The answer is older than the recall: repeated after it got lost, or slower on its way.
+#[test]
+fn a_lease_that_is_recalled_before_its_answer_comes_goes_back() {
+    let (mut pool, mut authority, mut now) = (pool(1, 1), Authority::new(None), START);
+    let call_and_reply = |pool: &mut Pool, authority: &mut Authority, now| {
+        pool.on_rate(rate_want(), &plan(), now);
+        let call = pool.poll_call(now).unwrap();
+        authority.call(&call, now)
+    };
+    let reply = call_and_reply(&mut pool, &mut authority, now);
+    pool.on_reply(reply, now);
+    // By now it is known what the key wants.
+    now = now.after(Nanos::from_ms(500));
+    let reply = call_and_reply(&mut pool, &mut authority, now);
+    let LeaseAnswer::Rate(RateAnswer { long, granted, lease, .. }) = reply.answer else {
+        panic!("{reply:?}")
+    };
+    assert!(long && granted > 5, "{reply:?}");
+    pool.on_recall(LeaseKey::Rate(BUCKET), now);
+    now = now.after(Nanos::from_ms(20));
+    pool.on_reply(reply, now);
+    let to_shard: Vec<_> = std::iter::from_fn(|| pool.poll_shard()).collect();
+    let Some((0, ToShard::Rate(grant))) = to_shard.last() else { panic!("{to_shard:?}") };
+    assert!(grant.granted > 0 && !grant.keep, "{grant:?}");
+    let LeaseAsk::Rate(ask) = pool.poll_call(now).unwrap().ask else { panic!("about a month") };
+    let returned = granted - u64::from(grant.granted);
+    assert_eq!((ask.lease, ask.want, ask.returned), (lease, 0, returned));
 }
 
 /// A word of the pool's only shard on the month, and the calls that it makes after it.
