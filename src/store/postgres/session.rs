@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, Error, Row, Statement};
+use tokio_postgres::{
+    AsyncMessage, CancelToken, Client, Config, Error, Row, SimpleQueryMessage, SimpleQueryRow,
+    Statement,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// To connect, sign in and set the session up.
@@ -152,6 +155,15 @@ impl Session {
     pub(super) async fn execute(&self, sql: &str, values: Values<'_>) -> Result<u64, Error> {
         let statement = self.prepared(sql).await?;
         self.client.execute(&statement, values).await
+    }
+
+    /// Statements without values, and the rows of them all, as texts.
+    pub(super) async fn texts(&self, sql: &str) -> Result<Vec<SimpleQueryRow>, Error> {
+        let row = |message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        };
+        Ok(self.client.simple_query(sql).await?.into_iter().filter_map(row).collect())
     }
 
     /// Statements without values or answers.

@@ -6,6 +6,7 @@ use super::columns::{UnixUs, signed, unsigned};
 use super::session::{Session, Values};
 use crate::store::day_sums::{DaySum, DaySums};
 use crate::store::known_prices::KnownPrices;
+use futures_util::future::join;
 use shard::month_places::MonthOnService;
 use shard::units::{ConsumerId, DAY_US, Period, ServiceId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,10 +36,10 @@ pub(super) async fn flush(
         month.output_tokens += sum.output_tokens;
         month.cost_nanousd += sum.cost_nanousd;
     }
-    let mut saturated = 0;
-    for (upsert, sums) in [(upsert_months(), &months), (upsert_days(), &days)] {
-        saturated += add(db, &upsert, sums).await?;
-    }
+    // One behind the other without a wait between them.
+    let (of_months, of_days) = (upsert_months(), upsert_days());
+    let (of_months, of_days) = join(add(db, &of_months, &months), add(db, &of_days, &days)).await;
+    let saturated = of_months? + of_days?;
     add_fees(db, &days, prices).await?;
     Ok(saturated)
 }
