@@ -174,7 +174,7 @@ fn batch(criterion: &mut Criterion) {
     ledger.tune().unwrap();
     batch_into(criterion, "SQLite", &mut ledger, BATCH_ROWS);
     let Ok(url) = std::env::var("TOLLGATE_BENCH_POSTGRES") else { return };
-    for rows in [100, 1_000, BATCH_ROWS] {
+    for rows in [100, 1_000, BATCH_ROWS, 4 * BATCH_ROWS] {
         let server = PostgresServer::at(PostgresUrl::parse(&url).unwrap());
         let mut ledger = Ledger::open(StoreLocation::Postgres(server)).unwrap();
         batch_into(criterion, "Postgres", &mut ledger, rows);

@@ -255,6 +255,7 @@ impl Fleet {
             (100, "ledger: a batch of 100 rows"),
             (1_000, "ledger: a batch of 1 000 rows"),
             (4_096, "ledger: a batch of 4 096 rows"),
+            (16_384, "ledger: a batch of 16 384 rows"),
         ] {
             let path = format!("target/criterion/writer/batch of {rows} into Postgres/new");
             let text = read(&root.join(path).join("estimates.json"))?;
@@ -262,9 +263,16 @@ impl Fleet {
                 serde_json::from_str(&text).map_err(|error| error.to_string())?;
             let ns = estimates["median"]["point_estimate"].as_f64().ok_or("no median")?;
             figures.note(what, "tollgate", "ms", ns / 1e6);
-            if rows == 4_096 {
-                let rows_per_s = f64::from(rows) * 1e9 / ns;
-                figures.note("ledger: rows of one writer", "tollgate", "rows/s", rows_per_s);
+            let rows_per_s = f64::from(rows) * 1e9 / ns;
+            match rows {
+                4_096 => {
+                    figures.note("ledger: rows of one writer", "tollgate", "rows/s", rows_per_s)
+                }
+                16_384 => {
+                    let what = "ledger: rows of one writer, 16 384 at once";
+                    figures.note(what, "tollgate", "rows/s", rows_per_s);
+                }
+                _ => {}
             }
         }
         Ok(())
