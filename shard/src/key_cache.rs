@@ -8,8 +8,8 @@
 
 use crate::clock_table::{ClockTable, TableKey, TablePlace};
 use crate::limits::{
-    BUSY_TTL, KEY_TTL, KEYS_CACHED_MAX, VERIFIES_MAX, VERIFY_RETRY, WRONG_KEY_TTL,
-    WRONG_KEYS_CACHED_MAX,
+    BUSY_TTL, KEY_FRESH_MIN, KEY_FRESH_SPREAD, KEY_TTL, KEYS_CACHED_MAX, VERIFIES_MAX,
+    VERIFY_RETRY, WRONG_KEY_TTL, WRONG_KEYS_CACHED_MAX,
 };
 use crate::message::{KeyDigest, KeyGrant, Verdict};
 use crate::units::{BucketId, ConsumerId, KeyId, Nanos, ServiceId};
@@ -35,6 +35,8 @@ pub struct Caller {
 pub enum Identity {
     /// Valid.
     Known(Caller),
+    /// Valid as far as is known, by a verdict of some time ago. Go on, and call `verify` now.
+    Suspect(Caller),
     /// Wrong, revoked or expired, or not ours.
     Refused,
     /// Control would not look at it a moment ago, or too many keys are being looked at.
@@ -71,8 +73,23 @@ struct Known {
     consumer: ConsumerId,
     bucket: BucketId,
     plan: u32,
+    /// Then control is asked again; never after `valid_until`.
+    fresh_until: Nanos,
     valid_until: Nanos,
     services: Option<Arc<[ServiceId]>>,
+}
+
+impl Known {
+    fn caller(&self, place: TablePlace) -> Caller {
+        let Self { key, consumer, bucket, plan, .. } = *self;
+        Caller { key, consumer, plan, bucket, place }
+    }
+
+    /// Would a caller be told the same of both?
+    fn is_same_caller(&self, other: &Self) -> bool {
+        let of = |it: &Self| (it.key, it.consumer, it.bucket, it.plan);
+        of(self) == of(other)
+    }
 }
 
 /// A question about a key that has no lasting answer yet.
@@ -111,11 +128,13 @@ impl KeyCache {
 
     /// What is known of the key with this digest?
     pub(crate) fn identify(&mut self, digest: &KeyDigest, now: Nanos) -> Identity {
-        if let Some((place, known)) = self.known.get(digest)
-            && now < known.valid_until
-        {
-            let &mut Known { key, consumer, bucket, plan, .. } = known;
-            return Identity::Known(Caller { key, consumer, plan, bucket, place });
+        if let Some((place, known)) = self.known.get(digest) {
+            if now < known.fresh_until {
+                return Identity::Known(known.caller(place));
+            }
+            if now < known.valid_until {
+                return Identity::Suspect(known.caller(place));
+            }
         }
         if self.wrong.get(digest).is_some_and(|(_, until)| now < *until) {
             return Identity::Refused;
@@ -130,10 +149,16 @@ impl KeyCache {
         if self.question_has_room(now) { Identity::Wait { verify: true } } else { Identity::Busy }
     }
 
-    /// Notes that control is being asked about `digest`.
+    /// Notes that control is being asked about `digest`. A key that is still valid goes on, and is
+    /// asked about once, however many calls come before the answer.
     pub(crate) fn asked(&mut self, digest: KeyDigest, now: Nanos) {
-        let question = Question { until: now.after(VERIFY_RETRY), busy: false };
-        self.questions.insert(digest, question);
+        let until = now.after(VERIFY_RETRY);
+        match self.known.get(&digest) {
+            Some((_, known)) if now < known.valid_until => {
+                known.fresh_until = until.min(known.valid_until);
+            }
+            _ => self.questions.insert(digest, Question { until, busy: false }),
+        }
     }
 
     /// Takes control's answer.
@@ -147,7 +172,12 @@ impl KeyCache {
             }
             Verdict::Granted(grant) if grant.expires_at.is_none_or(|at| now < at) => {
                 self.wrong.remove(&digest);
-                self.known.insert(digest, known(*grant, now));
+                let known = known(&digest, *grant, now);
+                match self.known.get(&digest) {
+                    // Calls under way hold a place, and go on.
+                    Some((_, held)) if held.is_same_caller(&known) => *held = known,
+                    _ => self.known.insert(digest, known),
+                }
             }
             Verdict::Granted(_) | Verdict::Refused => {
                 self.known.remove(&digest);
@@ -193,11 +223,17 @@ impl KeyCache {
     }
 }
 
-fn known(grant: KeyGrant, now: Nanos) -> Known {
+fn known(digest: &KeyDigest, grant: KeyGrant, now: Nanos) -> Known {
     let KeyGrant { key, consumer, bucket, plan, expires_at, services } = grant;
     let lapses_at = now.after(KEY_TTL);
     let valid_until = expires_at.map_or(lapses_at, |expires_at| expires_at.min(lapses_at));
-    Known { key, consumer, bucket, plan, valid_until, services }
+    let fresh_until = now.after(fresh_for(digest)).min(valid_until);
+    Known { key, consumer, bucket, plan, fresh_until, valid_until, services }
+}
+
+/// As evenly spread as the digests are, and for each key always the same.
+fn fresh_for(digest: &KeyDigest) -> Nanos {
+    KEY_FRESH_MIN.after(Nanos(word(digest, 1) % KEY_FRESH_SPREAD.0))
 }
 
 #[cfg(test)]
@@ -252,19 +288,22 @@ mod tests {
         (0..6u64, step)
     }
 
-    /// The same by plain maps: verdicts until when, questions until when and whether busy.
+    /// The same by plain maps: verdicts until when, and until when not asked about again;
+    /// questions until when and whether busy.
     #[derive(Default)]
     struct Model {
         valid: HashMap<u64, Nanos>,
+        fresh: HashMap<u64, Nanos>,
         wrong: HashMap<u64, Nanos>,
         questions: HashMap<u64, (Nanos, bool)>,
     }
 
     impl Model {
-        fn expect(&self, key: u64, now: Nanos) -> Result<u64, Identity> {
+        /// Of a valid key, whether it is fresh.
+        fn expect(&self, key: u64, now: Nanos) -> Result<bool, Identity> {
             let lasts = |until: Option<&Nanos>| until.is_some_and(|until| now < *until);
             match self.questions.get(&key) {
-                _ if lasts(self.valid.get(&key)) => Ok(key),
+                _ if lasts(self.valid.get(&key)) => Ok(lasts(self.fresh.get(&key))),
                 _ if lasts(self.wrong.get(&key)) => Err(Identity::Refused),
                 Some((until, true)) if now < *until => Err(Identity::Busy),
                 Some((until, false)) if now < *until => Err(Identity::Wait { verify: false }),
@@ -277,6 +316,7 @@ mod tests {
                 Step::Granted { expires_in_ms } if *expires_in_ms != Some(0) => {
                     let ttl_ms = expires_in_ms.unwrap_or(u64::MAX).min(300_000);
                     self.valid.insert(key, now.after(Nanos::from_ms(ttl_ms)));
+                    self.fresh.insert(key, now.after(fresh_for(&digest(key))));
                     self.wrong.remove(&key);
                     self.questions.remove(&key);
                 }
@@ -311,7 +351,8 @@ mod tests {
                     Step::Identify { ask } => {
                         let identity = cache.identify(&digest(key), now);
                         match (identity, model.expect(key, now)) {
-                            (Identity::Known(caller), Ok(_)) => {
+                            (Identity::Known(caller), Ok(true))
+                            | (Identity::Suspect(caller), Ok(false)) => {
                                 prop_assert_eq!(caller.key, KeyId(key));
                                 prop_assert_eq!(caller.consumer, ConsumerId(key % 3));
                                 prop_assert_eq!(caller.bucket, BucketId(key + 100));
@@ -321,6 +362,10 @@ mod tests {
                                 callers.push(caller);
                             }
                             (identity, expected) => prop_assert_eq!(Err(identity), expected),
+                        }
+                        if matches!(identity, Identity::Suspect(_)) && *ask {
+                            cache.asked(digest(key), now);
+                            model.fresh.insert(key, now.after(Nanos::from_s(10)));
                         }
                         if identity == (Identity::Wait { verify: true }) && *ask {
                             cache.asked(digest(key), now);
@@ -346,6 +391,58 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A revocation that nobody told the shard of holds within half a minute.
+    #[test]
+    fn a_key_in_use_is_asked_about_every_half_minute_and_goes_on_meanwhile() {
+        let (mut cache, mut now) = (KeyCache::new(), Nanos::from_s(1));
+        let granted = || Verdict::Granted(Box::new(grant(0, None)));
+        cache.answered(digest(0), granted(), now);
+        let first = match cache.identify(&digest(0), now) {
+            Identity::Known(caller) => Some(caller),
+            _ => None,
+        };
+        let is_current = |cache: &KeyCache, now| first.is_some_and(|it| cache.is_current(&it, now));
+        for _ in 0..3 {
+            let verified_at = now;
+            while let Identity::Known(_) = cache.identify(&digest(0), now) {
+                now = now.after(Nanos::from_ms(100));
+            }
+            let fresh_for = now.since(verified_at);
+            assert!((10..=30).contains(&(fresh_for.us() / 1_000_000)), "{fresh_for:?}");
+            assert!(matches!(cache.identify(&digest(0), now), Identity::Suspect(_)));
+            cache.asked(digest(0), now);
+            assert!(matches!(cache.identify(&digest(0), now), Identity::Known(_)), "asked once");
+            cache.answered(digest(0), granted(), now);
+            assert!(is_current(&cache, now), "a call under way goes on");
+        }
+        // No answer: asked again and again, and not used for ever.
+        let silent_since = now;
+        while now < silent_since.after(KEY_TTL) {
+            if let Identity::Suspect(_) = cache.identify(&digest(0), now) {
+                cache.asked(digest(0), now);
+            }
+            assert!(matches!(cache.identify(&digest(0), now), Identity::Known(_)));
+            now = now.after(Nanos::from_s(1));
+        }
+        assert_eq!(cache.identify(&digest(0), now), Identity::Wait { verify: true });
+        cache.answered(digest(0), granted(), now);
+        cache.answered(digest(0), Verdict::Refused, now);
+        assert_eq!(cache.identify(&digest(0), now), Identity::Refused);
+        assert!(!is_current(&cache, now));
+    }
+
+    #[test]
+    fn keys_verified_at_one_moment_are_not_asked_about_at_another() {
+        let mut of_second = [0; 30];
+        for key in 1..=10_000u64 {
+            let mut digest = [0; 32];
+            digest[8..16].copy_from_slice(&key.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_ne_bytes());
+            of_second[(fresh_for(&digest).us() / 1_000_000) as usize] += 1;
+        }
+        assert!(of_second[..10].iter().all(|count| *count == 0));
+        assert!(of_second[10..].iter().all(|count| (400..600).contains(count)), "{of_second:?}");
     }
 
     #[test]

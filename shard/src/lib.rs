@@ -187,11 +187,13 @@ impl Shard {
     pub fn identify(&mut self, digest: &KeyDigest, now: Nanos) -> Identity {
         match self.keys.identify(digest, now) {
             Identity::Wait { verify: true } if self.outbox.len() == OUTBOX_MAX => Identity::Busy,
+            Identity::Suspect(caller) if self.outbox.len() == OUTBOX_MAX => Identity::Known(caller),
             identity => identity,
         }
     }
 
-    /// Asks control about a key. Only right after `identify` said `Wait { verify: true }`.
+    /// Asks control about a key. Only right after `identify` said `Wait { verify: true }` or
+    /// `Suspect`.
     pub fn verify(
         &mut self,
         digest: KeyDigest,

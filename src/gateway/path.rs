@@ -189,6 +189,12 @@ async fn identify(core: &Core, exchange: &Exchange<'_>) -> Result<Caller, Stop> 
         let identity = core.shard.borrow_mut().identify(&digest, clock::lately());
         match identity {
             Identity::Known(caller) => return Ok(caller),
+            // Should control say otherwise, later calls are refused; this one waits for nobody.
+            Identity::Suspect(caller) => {
+                core.shard.borrow_mut().verify(digest, key, exchange.peer(), clock::lately());
+                mailbox::post(core);
+                return Ok(caller);
+            }
             Identity::Refused => return Err(ApiError::InvalidApiKey.into()),
             // Nobody has such a key: control is not asked, and no other caller waits behind it.
             Identity::Busy | Identity::Wait { .. } if !core.known_ids.may_have(id) => {
