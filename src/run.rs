@@ -255,7 +255,8 @@ fn open_store(
         Err(why) => return Err(told(&why)),
     };
     let opened = control::open_from_snapshot(config);
-    let opened = opened.map_err(|no| RunError(format!("{why}; and no snapshot of it: {no}")))?;
+    let opened =
+        opened.map_err(|no| RunError(format!("{why}; nor is there a start without it: {no}")))?;
     let ledger = Ledger::open_away(&**config).map_err(|why| told(&why))?;
     let root = config.server.data_dir.join(journal::DIR_NAME);
     let left = writer::journals_in(&root).map_err(|why| failed("no journals")(&why))?;

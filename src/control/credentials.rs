@@ -12,24 +12,38 @@ use std::path::Path;
 pub(crate) fn open_vault(config: &Config) -> Result<Vault, super::OpenError> {
     let mut credentials = Credentials::open(config).map_err(super::OpenError::Store)?;
     if credentials.key_names()?.is_some() {
-        // A key that is made here would be one that the others have not got.
-        refuse_missing(&digest_file(config))?;
-        refuse_missing(&encryption_file(config))?;
+        refuse_missing(config)?;
     }
     let vault = Vault::open(config, holds(&credentials)?)?;
-    let (needed, ours) = (credentials.agree(vault.key_names())?, vault.key_names());
-    if needed.digest != ours.digest {
-        return Err(not_the_others(&digest_file(config)).into());
-    }
-    if needed.encryption != ours.encryption {
-        return Err(not_the_others(&encryption_file(config)).into());
-    }
+    refuse_others(config, credentials.agree(vault.key_names())?, vault.key_names())?;
     seal_plain(&mut credentials, &vault)?;
     Ok(vault)
 }
 
-fn refuse_missing(key_file: &Path) -> io::Result<()> {
-    if key_file.exists() { Ok(()) } else { Err(not_the_others(key_file)) }
+/// The same while the store is away, by what was written down of it: `needed` are the keys that all
+/// instances on it have.
+pub(crate) fn open_vault_away(config: &Config, needed: Option<KeyNames>) -> io::Result<Vault> {
+    refuse_missing(config)?;
+    let vault = Vault::read(config)?;
+    refuse_others(config, needed.unwrap_or(vault.key_names()), vault.key_names())?;
+    Ok(vault)
+}
+
+/// A key that is made here would be one that the others have not got.
+fn refuse_missing(config: &Config) -> io::Result<()> {
+    let missing =
+        [digest_file(config), encryption_file(config)].into_iter().find(|it| !it.exists());
+    missing.map_or(Ok(()), |key_file| Err(not_the_others(&key_file)))
+}
+
+fn refuse_others(config: &Config, needed: KeyNames, ours: KeyNames) -> io::Result<()> {
+    if needed.digest != ours.digest {
+        return Err(not_the_others(&digest_file(config)));
+    }
+    if needed.encryption != ours.encryption {
+        return Err(not_the_others(&encryption_file(config)));
+    }
+    Ok(())
 }
 
 fn not_the_others(key_file: &Path) -> io::Error {

@@ -7,7 +7,7 @@ use super::directory::{Consumer, Directory};
 use super::names::HostNames;
 use super::open_error::OpenError;
 use super::shard_senders::ShardSenders;
-use super::vault::{Vault, name_in};
+use super::vault::Vault;
 use super::{admin_token, catalog, credentials, run};
 use crate::channels::ControlChannels;
 use crate::config::{AuthorityUrl, CaFile, Config, KEY_BYTES, RedisUrl};
@@ -78,8 +78,7 @@ pub(crate) fn open(config: &Config) -> Result<Opened, OpenError> {
 pub(crate) fn open_from_snapshot(config: &Config) -> Result<Opened, OpenError> {
     let admin_token = admin_token::load(config)?;
     let (store, snapshot) = store::Catalog::from_snapshot(config).map_err(OpenError::Catalog)?;
-    let sealed = snapshot.loaded.services.iter().find_map(|row| row.credential.as_deref());
-    let vault = Vault::open(config, sealed.and_then(name_in))?;
+    let vault = credentials::open_vault_away(config, snapshot.key_names)?;
     let (mut directory, names) = known_by_heart(snapshot.loaded, &vault)?;
     snapshot.keys.iter().for_each(|row| directory.set_key(row));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -141,6 +141,16 @@ impl Vault {
         Ok(Self { digest, seal: Arc::new(Seal::of(&encryption)) })
     }
 
+    /// Reads the keys as they are: makes none, and ends no rotation that was cut off, since the
+    /// store alone knows which of the two keys holds.
+    pub(crate) fn read(config: &Config) -> io::Result<Self> {
+        let read = |file: &Path| -> io::Result<InstanceKey> {
+            InstanceKey::read(file)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+        };
+        let (digest, encryption) = (read(&digest_file(config))?, read(&encryption_file(config))?);
+        Ok(Self { digest, seal: Arc::new(Seal::of(&encryption)) })
+    }
+
     /// Under this the digests of API keys are made.
     pub(crate) fn digest_key(&self) -> [u8; KEY_BYTES] {
         self.digest.0

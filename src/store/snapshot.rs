@@ -8,8 +8,8 @@
 
 use super::price_text;
 use super::rows::{
-    ConsumerRow, Digest, KeyRow, Loaded, PlanRow, PriceRow, ServiceRow, when_lost_name,
-    when_lost_of,
+    ConsumerRow, Digest, KeyName, KeyNames, KeyRow, Loaded, PlanRow, PriceRow, ServiceRow,
+    when_lost_name, when_lost_of,
 };
 use crate::clock;
 use crate::data_dir::replace_file;
@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 /// The file in the data directory.
 const FILE_NAME: &str = "snapshot";
 /// What every file of this form begins with.
-const FORM: &[u8; 20] = b"tollgate snapshot 1\n";
+const FORM: &[u8; 20] = b"tollgate snapshot 2\n";
 const DIGEST_BYTES: usize = 32;
 /// Past this a key that was revoked long ago would still be let in.
 const AGE_S_MAX: i64 = 24 * 3_600;
@@ -37,6 +37,8 @@ const FILE_BYTES_MAX: u64 = 4 << 30;
 pub(crate) struct Snapshot {
     /// All changes up to this one are in it.
     pub(crate) seen: i64,
+    /// The keys that all instances on the store need.
+    pub(crate) key_names: Option<KeyNames>,
     pub(crate) loaded: Loaded,
     /// Those that are not revoked.
     pub(crate) keys: Vec<KeyRow>,
@@ -45,6 +47,8 @@ pub(crate) struct Snapshot {
 #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 struct FlatSnapshot {
     seen: i64,
+    /// Of the digests, and of the credentials.
+    key_names: Option<(KeyName, KeyName)>,
     key_count: u64,
     plans: Vec<FlatPlan>,
     services: Vec<FlatService>,
@@ -150,6 +154,7 @@ fn flat(snapshot: Snapshot) -> FlatSnapshot {
     let Loaded { keys: key_count, plans, services, consumers } = snapshot.loaded;
     FlatSnapshot {
         seen: snapshot.seen,
+        key_names: snapshot.key_names.map(|names| (names.digest, names.encryption)),
         key_count: key_count as u64,
         plans: plans.into_iter().map(flat_plan).collect(),
         services: services.into_iter().map(flat_service).collect(),
@@ -214,7 +219,8 @@ fn restored(flat: FlatSnapshot) -> Option<Snapshot> {
         services: services?,
         consumers: flat.consumers.into_iter().map(consumer_row).collect(),
     };
-    Some(Snapshot { seen: flat.seen, loaded, keys: keys? })
+    let key_names = flat.key_names.map(|(digest, encryption)| KeyNames { digest, encryption });
+    Some(Snapshot { seen: flat.seen, key_names, loaded, keys: keys? })
 }
 
 fn plan_row(flat: FlatPlan) -> PlanRow {
@@ -327,7 +333,8 @@ mod tests {
             services: vec![service_row(flat).unwrap()],
             consumers: Vec::new(),
         };
-        Snapshot { seen: 17, loaded, keys: vec![key_row(key).unwrap()] }
+        let key_names = Some(KeyNames { digest: [1; 8], encryption: [2; 8] });
+        Snapshot { seen: 17, key_names, loaded, keys: vec![key_row(key).unwrap()] }
     }
 
     #[test]
@@ -338,6 +345,7 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let [written, read] = [snapshot(), read(dir.path(), "here").unwrap()];
         assert_eq!((read.seen, read.loaded.keys), (17, 9));
+        assert_eq!(read.key_names, written.key_names);
         assert_eq!(read.loaded.plans[0].plan, written.loaded.plans[0].plan);
         let [ours, theirs] = [&read.loaded.services[0], &written.loaded.services[0]];
         assert_eq!(ours.prices[0].price, theirs.prices[0].price);

@@ -9,7 +9,7 @@
 use super::Done;
 use super::lane::{PostgresLane, Work};
 use super::session::{self, Access, Session};
-use super::{consumers, keys, news, plans, replica, schema, services, usage};
+use super::{consumers, credentials, keys, news, plans, replica, schema, services, usage};
 use crate::store::error::StoreError;
 use crate::store::location::PostgresServer;
 use crate::store::rows::{
@@ -222,7 +222,8 @@ async fn snapshot(db: &Session, seen: Option<i64>) -> Done<Option<Snapshot>> {
         true => None,
         false => {
             let (loaded, keys) = (load(db).await?, keys::unrevoked(db, Page::EVERYTHING).await?);
-            Some(Snapshot { seen: last, loaded, keys })
+            let key_names = credentials::key_names(db).await?;
+            Some(Snapshot { seen: last, key_names, loaded, keys })
         }
     };
     db.batch("COMMIT").await?;

@@ -2,10 +2,12 @@
 
 use super::blocking::Blocking;
 use super::columns::{signed, unsigned};
+use super::session::Session;
 use crate::store::error::{CatalogError, StoreError};
 use crate::store::location::PostgresServer;
 use crate::store::rows::{KeyName, KeyNames, SealedCredential};
 use shard::units::ServiceId;
+use tokio_postgres::Row;
 
 /// The credentials by a connection of its own.
 pub(crate) struct PostgresCredentials {
@@ -24,7 +26,7 @@ impl PostgresCredentials {
                 WHERE credential_sealed IS NOT NULL ORDER BY place";
             Ok(db.rows(select, &[]).await?)
         })?;
-        let read = |row: &tokio_postgres::Row| SealedCredential {
+        let read = |row: &Row| SealedCredential {
             service: ServiceId(unsigned(row.get(0))),
             service_name: row.get(1),
             sealed: row.get(2),
@@ -33,15 +35,7 @@ impl PostgresCredentials {
     }
 
     pub(crate) fn key_names(&self) -> Result<Option<KeyNames>, CatalogError> {
-        let row = self.server.run::<_, CatalogError>(async |db| {
-            Ok(db.row("SELECT digest_key, encryption_key FROM secrets_fingerprint", &[]).await?)
-        })?;
-        let name = |row: &tokio_postgres::Row, column| {
-            KeyName::try_from(row.get::<_, &[u8]>(column))
-                .map_err(|_| CatalogError::Internal("a key's name has another length".to_owned()))
-        };
-        let read = |row| Ok(KeyNames { digest: name(&row, 0)?, encryption: name(&row, 1)? });
-        row.map(read).transpose()
+        self.server.run(async |db| key_names(db).await)
     }
 
     pub(crate) fn agree(&self, ours: KeyNames) -> Result<KeyNames, CatalogError> {
@@ -89,4 +83,15 @@ impl PostgresCredentials {
             false => Ok(()),
         }
     }
+}
+
+/// The keys that all instances on the store need; `None`: none has said it yet.
+pub(super) async fn key_names(db: &Session) -> Result<Option<KeyNames>, CatalogError> {
+    let select = "SELECT digest_key, encryption_key FROM secrets_fingerprint";
+    let name = |row: &Row, column| {
+        KeyName::try_from(row.get::<_, &[u8]>(column))
+            .map_err(|_| CatalogError::Internal("a key's name has another length".to_owned()))
+    };
+    let read = |row| Ok(KeyNames { digest: name(&row, 0)?, encryption: name(&row, 1)? });
+    db.row(select, &[]).await?.map(read).transpose()
 }
