@@ -22,12 +22,14 @@ use shard::message::ToShard;
 use shard::units::{BucketId, ConsumerId, KeyId, ServiceId};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 /// Argon2 hashes of new keys under way at once.
 const HASHES_MAX: usize = 2;
 /// A change of a service waits for its host's addresses this long; they may come later.
 const ADDRS_WITHIN: Duration = Duration::from_millis(500);
+/// Redis answers within half of this, or its connection is given up.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 /// What can change while the instance runs.
 pub(crate) struct Settings {
@@ -36,12 +38,20 @@ pub(crate) struct Settings {
 }
 
 /// What is refused from now on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) enum Revoked {
-    /// A key.
-    Key(KeyId),
+    /// A key. Whoever asked for it hears whether other instances know.
+    Key(KeyId, oneshot::Sender<bool>),
     /// A bucket that no key is left of.
     Bucket(BucketId),
+}
+
+/// A revocation that holds on this instance, and that the store has not kept.
+pub(crate) struct NotKept {
+    /// Why.
+    pub(crate) failure: CatalogError,
+    /// So do other instances, those too that reach Redis later.
+    pub(crate) others_know: bool,
 }
 
 /// See the module.
@@ -265,9 +275,10 @@ impl AdminState {
 
     /// Revokes a key. It is refused at once, here and wherever Redis tells of it, whatever the
     /// store takes to keep that; on a failure, until the processes end.
-    pub(crate) async fn revoke_key(&self, id: KeyId) -> Result<KeyRow, CatalogError> {
+    pub(crate) async fn revoke_key(&self, id: KeyId) -> Result<KeyRow, NotKept> {
         self.refuse_key(id).await;
-        self.tell_others(Revoked::Key(id));
+        let (told, others_told) = oneshot::channel();
+        self.tell_others(Revoked::Key(id, told));
         // A key that was only being made was not in the directory yet: shards are told once more.
         let mut is_last = false;
         let revoke = async {
@@ -275,15 +286,23 @@ impl AdminState {
             is_last = last;
             Ok([row])
         };
-        let [row] = self.change_keys(revoke).await?;
-        if is_last {
-            self.tell_others(Revoked::Bucket(row.bucket));
+        match self.change_keys(revoke).await {
+            Ok([row]) => {
+                if is_last {
+                    self.tell_others(Revoked::Bucket(row.bucket));
+                }
+                Ok(row)
+            }
+            Err(failure) => {
+                let told = tokio::time::timeout(TOLD_WITHIN, others_told).await;
+                Err(NotKept { failure, others_know: matches!(told, Ok(Ok(true))) })
+            }
         }
-        Ok(row)
     }
 
     fn tell_others(&self, revoked: Revoked) {
-        if self.revoked.try_send(revoked).is_err() {
+        if let Err(full) = self.revoked.try_send(revoked) {
+            let revoked = full.into_inner();
             tracing::warn!(?revoked, "other instances hear of a revocation from the store alone");
         }
     }

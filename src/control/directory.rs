@@ -9,14 +9,15 @@ use shard::catalog::{Catalog, CatalogChange};
 use shard::known_ids::KnownIds;
 use shard::message::{KeyDigest, KeyGrant};
 use shard::units::{BucketId, ConsumerId, KeyId, Moment, Nanos, PlanId, ServiceId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+/// Keys that are refused and not, or not yet, known to the store's rows: more than Redis tells of.
+const REFUSED_MAX: usize = 65_536;
 
 /// A key that is not revoked in the store.
 #[derive(PartialEq, Eq)]
 struct DirectoryKey {
-    /// It is refused already; the store is about to keep that.
-    is_revoked: bool,
     secret_hash: Arc<str>,
     digest: Option<KeyDigest>,
     consumer: ConsumerId,
@@ -49,6 +50,8 @@ pub(crate) struct Directory {
     catalog: Catalog,
     consumers: HashMap<ConsumerId, Consumer>,
     keys: HashMap<KeyId, DirectoryKey>,
+    /// Refused, whatever the store's rows say of them: it is about to keep that, or was away.
+    refused: HashSet<KeyId>,
 }
 
 impl Directory {
@@ -60,6 +63,7 @@ impl Directory {
             catalog: Catalog::default(),
             consumers: HashMap::new(),
             keys: HashMap::new(),
+            refused: HashSet::new(),
         }
     }
 
@@ -103,6 +107,7 @@ impl Directory {
     pub(crate) fn set_key(&mut self, row: &KeyRow) {
         if row.revoked_at.is_some() {
             self.keys.remove(&row.id);
+            self.refused.remove(&row.id);
             return;
         }
         self.keys.insert(row.id, self.key_of(row));
@@ -119,10 +124,11 @@ impl Directory {
 
     fn key_of(&self, row: &KeyRow) -> DirectoryKey {
         let is_ours = |digest: &Digest| digest.key_name == self.digest_key_name;
+        let of_row = row.digest.filter(is_ours).map(|digest| digest.digest);
         DirectoryKey {
-            is_revoked: self.keys.get(&row.id).is_some_and(|key| key.is_revoked),
             secret_hash: Arc::clone(&row.secret_hash),
-            digest: row.digest.filter(is_ours).map(|digest| digest.digest),
+            // One that is on its way to the store holds too: a key's secret never changes.
+            digest: of_row.or_else(|| self.keys.get(&row.id)?.digest),
             consumer: row.consumer,
             bucket: row.bucket,
             expires_at_unix_us: row.expires_at_unix_us,
@@ -130,16 +136,20 @@ impl Directory {
         }
     }
 
-    /// From now on the key is granted nothing, whatever else becomes of its row. Was it until now?
+    /// From now on the key is granted nothing, whatever else becomes of its row, also where that
+    /// comes later. Was it granted anything until now?
     pub(crate) fn revoke(&mut self, id: KeyId) -> bool {
-        let key = self.keys.get_mut(&id);
-        key.is_some_and(|key| !std::mem::replace(&mut key.is_revoked, true))
+        let is_here = self.keys.contains_key(&id);
+        let has_room = is_here || self.refused.len() < REFUSED_MAX;
+        has_room && self.refused.insert(id) && is_here
     }
 
     /// The living keys of a bucket. Looks at all keys: revocations are rare.
     pub(crate) fn keys_of(&self, bucket: BucketId) -> Vec<KeyId> {
-        let is_of = |key: &DirectoryKey| key.bucket == bucket && !key.is_revoked;
-        self.keys.iter().filter(|(_, key)| is_of(key)).map(|(id, _)| *id).collect()
+        let is_of = |(id, key): &(&KeyId, &DirectoryKey)| {
+            key.bucket == bucket && !self.refused.contains(id)
+        };
+        self.keys.iter().filter(is_of).map(|(id, _)| *id).collect()
     }
 
     /// The key's text was verified: what the store is to keep of it, if the key is still here.
@@ -173,7 +183,7 @@ impl Directory {
     }
 
     fn living(&self, id: KeyId) -> Option<&DirectoryKey> {
-        self.keys.get(&id).filter(|key| !key.is_revoked)
+        self.keys.get(&id).filter(|_| !self.refused.contains(&id))
     }
 }
 
@@ -268,5 +278,26 @@ pub(crate) mod tests {
         assert!(directory.grant(KeyId(1), at).is_none() && directory.check(KeyId(1), at).is_none());
         directory.set_key(&key_row(KeyId(1), "h"));
         assert!(directory.grant(KeyId(1), at).is_none() && directory.check(KeyId(1), at).is_none());
+    }
+
+    /// Another instance has made and revoked it, and the store has kept the one and not the other.
+    #[test]
+    fn a_key_that_was_revoked_before_its_row_came_is_refused() {
+        let mut directory = directory_with_key(KeyId(1), "h");
+        assert!(!directory.revoke(KeyId(2)));
+        directory.set_key(&key_row(KeyId(2), "h"));
+        assert!(directory.grant(KeyId(2), Moment::default()).is_none());
+        assert!(directory.grant(KeyId(1), Moment::default()).is_some());
+    }
+
+    /// So a change by another instance hashes no key twice.
+    #[test]
+    fn a_row_without_the_digest_does_not_take_it_away() {
+        let mut directory = directory_with_key(KeyId(1), "h");
+        directory.set_digest(KeyId(1), [7; 32]);
+        let row = key_row(KeyId(1), "h");
+        assert!(directory.has_key(&row));
+        directory.set_key(&row);
+        assert!(matches!(directory.check(KeyId(1), Moment::default()), Some(Check::Digest(_))));
     }
 }

@@ -11,6 +11,7 @@ use shard::message::{QuotaWant, RateWant};
 use shard::pool::{Pool, PoolConfig};
 use shard::units::{BucketId, ConsumerId, KeyId, Nanos, Period};
 use std::collections::HashMap;
+use tokio::sync::oneshot;
 
 /// How long a call of the authority in Redis is taken to last until one is measured.
 const FIRST_ROUND_TRIP: Nanos = Nanos::from_ms(2);
@@ -119,9 +120,9 @@ impl Leases {
         std::mem::take(&mut self.revoked)
     }
 
-    /// Tells other instances that the key is refused from now on.
-    pub(crate) fn tell_revoked(&self, key: KeyId) {
-        self.authority.tell_revoked(key);
+    /// Tells other instances that the key is refused from now on; `told` hears whether they know.
+    pub(crate) fn tell_revoked(&self, key: KeyId, told: oneshot::Sender<bool>) {
+        self.authority.tell_revoked(key, told);
     }
 
     fn call(&mut self, call: &LeaseCall, now: Nanos) {

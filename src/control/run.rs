@@ -135,7 +135,7 @@ pub(super) async fn run(
             Ok(read) = read.recv_async() => running.on_read(read),
             Ok(event) = from_redis.recv_async() => running.on_event(event),
             Ok(revoked) = inbox.revoked.recv_async() => match revoked {
-                Revoked::Key(key) => running.leases.tell_revoked(key),
+                Revoked::Key(key, told) => running.leases.tell_revoked(key, told),
                 Revoked::Bucket(bucket) => running.leases.revoke(bucket),
             },
             command = inbox.commanded.recv_async() => match command {
@@ -193,9 +193,13 @@ impl Loop {
     }
 
     fn on_event(&mut self, event: Event) {
-        if let Event::Revoked(key) = event {
+        if let Event::Revoked(keys) = event {
             let state = Arc::clone(&self.state);
-            tokio::spawn(async move { state.refuse_key(key).await });
+            tokio::spawn(async move {
+                for key in keys {
+                    state.refuse_key(key).await;
+                }
+            });
         } else {
             self.leases.on_event(event, clock::now());
             for bucket in self.leases.take_revoked() {

@@ -129,6 +129,22 @@ impl AdminError {
         Self::of(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 
+    /// 503: a revocation that the store cannot be told of; `others_know`: Redis keeps it for them.
+    /// `cause` goes to the log.
+    pub(crate) fn not_kept_away(others_know: bool, cause: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%cause, others_know, "a revocation could not be stored");
+        let message = if others_know {
+            "The key is refused by all instances from now on. But the store cannot be reached, and \
+             may not have kept that: the key may be accepted again when Redis loses it. Repeat \
+             the call once the store is back."
+        } else {
+            "The key is refused on this instance from now on. But neither the store nor Redis can \
+             be reached: other instances may accept the key, and so may this one after a restart. \
+             Repeat the call once the store is back."
+        };
+        Self::of(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
+    }
+
     /// 503: a revocation that holds on this instance, and that the store had no turn for yet.
     pub(crate) fn not_kept_yet() -> Self {
         let message = "The key is refused on this instance from now on, but too many calls wait \

@@ -5,7 +5,7 @@ use super::error::AdminError;
 use super::query::{self, Pairs};
 use super::{Body, page_of, parse_id, refuse};
 use crate::clock;
-use crate::control::admin_state::AdminState;
+use crate::control::admin_state::{AdminState, NotKept};
 use crate::control::secret;
 use crate::store::{CatalogError, Digest, KeyRow, NewKey, new_id};
 use crate::wire::time_text::rfc3339;
@@ -113,15 +113,18 @@ pub(super) async fn revoke(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, AdminError> {
     let id: KeyId = parse_id("key", &id)?;
-    let revoked = state.revoke_key(id).await.map_err(|failure| not_revoked(id, &failure));
+    let revoked = state.revoke_key(id).await.map_err(|not_kept| not_revoked(id, &not_kept));
     Ok(Json(shown(&revoked?)))
 }
 
 /// The key is refused already, whatever the store says.
-fn not_revoked(id: KeyId, failure: &CatalogError) -> AdminError {
+fn not_revoked(id: KeyId, NotKept { failure, others_know }: &NotKept) -> AdminError {
     match failure {
         CatalogError::Missing => AdminError::no_such("key", &id.to_string()),
         CatalogError::Busy => AdminError::not_kept_yet(),
+        CatalogError::Away(_) | CatalogError::TooSlow => {
+            AdminError::not_kept_away(*others_know, failure)
+        }
         failure => AdminError::not_kept(failure),
     }
 }
@@ -227,8 +230,14 @@ mod tests {
 
     #[test]
     fn a_revocation_that_the_store_has_no_turn_for_is_no_fault_of_the_instance() {
-        let status = |failure| not_revoked(KeyId(1), &failure).into_response().status();
+        let status = |failure| {
+            let not_kept = NotKept { failure, others_know: false };
+            not_revoked(KeyId(1), &not_kept).into_response().status()
+        };
         assert_eq!(status(CatalogError::Busy), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(status(CatalogError::TooSlow), StatusCode::SERVICE_UNAVAILABLE);
+        let away = CatalogError::Away("connection refused".to_owned());
+        assert_eq!(status(away), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(status(CatalogError::Missing), StatusCode::NOT_FOUND);
         let broken = CatalogError::Internal("the disk is full".to_owned());
         assert_eq!(status(broken), StatusCode::INTERNAL_SERVER_ERROR);

@@ -22,8 +22,8 @@ pub(crate) enum Event {
     Failed { link: u64, cause: String },
     /// Somebody else needs what is on lease here.
     Recalled(LeaseKey),
-    /// The key is refused from now on.
-    Revoked(KeyId),
+    /// These keys are refused from now on.
+    Revoked(Vec<KeyId>),
 }
 
 /// An answer to each call of the script.
@@ -43,11 +43,16 @@ pub(crate) struct OpenLink {
     pub(super) of_group: [usize; GROUPS as usize],
     /// Names the script.
     pub(super) sha1: String,
-    /// End with the link.
-    pub(super) pings: JoinSet<()>,
+    /// What listens on the connections, and ends with the link.
+    pub(super) listening: JoinSet<()>,
 }
 
 impl OpenLink {
+    /// The master that has the group.
+    pub(super) fn master(&self, group: u8) -> Option<&Master> {
+        self.masters.get(self.of_group[usize::from(group)])
+    }
+
     /// A ping to the master that was sent at this instant was answered.
     pub(super) fn heard(&mut self, master: usize, sent_at: Nanos) {
         if let Some(master) = self.masters.get_mut(master) {

@@ -14,7 +14,8 @@
 -- micro-tokens, so that a token a second is one of them in a microsecond and accrual is exact.
 
 local function now() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end
-local function publish(channel, text) redis.call('PUBLISH', channel, text) end
+-- A recall may get lost: one that cannot be sent fails no call.
+local function publish(channel, text) redis.pcall('PUBLISH', channel, text) end
 local function lineage() return redis.call('INFO', 'replication'):match('master_replid:(%x+)') end
 
 local DONE, DENIED, ALL_ON_LEASE, REVOKED, STALE, NEED_SEED, FENCED = 0, 1, 2, 3, 4, 5, 6

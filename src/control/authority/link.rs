@@ -11,7 +11,8 @@
 use super::address::RedisAddress;
 use super::event::{Event, Master, OpenLink};
 use super::open::{OPEN_WITHIN, open};
-use super::push::{self, Ear};
+use super::push::Ear;
+use super::revocations::{self, GROUP};
 use super::script::{self, ScriptAsk};
 use crate::clock;
 use redis::{Pipeline, Value};
@@ -19,6 +20,7 @@ use shard::lease::{LeaseCall, LeaseReply};
 use shard::units::{BucketId, ConsumerId, KeyId, Nanos, Period};
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Between two attempts to connect, at first and at most.
 const OPEN_AGAIN_MIN: Duration = Duration::from_millis(20);
@@ -80,11 +82,15 @@ impl Link {
         self.open.as_ref().is_some_and(|open| open.is_alive(now))
     }
 
-    /// Tells all instances, this one too.
-    pub(super) fn tell_revoked(&self, key: KeyId) {
-        // Each tells the others.
-        if let Some(master) = self.open.as_ref().and_then(|open| open.masters.first()) {
-            tokio::spawn(push::tell_revoked(master.connection.clone(), key));
+    /// Tells all instances, this one too: each master tells the others. `told` hears whether all
+    /// that reach Redis will know.
+    pub(super) fn tell_revoked(&self, key: KeyId, told: oneshot::Sender<bool>) {
+        if let Some(master) = self.open.as_ref().and_then(|open| open.master(GROUP)) {
+            let connection = master.connection.clone();
+            tokio::spawn(async move {
+                // Whoever asked may have left.
+                let _ = told.send(revocations::tell(connection, key).await);
+            });
         }
     }
 

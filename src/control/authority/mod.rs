@@ -7,6 +7,7 @@ mod event;
 mod link;
 mod open;
 mod push;
+mod revocations;
 mod script;
 
 pub(crate) use address::RedisAddress;
@@ -15,6 +16,7 @@ pub(crate) use link::{Answered, Link};
 
 use shard::lease::{LeaseCall, LeaseReply, Recall};
 use shard::units::{BucketId, ConsumerId, KeyId, Nanos, Period};
+use tokio::sync::oneshot;
 
 /// See the module.
 pub(crate) enum ChosenAuthority {
@@ -79,10 +81,10 @@ impl ChosenAuthority {
         }
     }
 
-    /// Tells all instances that the key is refused from now on.
-    pub(crate) fn tell_revoked(&self, key: KeyId) {
+    /// Tells all instances that the key is refused from now on; `told` hears whether they know.
+    pub(crate) fn tell_revoked(&self, key: KeyId, told: oneshot::Sender<bool>) {
         if let Self::Redis(link) = self {
-            link.tell_revoked(key);
+            link.tell_revoked(key, told);
         }
     }
 
@@ -112,7 +114,7 @@ impl ChosenAuthority {
 
 #[cfg(test)]
 #[path = "../../../tests/e2e/support/redis_server.rs"]
-#[expect(clippy::unwrap_used, dead_code, reason = "a test fails by panicking; e2e uses more")]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod redis_server;
 #[cfg(test)]
 mod script_tests;

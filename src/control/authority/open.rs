@@ -3,6 +3,7 @@
 use super::address::RedisAddress;
 use super::event::{Master, OpenLink};
 use super::push::{self, Ear};
+use super::revocations;
 use super::script::{self, GROUPS};
 use crate::clock;
 use redis::aio::MultiplexedConnection;
@@ -34,7 +35,7 @@ pub(super) async fn open(
         masters: Vec::new(),
         of_group: [0; GROUPS as usize],
         sha1: String::new(),
-        pings: JoinSet::new(),
+        listening: JoinSet::new(),
     };
     for (number, (client, groups)) in at.masters().await?.into_iter().enumerate() {
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
@@ -45,7 +46,10 @@ pub(super) async fn open(
         push::subscribe(&mut connection, holder).await?;
         open_groups(&mut connection, &open.sha1, holder, &groups).await?;
         groups.iter().for_each(|group| open.of_group[usize::from(*group)] = number);
-        open.pings.spawn(ear.clone().ping(connection.clone(), number));
+        open.listening.spawn(ear.clone().ping(connection.clone(), number));
+        if groups.contains(&revocations::GROUP) {
+            open.listening.spawn(revocations::follow(connection.clone(), ear.events()));
+        }
         open.masters.push(Master { connection, heard_at });
     }
     Ok(open)

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 
 /// Keys that are refused from now on, by all who hear it; each as its id is shown.
-const KEYS: &str = "tollgate:keys";
+pub(super) const KEYS: &str = "tollgate:keys";
 /// How often a connection is asked whether it is alive.
 const PING_EVERY: Duration = Duration::from_millis(200);
 /// Messages on their way to the loop; as many as there may be buckets on lease in use at once.
@@ -49,6 +49,11 @@ pub(super) struct Ear {
 impl Ear {
     pub(super) fn new(link: u64, events: flume::Sender<Event>) -> Self {
         Self { link, events, room: Arc::new(Semaphore::new(PUSHES_MAX)) }
+    }
+
+    /// Where all goes that is heard.
+    pub(super) fn events(&self) -> flume::Sender<Event> {
+        self.events.clone()
     }
 
     /// Pings the link's connection to this master for as long as it answers.
@@ -110,7 +115,7 @@ fn message(data: &[Value]) -> Option<Event> {
     let [Value::BulkString(channel), Value::BulkString(text)] = data else { return None };
     let text = str::from_utf8(text).ok()?;
     if channel == KEYS.as_bytes() {
-        return text.parse().ok().map(|key: KeyId| Event::Revoked(key));
+        return text.parse().ok().map(|key: KeyId| Event::Revoked(vec![key]));
     }
     let key = match text.split_once(':') {
         Some((consumer, period)) => {
@@ -119,13 +124,4 @@ fn message(data: &[Value]) -> Option<Event> {
         None => LeaseKey::Rate(BucketId(text.parse().ok()?)),
     };
     Some(Event::Recalled(key))
-}
-
-/// Tells all instances that the key is refused. What is lost on the way the store's word makes up.
-pub(super) async fn tell_revoked(mut connection: MultiplexedConnection, key: KeyId) {
-    let mut publish = redis::cmd("PUBLISH");
-    publish.arg(KEYS).arg(key.to_string());
-    if let Err(error) = publish.exec_async(&mut connection).await {
-        tracing::warn!(%error, %key, "a revocation was not told by way of Redis");
-    }
 }

@@ -29,7 +29,7 @@ const CLOCK: &str =
     "local function now() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end\n";
 const LINEAGE: &str = "local function lineage() return redis.call('INFO', 'replication')\
                        :match('master_replid:(%x+)') end\n";
-const PUBLISH: &str = "redis.call('PUBLISH', channel, text)";
+const PUBLISH: &str = "redis.pcall('PUBLISH', channel, text)";
 const KEPT: &str = "redis.call('RPUSH', 'told', channel .. ' ' .. text)";
 
 const PLANS: [(u64, u64); 13] = [

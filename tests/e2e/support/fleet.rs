@@ -1,6 +1,8 @@
 //! Several instances that are one gateway: a Redis that each reaches by a road of its own, one
 //! Postgres, one model server, clients on all of them, and their books.
 
+use super::admin::Key;
+use super::forged;
 use super::http::{Answer, Connection, Request};
 use super::instance::{Instance, Setup, Upstream};
 use super::ledger::Row;
@@ -16,12 +18,17 @@ use std::io::Result;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
+use ureq::http::Method;
 
 /// Further shards would only be more threads on the cores there are.
 const SHARDS: u16 = 2;
 
+/// Whom all instances but the first are to the store.
+const OTHERS: &str = "others";
+
 /// See the module. The instances go before what they stand on.
 pub struct Fleet {
+    config: String,
     /// The instances, the first one `demo` and the others beside it.
     pub instances: Vec<Mutex<Instance>>,
     /// Each one's road to Redis.
@@ -31,7 +38,7 @@ pub struct Fleet {
     database: Database,
     /// The store's server: nobody else's.
     pub postgres: Server,
-    _upstream: Upstream,
+    upstream: Upstream,
     calls: AtomicU64,
     sent: Mutex<HashSet<String>>,
     answered: Mutex<Vec<String>>,
@@ -62,36 +69,76 @@ impl<'a> Caller<'a> {
 impl Fleet {
     /// So many instances, on an empty Redis and an empty database.
     pub fn start(count: usize) -> Self {
+        Self::start_with(count, "")
+    }
+
+    /// The same, each on top of this configuration.
+    pub fn start_with(count: usize, config: &str) -> Self {
         let (redis, postgres) = (RedisServer::start(), Server::start());
         let (database, upstream) = (Database::create_on(&postgres), Upstream::start(&[]));
-        let roads: Vec<Road> = (0..count).map(|_| Road::to(redis.address())).collect();
-        let mut instances: Vec<Instance> = Vec::new();
-        for road in &roads {
-            let redis_url = format!("redis://{}/0", road.address());
-            let setup = Setup::default().shards(SHARDS).upstream(&upstream);
-            let setup = setup.store_at(&database.url).redis_at(&redis_url);
-            let setup = match instances.first() {
-                Some(first) => setup.beside(first),
-                None => setup,
-            };
-            instances.push(setup.start());
-        }
-        let instances = instances.into_iter().map(Mutex::new).collect();
-        let (calls, sent, answered) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
-        let told = Mutex::default();
-        let _upstream = upstream;
-        Self {
-            instances,
-            roads,
+        query(&database.url, &format!("CREATE ROLE {OTHERS} SUPERUSER LOGIN")).unwrap();
+        let mut fleet = Self {
+            config: config.to_owned(),
+            instances: Vec::new(),
+            roads: Vec::new(),
             redis: Mutex::new(redis),
             database,
             postgres,
-            _upstream,
-            calls,
-            sent,
-            answered,
-            told,
+            upstream,
+            calls: AtomicU64::new(0),
+            sent: Mutex::default(),
+            answered: Mutex::default(),
+            told: Mutex::default(),
+        };
+        (0..count).for_each(|_| fleet.join());
+        fleet
+    }
+
+    /// Starts one more instance: all that it has of the others are their secrets.
+    pub fn join(&mut self) {
+        let road = Road::to(self.redis.get_mut().unwrap().address());
+        let redis_url = format!("redis://{}/0", road.address());
+        let setup = Setup::default().shards(SHARDS).upstream(&self.upstream).redis_at(&redis_url);
+        let setup = setup.config(&self.config);
+        let setup = match self.instances.first_mut() {
+            Some(first) => {
+                let store_url = self.database.url.replace("tollgate@", &format!("{OTHERS}@"));
+                setup.store_at(&store_url).beside(first.get_mut().unwrap())
+            }
+            None => setup.store_at(&self.database.url),
+        };
+        self.instances.push(Mutex::new(setup.start()));
+        self.roads.push(road);
+    }
+
+    /// Cuts all instances but the first off from the store, or lets them reach it again.
+    pub fn cut_others_from_store(&self, are_cut: bool) {
+        let login = if are_cut { "NOLOGIN" } else { "LOGIN" };
+        self.sql(&format!("ALTER ROLE {OTHERS} {login}"));
+        self.sql(&format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{OTHERS}'"
+        ));
+        for other in &self.instances[1..] {
+            let admin = other.lock().unwrap().admin();
+            poll::until("an instance to notice", || {
+                let reaches_it = admin.call(Method::GET, "plans", None).0 == 200;
+                (reaches_it != are_cut).then_some(())
+            });
         }
+    }
+
+    /// So many keys that nobody has verified, as an earlier version left them. They have the
+    /// secret of this one, and so its hash.
+    pub fn plant(&self, count: u32, like: &Key) -> Vec<String> {
+        self.sql(&format!(
+            "INSERT INTO keys (id, consumer_id, bucket_id, secret_hash, created_at, changed)
+             SELECT planted, consumer_id, planted, secret_hash, now(), nextval('catalog_changes')
+             FROM keys, (SELECT (3::bigint << 55) + number AS planted
+                 FROM generate_series(0, {count} - 1) AS number) AS ids
+             WHERE tollgate_id(id) = '{}'; NOTIFY tollgate_catalog",
+            like.id
+        ));
+        (0..count).map(|number| forged::planted_like(&like.text, number)).collect()
     }
 
     /// What `look` says of the first instance.

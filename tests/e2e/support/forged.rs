@@ -23,6 +23,13 @@ pub fn planted(number: u32) -> (String, String) {
     (id, text)
 }
 
+/// The same for keys that share the secret of this one. In the store their ids are 3·2⁵⁵ and the
+/// number.
+pub fn planted_like(key: &str, number: u32) -> String {
+    let (id, _) = planted(number);
+    sealed(&format!("tg_{id}{}", &key[15..SECRET_END]))
+}
+
 fn secret(number: u32) -> String {
     "5".repeat(19) + &base32(number)
 }

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 /// The commands and keys of the gateway, and nothing else, as docs/leases.md says.
 const GATEWAY: &str = "--user gateway on >secret resetkeys ~tollgate:* resetchannels &tollgate:* \
-    -@all +evalsha +script|load +subscribe +publish +ping +hello +info +time +get +set";
+    -@all +evalsha +script|load +subscribe +publish +ping +hello +info +time +get +set \
+    +xadd +xrange +pexpire";
 
 /// Two that have been granted some.
 async fn served(url: &str) -> Vec<Instance> {

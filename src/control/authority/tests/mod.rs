@@ -18,7 +18,9 @@ use shard::lease::{
 };
 use shard::message::{QuotaWant, RateWant, ToShard};
 use shard::units::{BucketId, ConsumerId, KeyId, Nanos, Period, PlanId};
+use std::collections::HashSet;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 const RATE: u64 = 1_000;
 const BURST: u64 = 100;
@@ -335,17 +337,57 @@ fn what_redis_says_unasked_is_heard_in_its_order() {
         assert_eq!(publish(channel, "no number"), 1);
         assert_eq!(publish(channel, &bucket.0.to_string()), 1);
         assert_eq!(publish(channel, "7:202611"), 1);
-        authority.tell_revoked(key);
+        let (told, others_told) = oneshot::channel();
+        authority.tell_revoked(key, told);
         let (mut recalled, mut month, mut revoked) = (false, None, false);
         while !(recalled && month.is_some() && revoked) {
             match events.recv_async().await.unwrap() {
                 Event::Recalled(LeaseKey::Rate(named)) => recalled = named == bucket,
                 Event::Recalled(named) => month = Some(named),
-                Event::Revoked(named) => revoked = named == key,
+                Event::Revoked(named) => revoked = named == [key],
                 event => drop(authority.on_event(event)),
             }
         }
         assert_eq!(month, Some(LeaseKey::Quota(ConsumerId(7), Period(202_611))));
+        assert!(others_told.await.unwrap());
+    });
+}
+
+/// Whoever reaches Redis later, or is there and hears nothing, reads it.
+#[test]
+fn a_revocation_that_nobody_heard_is_read() {
+    const KEYS: u64 = 3_000;
+    let server = RedisServer::start();
+    runtime().block_on(async {
+        let revoked = async |authority: &mut ChosenAuthority, events: &flume::Receiver<Event>| {
+            let mut revoked = HashSet::new();
+            while revoked.len() < KEYS as usize {
+                match events.recv_async().await.unwrap() {
+                    Event::Revoked(keys) => revoked.extend(keys),
+                    event => drop(authority.on_event(event)),
+                }
+            }
+            revoked
+        };
+        let (mut first, heard_by_first) = ChosenAuthority::redis(address(&server.url()), 1);
+        while !first.is_recallable(clock::now()) {
+            first.on_event(heard_by_first.recv_async().await.unwrap());
+        }
+        server.command("ACL SETUSER default -publish");
+        for key in 0..KEYS {
+            let (told, others_told) = oneshot::channel();
+            first.tell_revoked(KeyId(key), told);
+            assert!(others_told.await.unwrap(), "it is kept although it cannot be said");
+        }
+        let all: HashSet<KeyId> = (0..KEYS).map(KeyId).collect();
+        assert_eq!(revoked(&mut first, &heard_by_first).await, all);
+        let (mut late, heard_by_late) = ChosenAuthority::redis(address(&server.url()), 2);
+        assert_eq!(revoked(&mut late, &heard_by_late).await, all);
+        server.command("ACL SETUSER default -xadd");
+        let (told, others_told) = oneshot::channel();
+        first.tell_revoked(KeyId(KEYS), told);
+        assert!(!others_told.await.unwrap(), "nobody knows");
+        assert_eq!(first.lost_at(), None);
     });
 }
 
