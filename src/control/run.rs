@@ -32,6 +32,8 @@ const READS_MAX: usize = 1;
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
 /// Digests of verified keys on their way to the store; hashing makes far fewer at a time.
 const UNSAVED_MAX: usize = 4_096;
+/// After a store that is away.
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the owner of the thread asks for.
 pub(super) enum ControlCommand {
@@ -169,13 +171,17 @@ async fn serve_admin(state: Arc<AdminState>, listener: TcpListener) {
     }
 }
 
-/// Gives the store the digests of keys that have just been verified, as many as there are at once.
+/// Gives the store the digests of keys that have just been verified, as many as there are at once,
+/// and again until it has them: other instances know the keys by it.
 async fn save_digests(state: Arc<AdminState>, unsaved: flume::Receiver<(KeyId, Digest)>) {
     while let Ok(first) = unsaved.recv_async().await {
         let digests: Vec<_> = std::iter::once(first).chain(unsaved.try_iter()).collect();
-        let saved = state.store.set_digests(digests).await;
-        if let Err(failure) = saved {
-            tracing::error!(%failure, "verified keys will be hashed again after a restart");
+        let mut is_told = false;
+        while let Err(failure) = state.store.set_digests(digests.clone()).await {
+            if !std::mem::replace(&mut is_told, true) {
+                tracing::error!(%failure, "until this is kept others hash verified keys again");
+            }
+            tokio::time::sleep(SAVE_AGAIN).await;
         }
     }
 }

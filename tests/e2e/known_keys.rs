@@ -1,8 +1,9 @@
 //! Keys that the instance knows: none is hashed twice, none waits behind strangers, and one that
 //! it does not know costs nobody else anything.
 
+use crate::support::fleet::Fleet;
 use crate::support::forged;
-use crate::support::http::{Answer, Connection, Request};
+use crate::support::http::{Answer, Request};
 use crate::support::instance::{Instance, Setup};
 use crate::support::poll;
 use rusqlite::Connection as Sqlite;
@@ -10,7 +11,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn verifications(instance: &Instance, result: &str) -> u64 {
     instance.metrics().sum("tollgate_verifications_total", &[("result", result)])
@@ -168,28 +169,72 @@ fn ten_thousand_keys_call_at_once_after_a_restart() {
     stop(&mut instance);
     let keys = planted_keys(&instance);
     instance.restart();
-    let (next, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let mut crowd: Vec<Connection> = (0..CALLERS).map(|_| instance.open()).collect();
     let begun = Instant::now();
+    call_each(&instance, &keys, |_| false);
+    println!("{KEYS} keys after a restart: all known after {} ms", begun.elapsed().as_millis());
+    assert_eq!(verifications(&instance, "granted"), 0, "keys that were hashed");
+}
+
+/// All of them were verified by one instance, whose word on them is in the store.
+#[test]
+fn a_new_instance_hashes_no_key_that_another_has_verified() {
+    let mut fleet = Fleet::start_with(1, "[keys]\nargon2_memory_kib = 8\nargon2_passes = 1\n");
+    let like = fleet.first(|first| first.admin().key("enterprise"));
+    let keys = fleet.plant(KEYS as u32, &like);
+    let begun = Instant::now();
+    fleet.first(|first| {
+        call_each(first, &keys, |status| matches!(status, 401 | 503));
+        assert_eq!(verifications(first, "granted"), KEYS as u64);
+    });
+    println!("{KEYS} keys hashed by the first after {} ms", begun.elapsed().as_millis());
+    let unknown = "SELECT count(*) FROM keys WHERE digest IS NULL";
+    poll::until("the digests in the store", || (fleet.sql(unknown) == [["0"]]).then_some(()));
+    let begun = Instant::now();
+    fleet.join();
+    let ready_ms = begun.elapsed().as_millis();
+    let newest = fleet.instances[1].lock().unwrap();
+    call_each(&newest, &keys, |_| false);
+    let warm_ms = begun.elapsed().as_millis();
+    println!("a new instance: ready after {ready_ms} ms, all known after {warm_ms} ms");
+    assert_eq!(verifications(&newest, "granted"), 0, "keys that were hashed");
+}
+
+/// Calls once with each key, and again with those for which the status says so.
+fn call_each(instance: &Instance, keys: &[String], again: impl Fn(u16) -> bool + Sync) {
+    let next = AtomicUsize::new(0);
     thread::scope(|scope| {
-        for connection in &mut crowd {
-            let (keys, next, refused) = (&keys, &next, &refused);
+        for _ in 0..CALLERS {
+            let (next, again, mut connection) = (&next, &again, instance.open());
             scope.spawn(move || {
                 while let Some(key) = keys.get(next.fetch_add(1, Relaxed)) {
-                    let answer = connection.call(&Request::get("/v1/models").key(key)).unwrap();
-                    match answer.status() {
-                        200 => {}
-                        503 => drop(refused.fetch_add(1, Relaxed)),
-                        other => panic!("{other}"),
-                    }
+                    let request = Request::get("/v1/models").key(key);
+                    poll::until("a key that is served", || {
+                        let status = connection.call(&request).unwrap().status();
+                        assert!(status == 200 || again(status), "{status}");
+                        (status == 200).then_some(())
+                    });
                 }
             });
         }
     });
-    let (took_ms, refused) = (begun.elapsed().as_millis(), refused.into_inner());
-    println!("{KEYS} keys after a restart: {refused} × 503, all known after {took_ms} ms");
-    assert_eq!(refused, 0);
-    assert_eq!(verifications(&instance, "granted"), 0, "keys that were hashed");
+}
+
+/// Keys in use are asked about again while they go on, spread over half a minute.
+#[test]
+fn a_key_in_use_is_looked_at_again_and_no_call_waits_for_it() {
+    let instance = Setup::default().shards(1).start();
+    let keys = keys(&instance, 24);
+    keys.iter().for_each(|key| drop(call(&instance, key).expect(200)));
+    let looked_at = || verifications(&instance, "cached");
+    let (before, begun) = (looked_at(), Instant::now());
+    poll::within(Duration::from_secs(40), "each key to be looked at again", || {
+        keys.iter().for_each(|key| drop(call(&instance, key).expect(200)));
+        let again = looked_at() - before;
+        assert!(again == 0 || begun.elapsed() > Duration::from_secs(9), "{again} at once");
+        (again >= keys.len() as u64).then_some(())
+    });
+    println!("each of {} keys looked at again after {:?}", keys.len(), begun.elapsed());
+    assert!(looked_at() - before < 4 * keys.len() as u64, "for every call");
 }
 
 /// Keys that were verified once, as the store keeps them. To make each by the admin API would
