@@ -46,6 +46,24 @@ fn a_cluster_that_loses_a_master_grants_nothing_twice() {
     });
 }
 
+/// Under load all the while. The one that has the slot then cannot tell whether it knows of all
+/// that was granted: what is on lease has to lapse first.
+#[test]
+fn a_slot_that_is_moved_grants_nothing_twice() {
+    let cluster = RedisCluster::start();
+    runtime().block_on(async {
+        let mut instances = served(&cluster.url()).await;
+        let group = ScriptAsk::Revoke(BucketId(1)).group();
+        let step = cluster.begin_to_move(&bucket_key(group, BucketId(1)));
+        // While its keys are where they were, it is served from there.
+        assert!(served_again(&mut instances).await, "nobody was granted any before the keys went");
+        cluster.carry_keys(&step);
+        turn_until(&mut instances, Duration::from_millis(300), |_| false).await;
+        cluster.end_move(&step);
+        go_on(&mut instances).await;
+    });
+}
+
 #[test]
 fn a_watched_master_that_is_replaced_grants_nothing_twice() {
     let mut watched = WatchedRedis::start();

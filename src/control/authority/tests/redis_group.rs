@@ -12,6 +12,13 @@ const AGREE_WITHIN: Duration = Duration::from_secs(30);
 /// Each master's first slot.
 const FIRST_SLOTS: [u16; 3] = [0, 5_461, 10_923];
 
+/// A slot on its way from one master to another.
+pub(crate) struct SlotMove {
+    slot: u16,
+    from: usize,
+    to: usize,
+}
+
 /// Three masters with a replica each.
 pub(crate) struct RedisCluster {
     /// The masters, then their replicas in the same order.
@@ -48,10 +55,12 @@ impl RedisCluster {
         let cluster = Self { servers: started.into_iter().map(|(server, _)| server).collect() };
         cluster.wait_for("all to know all", |known| info(known, "cluster_known_nodes") == "6");
         for place in 0..3 {
-            let id: String =
-                redis::cmd("CLUSTER").arg("MYID").query(&mut cluster.connection(place)).unwrap();
             let mut replicate = redis::cmd("CLUSTER");
-            replicate.arg("REPLICATE").arg(id).exec(&mut cluster.connection(place + 3)).unwrap();
+            replicate
+                .arg("REPLICATE")
+                .arg(cluster.id(place))
+                .exec(&mut cluster.connection(place + 3))
+                .unwrap();
         }
         cluster.wait_for("all slots", |known| info(known, "cluster_state") == "ok");
         for place in 3..6 {
@@ -72,6 +81,45 @@ impl RedisCluster {
         asked.arg("KEYSLOT").arg(key);
         let slot: u16 = asked.query(&mut self.connection(0)).unwrap();
         FIRST_SLOTS.iter().rposition(|first| slot >= *first).unwrap()
+    }
+
+    /// Says that the key's slot is about to go from its master to the next one.
+    pub(crate) fn begin_to_move(&self, key: &str) -> SlotMove {
+        let from = self.master_of(key);
+        let to = (from + 1) % FIRST_SLOTS.len();
+        let asked = &mut self.connection(from);
+        let slot = redis::cmd("CLUSTER").arg("KEYSLOT").arg(key).query(asked).unwrap();
+        let step = SlotMove { slot, from, to };
+        self.set_slot(to, slot, &["IMPORTING", &self.id(from)]);
+        self.set_slot(from, slot, &["MIGRATING", &self.id(to)]);
+        step
+    }
+
+    /// Carries all of the slot's keys over.
+    pub(crate) fn carry_keys(&self, step: &SlotMove) {
+        let from = &mut self.connection(step.from);
+        let mut asked = redis::cmd("CLUSTER");
+        let keys: Vec<String> =
+            asked.arg("GETKEYSINSLOT").arg(step.slot).arg(1_000).query(from).unwrap();
+        assert!(!keys.is_empty(), "the slot holds nothing");
+        let mut migrate = redis::cmd("MIGRATE");
+        migrate.arg("127.0.0.1").arg(self.servers[step.to].port).arg("").arg(0).arg(5_000);
+        migrate.arg("KEYS").arg(keys).exec(from).unwrap();
+    }
+
+    /// Says that it is the next one's now.
+    pub(crate) fn end_move(&self, step: &SlotMove) {
+        let owner = self.id(step.to);
+        [step.to, step.from].iter().for_each(|at| self.set_slot(*at, step.slot, &["NODE", &owner]));
+    }
+
+    fn set_slot(&self, at: usize, slot: u16, state: &[&str]) {
+        let mut set = redis::cmd("CLUSTER");
+        set.arg("SETSLOT").arg(slot).arg(state).exec(&mut self.connection(at)).unwrap();
+    }
+
+    fn id(&self, place: usize) -> String {
+        redis::cmd("CLUSTER").arg("MYID").query(&mut self.connection(place)).unwrap()
     }
 
     fn connection(&self, place: usize) -> Connection {
