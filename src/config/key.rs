@@ -172,7 +172,8 @@ keys! {
              \"redis-cluster://[[user]:password@]host[:port],host[:port]\": a Redis Cluster that\n\
              these are a part of.\n\
              \"redis-sentinel://[[user]:password@]host[:port],host[:port]/NAME\": the server that\n\
-             these Sentinels call the master of that name; user and password are its own.\n\
+             these Sentinels call the master of that name; user and password are its own, and\n\
+             are told to Sentinels that ask for some.\n\
              With rediss in place of redis all of it is encrypted (TLS).";
         ca_file: Restart, ANY, authority_ca_file,
             "Authorities (PEM) that are trusted for the certificates of Redis, in place of the\n\

@@ -98,11 +98,29 @@ impl RedisAddress {
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         match name {
             Some(name) => {
-                let (host, port) = master_of(&mut connection, name).await?;
+                let found = match master_of(&mut connection, name).await {
+                    Err(error) if error.code() == Some("NOAUTH") => {
+                        self.sign_in(&mut connection).await?;
+                        master_of(&mut connection, name).await
+                    }
+                    found => found,
+                };
+                let (host, port) = found?;
                 Ok(vec![(self.client(host, port)?, (0..GROUPS).collect())])
             }
             None => self.of_cluster(&mut connection, server).await,
         }
+    }
+
+    /// By the name that the master knows: a URL has no other for the Sentinels.
+    async fn sign_in(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        let settings = self.master.redis_settings();
+        let mut sign_in = redis::cmd("AUTH");
+        if let Some(user) = settings.username() {
+            sign_in.arg(user);
+        }
+        sign_in.arg(settings.password().unwrap_or_default());
+        sign_in.exec_async(connection).await
     }
 
     async fn of_cluster(

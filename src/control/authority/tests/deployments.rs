@@ -66,7 +66,16 @@ fn a_slot_that_is_moved_grants_nothing_twice() {
 
 #[test]
 fn a_watched_master_that_is_replaced_grants_nothing_twice() {
-    let mut watched = WatchedRedis::start();
+    replace_the_master(WatchedRedis::start(""));
+}
+
+/// Where its Sentinels ask for a name and a password too.
+#[test]
+fn a_master_watched_by_sentinels_with_a_password_is_found_again() {
+    replace_the_master(WatchedRedis::start("gateway:secret@"));
+}
+
+fn replace_the_master(mut watched: WatchedRedis) {
     runtime().block_on(async {
         let mut instances = served(&watched.url()).await;
         watched.master.kill();

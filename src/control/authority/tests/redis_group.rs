@@ -140,16 +140,19 @@ pub(crate) struct WatchedRedis {
     pub(crate) master: RedisServer,
     _replica: RedisServer,
     sentinel: RedisServer,
+    user: &'static str,
     _folder: tempfile::TempDir,
 }
 
 impl WatchedRedis {
-    /// One that is empty. The master's name is `main`.
-    pub(crate) fn start() -> Self {
+    /// One that is empty. The master's name is `main`. `user`: who may ask the Sentinel, as it
+    /// stands in a URL; empty: anybody.
+    pub(crate) fn start(user: &'static str) -> Self {
         let server = |more: &[&str]| {
             let port = free_port();
             let own = port.to_string();
-            let args = [&["--port", &own][..], &REPLICA, more].concat();
+            let gateway = ["--user", "gateway", "on", ">secret", "~*", "&*", "+@all"];
+            let args = [&["--port", &own][..], &REPLICA, &gateway, more].concat();
             RedisServer::start_at(port, &args)
         };
         let master = server(&[]);
@@ -163,12 +166,15 @@ impl WatchedRedis {
              sentinel down-after-milliseconds main {DEAD_AFTER_MS}\n\
              sentinel failover-timeout main 5000\n"
         );
+        let users = "user default off\nuser gateway on >secret allchannels +@all\n";
+        let text = if user.is_empty() { text } else { text + users };
         std::fs::write(&file, text).unwrap();
         let args = [file.to_str().unwrap(), "--sentinel", "--port", &port.to_string()];
         let sentinel = RedisServer::start_at(port, &args);
-        let watched = Self { master, _replica: replica, sentinel, _folder: folder };
+        let watched = Self { master, _replica: replica, sentinel, user, _folder: folder };
         until("a Sentinel that knows the replica", || {
-            let mut asked = connection(&watched.sentinel);
+            let asked = format!("redis://{user}127.0.0.1:{port}");
+            let mut asked = redis::Client::open(asked).unwrap().get_connection().unwrap();
             let replicas = redis::cmd("SENTINEL").arg("REPLICAS").arg("main").query(&mut asked);
             replicas.is_ok_and(|replicas: Vec<Value>| !replicas.is_empty())
         });
@@ -177,8 +183,8 @@ impl WatchedRedis {
 
     /// A URL that names the Sentinel, and a place where none is.
     pub(crate) fn url(&self) -> String {
-        let port = self.sentinel.port;
-        format!("redis-sentinel://127.0.0.1:1,127.0.0.1:{port}/main")
+        let (port, user) = (self.sentinel.port, self.user);
+        format!("redis-sentinel://{user}127.0.0.1:1,127.0.0.1:{port}/main")
     }
 }
 
