@@ -82,6 +82,17 @@ impl Leases {
         }
     }
 
+    /// The instance ends: what it holds of months is for the others.
+    pub(crate) fn give_back_months(&mut self, now: Nanos) {
+        self.pool.give_back_months(now);
+    }
+
+    /// Has the authority to hear, or to answer, anything about a month? One that is out of reach
+    /// cannot.
+    pub(crate) fn has_month_calls(&self) -> bool {
+        self.authority.lost_at().is_none() && self.pool.has_month_calls()
+    }
+
     /// No token of the month is in the ledger, which no other instance writes to. Before
     /// [`Leases::on_seed`].
     pub(crate) fn is_alone_in(&mut self, month: MonthToRead) {

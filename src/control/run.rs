@@ -35,6 +35,9 @@ const UNSAVED_MAX: usize = 4_096;
 /// After a store that is away.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
+/// At the end, for what Redis is given back.
+const GIVING_BACK: Duration = Duration::from_secs(1);
+
 /// What the owner of the thread asks for.
 pub(super) enum ControlCommand {
     Drain,
@@ -143,7 +146,10 @@ pub(super) async fn run(
             command = inbox.commanded.recv_async() => match command {
                 Ok(ControlCommand::Drain) => running.state.senders.tell_all(&ToShard::Drain).await,
                 Ok(ControlCommand::Reload(settings)) => running.reload(settings),
-                Ok(ControlCommand::Stop) => return snapshots.keep_last().await,
+                Ok(ControlCommand::Stop) => {
+                    running.give_back_months(&inbox.from_shards, &from_redis).await;
+                    return snapshots.keep_last().await;
+                }
                 Err(flume::RecvError::Disconnected) => return,
             },
             _ = refresh.tick() => running.state.find_hosts(true),
@@ -279,6 +285,28 @@ impl Loop {
                 self.leases.is_alone_in(*month);
             }
             self.leases.on_seed(*month, tokens, clock::now());
+        }
+    }
+
+    /// The shards have ended: what they gave back goes on to the authority. A month holds what an
+    /// instance that has ended did not give back, for all of it.
+    async fn give_back_months(
+        &mut self,
+        from_shards: &flume::Receiver<ToControl>,
+        from_redis: &flume::Receiver<Event>,
+    ) {
+        from_shards.try_iter().for_each(|last| self.on_message(last));
+        self.leases.give_back_months(clock::now());
+        let end = tokio::time::Instant::now() + GIVING_BACK;
+        self.advance_leases();
+        while self.leases.has_month_calls() {
+            let due = until(self.leases.timeout());
+            tokio::select! {
+                Ok(event) = from_redis.recv_async() => self.on_event(event),
+                () = tokio::time::sleep(due) => {}
+                () = tokio::time::sleep_until(end) => return,
+            }
+            self.advance_leases();
         }
     }
 

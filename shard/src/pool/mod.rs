@@ -242,6 +242,20 @@ impl Pool {
         self.settle(key, now);
     }
 
+    /// The instance ends, and its shards have given back what they had: so does it, of months. A
+    /// lease of a bucket ends by itself.
+    pub fn give_back_months(&mut self, now: Nanos) {
+        let months: Vec<(ConsumerId, Period)> = self.months.keys().copied().collect();
+        for (consumer, period) in months {
+            self.on_recall(LeaseKey::Quota(consumer, period), now);
+        }
+    }
+
+    /// Is a call about a month under way, or to be made?
+    pub fn has_month_calls(&self) -> bool {
+        self.months.values().any(|(_, lease)| lease.call_at().is_some())
+    }
+
     /// Can the authority call leases back? Where it no longer can, none may be a long one.
     pub fn set_recallable(&mut self, recallable: bool, now: Nanos) {
         let ends = self.config.recallable && !recallable;

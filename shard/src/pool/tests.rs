@@ -112,6 +112,23 @@ fn granted(pool: &mut Pool) -> (u64, bool) {
 }
 
 #[test]
+fn an_instance_that_ends_leaves_its_months_to_the_others() {
+    let (mut one, mut other) = (pool(1, 1), pool(2, 1));
+    let (authority, now) = (&mut Authority::new(None), START);
+    say(&mut one, authority, (900, 0), now);
+    assert_eq!(granted(&mut one), (900, false));
+    say(&mut one, authority, (0, 300), now);
+    assert!(!one.has_month_calls(), "it may come in useful");
+    let later = now.after(Nanos::from_ms(20));
+    one.give_back_months(later);
+    assert!(one.has_month_calls());
+    settle(&mut one, authority, later);
+    assert!(!one.has_month_calls());
+    say(&mut other, authority, (400, 0), later);
+    assert_eq!(granted(&mut other), (400, false));
+}
+
+#[test]
 fn what_is_free_of_a_month_comes_together_for_whoever_is_short() {
     let (mut one, mut other) = (pool(1, 1), pool(2, 1));
     let (authority, mut now) = (&mut Authority::new(None), START);
