@@ -66,19 +66,23 @@ fn an_embedded_store_moves_whole_though_its_move_is_cut_off() {
     instance.process.ended();
     add_rows(&instance);
 
-    let (database, redis) = (Database::create(), RedisServer::start());
+    let redis = RedisServer::start();
     let data_dir = instance.data_dir();
+    // It may be done before anybody has seen it begin.
+    let cut_off = || {
+        let database = Database::create();
+        let to = ["--to", &database.url];
+        let migrate = [&["migrate", "--from", data_dir.to_str().unwrap()], &to[..]].concat();
+        let mut moving = process::command(&migrate).spawn().unwrap();
+        let some = "SELECT rows FROM transfers WHERE name = 'usage_rows' AND rows > 0";
+        let moved = || postgres::query(&database.url, some).ok()?.pop()?.pop()?.parse().ok();
+        poll::until("some records are there", moved);
+        moving.kill().unwrap();
+        moving.wait().unwrap();
+        moved().filter(|moved: &u64| *moved < MORE_ROWS).map(|_| database)
+    };
+    let database = std::iter::repeat_with(cut_off).take(5).flatten().next().unwrap();
     let migrate = ["migrate", "--from", data_dir.to_str().unwrap(), "--to", &database.url];
-    let mut cut_off = process::command(&migrate).spawn().unwrap();
-    let some = format!(
-        "SELECT 1 FROM transfers WHERE name = 'usage_rows' AND rows BETWEEN 1 AND {}",
-        MORE_ROWS - 1
-    );
-    poll::until("some records are there", || {
-        postgres::query(&database.url, &some).ok().filter(|rows| !rows.is_empty())
-    });
-    cut_off.kill().unwrap();
-    cut_off.wait().unwrap();
     let url = std::path::Path::new(&database.url);
     let serve = process::command(&["demo", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(data_dir.join("other"))
@@ -88,6 +92,12 @@ fn an_embedded_store_moves_whole_though_its_move_is_cut_off() {
     let said = String::from_utf8_lossy(&serve.stderr).into_owned();
     assert!(!serve.status.success() && said.contains("half filled"), "{said}");
 
+    // The server may not have noticed yet that who was killed has gone.
+    let open = "SELECT 1 FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = 'tollgate'";
+    poll::until("no connection is left", || {
+        postgres::query(&database.url, open).ok().filter(Vec::is_empty)
+    });
     let moved = process::run(&migrate);
     let said = String::from_utf8_lossy(&moved.stdout).into_owned();
     assert!(moved.status.success(), "{said}{}", String::from_utf8_lossy(&moved.stderr));

@@ -12,8 +12,17 @@ fn lists_and_reports_are_read_from_a_replica_and_its_lag_is_told() {
     let replica = server.replica();
     let url = |port| format!("postgres://tollgate@127.0.0.1:{port}/postgres");
     let (url, read_url) = (url(server.port), url(replica.port));
+    // The first start makes what the lists are read from: the replica must have it at the next.
+    let mut first = Setup::default().store_at(&url).shards(1).start();
+    first.process.terminate();
+    first.process.ended();
+    let position = server.query("SELECT pg_current_wal_lsn()").unwrap().remove(0).remove(0);
+    let is_there = format!("SELECT pg_last_wal_replay_lsn() >= '{position}'::pg_lsn");
+    poll::until("the replica has all", || {
+        (replica.query(&is_there).unwrap() == [["t"]]).then_some(())
+    });
     let config = format!("[store]\nurl = \"{url}\"\nread_url = \"{read_url}\"\n");
-    let instance = Setup::default().embedded().shards(1).config(&config).start();
+    let instance = Setup::default().embedded().beside(&first).shards(1).config(&config).start();
     let lag_us = || {
         let (_, page) = instance.admin().text(Method::GET, "/metrics", None);
         let name = "tollgate_store_replica_lag_seconds ";
