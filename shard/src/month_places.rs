@@ -93,14 +93,14 @@ impl MonthPlaces {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use crate::catalog::{Tier, TokenPrices};
     use crate::record::Usage;
     use proptest::prelude::*;
 
-    const NOVEMBER_US: i64 = 1_793_491_200_000_000;
+    pub(crate) const NOVEMBER_US: i64 = 1_793_491_200_000_000;
     const DECEMBER_US: i64 = NOVEMBER_US + 30 * 86_400_000_000;
 
     fn prices(nanousd: u64) -> TokenPrices {
@@ -113,7 +113,7 @@ mod tests {
 
     /// By version: 1 is per token, 2 has tiers, 3 an allowance. Whole nano-USD a token, so that
     /// costs add up.
-    fn model(version: u32) -> PriceModel {
+    pub(crate) fn model(version: u32) -> PriceModel {
         let tier = |up_to_tokens, nanousd| Tier { up_to_tokens, prices: prices(nanousd) };
         match version {
             1 => PriceModel::PerToken(prices(11)),

@@ -60,38 +60,12 @@ impl ServiceMonths {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
-    use crate::catalog::{PriceModel, Tier, TokenPrices};
     use crate::month_places::MonthPlaces;
+    use crate::month_places::tests::{NOVEMBER_US, model};
     use crate::price::certain_price;
     use crate::record::{Record, Usage};
     use crate::units::{ConsumerId, Period, ServiceId};
     use proptest::prelude::*;
-
-    const NOVEMBER_US: i64 = 1_793_491_200_000_000;
-
-    fn prices(nanousd: u64) -> TokenPrices {
-        TokenPrices {
-            input_nanousd_per_mtok: nanousd * 1_000_000,
-            cached_input_nanousd_per_mtok: nanousd * 1_000_000,
-            output_nanousd_per_mtok: nanousd * 1_000_000,
-        }
-    }
-
-    fn model(version: u32) -> PriceModel {
-        let tier = |up_to_tokens, nanousd| Tier { up_to_tokens, prices: prices(nanousd) };
-        match version {
-            1 => PriceModel::PerToken(prices(11)),
-            2 => {
-                let tiers = [tier(Some(50), 7), tier(Some(120), 5), tier(None, 2)];
-                PriceModel::Tiered(Box::new(tiers))
-            }
-            _ => PriceModel::Subscription {
-                fee_nanousd: 1,
-                allowance_tokens: 80,
-                overage: prices(3),
-            },
-        }
-    }
 
     /// A call: on which service, by which price, of how many tokens, and whether it is another
     /// shard's, whose record the ledger takes in at some other time.
