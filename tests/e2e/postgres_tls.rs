@@ -2,36 +2,24 @@
 
 use crate::support::instance::Setup;
 use crate::support::own_postgres::OwnPostgres;
+use crate::support::tls_front::Authority;
 use crate::support::{poll, process};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::json;
 use tempfile::TempDir;
 
-/// An authority, and how its certificate reads.
-fn authority(name: &str) -> (Issuer<'static, KeyPair>, String) {
-    let mut params = CertificateParams::new([]).unwrap();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    let pem = params.self_signed(&key).unwrap().pem();
-    (Issuer::new(params, key), pem)
-}
-
 #[test]
 fn a_server_is_believed_only_by_a_certificate_that_its_url_asks_for() {
-    let ((issuer, ca), (_, other_ca)) = (authority("ours"), authority("another"));
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(["db.example".to_owned()]).unwrap();
-    let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+    let (ours, other) = (Authority::new("ours"), Authority::new("another"));
+    let (certificate, key) = ours.sign(&["db.example"]).to_pem();
     let server = OwnPostgres::start(
-        &[("server.crt", &certificate), ("server.key", &key.serialize_pem())],
+        &[("server.crt", &certificate), ("server.key", &key)],
         &["ssl=on", "ssl_cert_file=../server.crt", "ssl_key_file=../server.key"],
     );
     let dir = TempDir::new().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     std::fs::create_dir(path("journal")).unwrap();
-    std::fs::write(path("ca.pem"), ca).unwrap();
-    std::fs::write(path("other.pem"), other_ca).unwrap();
+    std::fs::write(path("ca.pem"), ours.pem).unwrap();
+    std::fs::write(path("other.pem"), other.pem).unwrap();
     let url = |host: &str, mode: &str| {
         let place = format!("{host}:{}/postgres?hostaddr=127.0.0.1", server.port);
         format!("postgres://tollgate@{place}&sslmode={mode}")

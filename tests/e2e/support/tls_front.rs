@@ -48,6 +48,13 @@ impl Authority {
     }
 }
 
+impl Identity {
+    /// The certificate and its key.
+    pub fn to_pem(&self) -> (String, String) {
+        (self.certificate.pem(), self.key.serialize_pem())
+    }
+}
+
 /// What has come to a [`TlsFront`].
 #[derive(Default)]
 pub struct Handshakes {
